@@ -1,0 +1,89 @@
+"""Data files of an Iceberg table: made from Parquet footers, and found again by their URI."""
+
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import cast
+
+import pyarrow as pa
+from pyiceberg.expressions import BooleanExpression, In
+from pyiceberg.expressions.visitors import manifest_evaluator
+from pyiceberg.io.pyarrow import parquet_file_to_data_file
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.table import Table
+
+from spike_pipelines.domain.errors import InvariantBroken, ObjectMissing
+from spike_pipelines.ports import LiveFile
+
+FOOTERS_AT_ONCE = 8
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def hour_number(hour: datetime) -> int:
+    """Hours since 1970 (UTC): the value of Iceberg's `hour` transform."""
+    return int((hour - _EPOCH).total_seconds() // 3600)
+
+
+def hour_at(number: int) -> datetime:
+    return datetime.fromtimestamp(number * 3600, UTC)
+
+
+def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
+    """What Iceberg notes of each file: rows, bytes, hour and the columns' bounds, from its footer.
+
+    Raises `ObjectMissing`, and `InvariantBroken` where a file is not what the ledger says or does not
+    fit the table.
+    """
+    if not files:
+        return []
+    with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(files))) as pool:
+        return list(pool.map(lambda file: _from_footer(table, file), files))
+
+
+def _from_footer(table: Table, file: LiveFile) -> DataFile:
+    try:
+        data = parquet_file_to_data_file(table.io, table.metadata, file.uri)
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"{file.uri} is not there") from error
+    except (ValueError, pa.ArrowException) as error:
+        raise InvariantBroken(f"{file.uri} does not fit table {'.'.join(table.name())}: {error}") from error
+    said = (file.rows, file.size, hour_number(file.hour))
+    found = (data.record_count, data.file_size_in_bytes, data.partition[0])
+    if said != found:
+        raise InvariantBroken(f"{file.uri} has (rows, bytes, hour) {found}, the ledger says {said}")
+    return data
+
+
+def find(table: Table, uris: Collection[str], hours: Collection[datetime] | None) -> list[DataFile]:
+    """Those of the files that the current snapshot has. With `hours`, only manifests that may hold
+    these hours are read; without, all are."""
+    if not uris:
+        return []
+    wanted = frozenset(uris)
+    return [data for data in data_files(table, hours) if data.file_path in wanted]
+
+
+def data_files(
+    table: Table, hours: Collection[datetime] | None = None, *, snapshot: int | None = None
+) -> Iterator[DataFile]:
+    """Every data file of a snapshot (the current one), or those in manifests that may hold `hours`."""
+    chosen = table.current_snapshot() if snapshot is None else table.snapshot_by_id(snapshot)
+    if chosen is None:
+        return
+    may_hold = _may_hold(table, hours)
+    for manifest in chosen.manifests(table.io):
+        if manifest.content == ManifestContent.DATA and may_hold(manifest):
+            for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
+                yield entry.data_file
+
+
+def _may_hold(table: Table, hours: Collection[datetime] | None) -> Callable[[ManifestFile], bool]:
+    """Judges a manifest by the bounds of its partition, which the manifest list has."""
+    if hours is None:
+        return lambda _manifest: True
+    spec = table.spec()
+    numbers = {hour_number(hour) for hour in hours}
+    # pydantic hides this constructor's own signature from mypy
+    any_of = cast("Callable[..., BooleanExpression]", In)(spec.fields[0].name, numbers)
+    judge = manifest_evaluator(spec, table.schema(), any_of)
+    return lambda manifest: manifest.partition_spec_id != spec.spec_id or judge(manifest)

@@ -1,0 +1,7 @@
+"""The ledger in PostgreSQL: SQLAlchemy Core, migrated by Alembic."""
+
+from spike_pipelines.adapters.ledger.ledger import SqlLedger
+from spike_pipelines.adapters.ledger.migrate import migrate
+from spike_pipelines.adapters.ledger.tokens import Tokens, register_token
+
+__all__ = ["SqlLedger", "Tokens", "migrate", "register_token"]

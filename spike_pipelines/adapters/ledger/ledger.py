@@ -1,0 +1,204 @@
+"""The ledger in PostgreSQL (see `ports.Ledger`)."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.audit import AuditQueries
+from spike_pipelines.adapters.ledger.engine import create_engine, translated
+from spike_pipelines.adapters.ledger.reports import Reports
+from spike_pipelines.adapters.ledger.transaction import SqlTransaction
+from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind
+from spike_pipelines.domain.errors import LeaseLost
+from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.ports import Backlog, DatasetState
+
+_UNFINISHED = sorted(UNFINISHED)
+
+
+class SqlLedger(Reports, AuditQueries):
+    """Thread-safe. `close()` gives the connections back."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def begin(self) -> Iterator[SqlTransaction]:
+        with translated(), self._engine.begin() as connection:
+            yield SqlTransaction(connection)
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sa.Connection]:
+        with translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+    # leases
+
+    def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
+        t = s.leases
+        now = sa.func.clock_timestamp()
+        expires = now + timedelta(seconds=seconds)
+        query = (
+            insert(t)
+            .values(resource=resource, token=1, holder=holder, expires_at=expires)
+            .on_conflict_do_update(
+                index_elements=[t.c.resource],
+                set_={"token": t.c.token + 1, "holder": holder, "expires_at": expires},
+                where=t.c.expires_at <= now,
+            )
+            .returning(t.c.token, t.c.expires_at)
+        )
+        with translated(), self._engine.begin() as db:
+            row = db.execute(query).one_or_none()
+        return Lease(resource, row.token, holder, row.expires_at) if row else None
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        return self._expire(lease, sa.func.clock_timestamp() + timedelta(seconds=seconds))
+
+    def release(self, lease: Lease) -> None:
+        """Let others have it at once. The token stays, so that it never comes again."""
+        self._expire(lease, sa.func.clock_timestamp())
+
+    def lease_holder(self, resource: str) -> str | None:
+        t = s.leases
+        query = sa.select(t.c.holder).where(
+            t.c.resource == resource, t.c.expires_at > sa.func.clock_timestamp()
+        )
+        with self._read() as db:
+            holder: str | None = db.execute(query).scalar_one_or_none()
+        return holder
+
+    def lease_state(self, resource: str) -> tuple[int, bool]:
+        t = s.leases
+        alive = (t.c.expires_at > sa.func.clock_timestamp()).label("alive")
+        with self._read() as db:
+            row = db.execute(sa.select(t.c.token, alive).where(t.c.resource == resource)).one_or_none()
+        return (row.token, row.alive) if row else (0, False)
+
+    def _expire(self, lease: Lease, at: sa.ColumnElement[datetime]) -> Lease:
+        t = s.leases
+        query = (
+            sa.update(t)
+            .where(
+                t.c.resource == lease.resource,
+                t.c.token == lease.token,
+                t.c.expires_at > sa.func.clock_timestamp(),
+            )
+            .values(expires_at=at)
+            .returning(t.c.expires_at)
+        )
+        with translated(), self._engine.begin() as db:
+            expires_at = db.execute(query).scalar_one_or_none()
+        if expires_at is None:
+            raise LeaseLost(f"lease {lease.resource} #{lease.token} of {lease.holder} is over")
+        return Lease(lease.resource, lease.token, lease.holder, expires_at)
+
+    # what is to be done
+
+    def backlog(self) -> tuple[Backlog, ...]:
+        b, t = s.batches, s.leases
+        query = (
+            sa.select(
+                b.c.spike,
+                b.c.lane,
+                sa.func.count().label("batches"),
+                sa.func.min(b.c.number).label("oldest"),
+                sa.func.min(b.c.staged_at).label("oldest_staged_at"),
+                sa.func.coalesce(
+                    sa.func.min(b.c.number).filter(b.c.state == BatchState.HELD) == sa.func.min(b.c.number),
+                    sa.false(),
+                ).label("blocked"),
+                sa.func.coalesce(sa.func.max(t.c.token), 0).label("token"),
+                sa.func.coalesce(
+                    sa.func.bool_and(t.c.expires_at <= sa.func.clock_timestamp()), sa.true()
+                ).label("free"),
+            )
+            .select_from(b.outerjoin(t, t.c.resource == sa.func.concat("promote:", b.c.spike)))
+            .where(b.c.state.in_(_UNFINISHED))
+            .group_by(b.c.spike, b.c.lane)
+            .order_by(sa.func.min(b.c.staged_at))
+        )
+        with self._read() as db:
+            return tuple(Backlog(**row) for row in db.execute(query).mappings())
+
+    def datasets(self) -> tuple[DatasetState, ...]:
+        with self._read() as db:
+            found = db.execute(sa.select(s.datasets).order_by(s.datasets.c.name)).mappings()
+            return tuple(DatasetState(**row) for row in found)
+
+    # publication: the tables follow the ledger
+
+    def changed_files(
+        self, dataset: str, kind: FileKind, *, current: int, target: int
+    ) -> tuple[LedgerFile, ...]:
+        f = s.files
+        query = sa.select(f).where(
+            f.c.dataset == dataset,
+            f.c.kind == kind,
+            sa.or_(
+                sa.and_(f.c.added > current, f.c.added <= target),
+                sa.and_(f.c.removed > current, f.c.removed <= target),
+            ),
+        )
+        with self._read() as db:
+            return tuple(rows.file(row) for row in db.execute(query.order_by(f.c.id)).mappings())
+
+    def mark_published(self, dataset: str, sequence: int) -> None:
+        self._raise_to(s.datasets.c.published, dataset, sequence)
+
+    def mark_reported(self, dataset: str, sequence: int) -> None:
+        self._raise_to(s.datasets.c.reported, dataset, sequence)
+
+    def _raise_to(self, column: sa.Column[int], dataset: str, sequence: int) -> None:
+        """Never lowers: two projections may finish in the wrong order."""
+        d = s.datasets
+        with translated(), self._engine.begin() as db:
+            db.execute(
+                sa.update(d).where(d.c.name == dataset).values({column: sa.func.greatest(column, sequence)})
+            )
+
+    # cleaning staging up
+
+    def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
+        b, c, d, f = s.batches, s.commits, s.datasets, s.files
+        ready = (
+            sa.select(b.c.number)
+            .select_from(b.join(c, c.c.batch == b.c.number).join(d, d.c.name == c.c.dataset))
+            .where(
+                b.c.spike == spike,
+                b.c.state == BatchState.COMMITTED,
+                b.c.cleaned_at.is_(None),
+                c.c.sequence <= d.c.published,
+            )
+            .order_by(b.c.number)
+            .limit(limit)
+        )
+        with self._read() as db:
+            keys: dict[int, list[str]] = {number: [] for number in db.execute(ready).scalars()}
+            wanted = sa.select(f.c.batch, f.c.staging_key).where(f.c.batch.in_(keys))
+            for number, key in db.execute(wanted):
+                keys[number].append(key)
+        return {number: tuple(found) for number, found in keys.items()}
+
+    def mark_cleaned(self, batches: Iterable[int]) -> None:
+        b = s.batches
+        with translated(), self._engine.begin() as db:
+            db.execute(
+                sa.update(b)
+                .where(b.c.number.in_(list(batches)), b.c.state == BatchState.COMMITTED)
+                .values(cleaned_at=sa.func.clock_timestamp())
+            )

@@ -1,0 +1,90 @@
+"""Rows of the ledger's tables as the domain's values."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind, FileState
+from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
+from spike_pipelines.domain.promotion import LedgerFile
+
+Row = sa.RowMapping
+
+
+def epoch(row: Row) -> Epoch:
+    return Epoch(
+        spike=row["spike"],
+        number=row["number"],
+        nonce=row["nonce"],
+        driver=row["driver"],
+        state=EpochState(row["state"]),
+        opened_at=row["opened_at"],
+        heartbeat_at=row["heartbeat_at"],
+        after=row["after"],
+        phase=row["phase"],
+        problem=row["problem"],
+        batch_started_at=row["batch_started_at"],
+        application_version=row["application_version"],
+    )
+
+
+def position(row: Row) -> Position:
+    partition = Partition(row["topic"], row["topic_id"], row["partition"])
+    return Position(partition, row["baseline"], row["staged_end"], row["committed_end"])
+
+
+def offset_range(row: Row) -> OffsetRange:
+    return OffsetRange(
+        Partition(row["topic"], row["topic_id"], row["partition"]), row["start_offset"], row["end_offset"]
+    )
+
+
+def batch(row: Row, ranges: Iterable[OffsetRange]) -> Batch:
+    return Batch(
+        number=row["number"],
+        spike=row["spike"],
+        lane=row["lane"],
+        epoch=row["epoch"],
+        state=BatchState(row["state"]),
+        ranges=tuple(sorted(ranges)),
+        counts=Counts(
+            row["records_read"], row["records_final"], row["records_dead_letter"], row["records_filtered"]
+        ),
+        staged_at=row["staged_at"],
+        committed_at=row["committed_at"],
+        held_reason=row["held_reason"],
+    )
+
+
+def file(row: Row) -> LedgerFile:
+    return LedgerFile(
+        id=row["id"],
+        batch=row["batch"],
+        kind=FileKind(row["kind"]),
+        hour=row["hour"],
+        rows=row["rows"],
+        size=row["size"],
+        state=FileState(row["state"]),
+        staging_key=row["staging_key"],
+        staging_etag=row["staging_etag"],
+        final_key=row["final_key"],
+        final_etag=row["final_etag"],
+        added=row["added"],
+        removed=row["removed"],
+    )
+
+
+def load_batches(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Batch, ...]:
+    """The batches that `query` selects from `batches`, with their ranges, in its order (two statements)."""
+    rows = connection.execute(query).mappings().all()
+    ranges: Mapping[int, list[OffsetRange]] = defaultdict(list)
+    if rows:
+        r = s.batch_ranges
+        wanted = sa.select(r).where(r.c.batch.in_([row["number"] for row in rows]))
+        for row in connection.execute(wanted).mappings():
+            ranges[row["batch"]].append(offset_range(row))
+    return tuple(batch(row, ranges[row["number"]]) for row in rows)

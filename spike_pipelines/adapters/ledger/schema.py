@@ -1,0 +1,214 @@
+"""The ledger's tables. Constraints repeat what the services already check: the second line of defence."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"})
+
+Time = sa.DateTime(timezone=True)
+_now = sa.func.clock_timestamp()
+
+spikes = sa.Table(
+    "spikes",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("created_at", Time, nullable=False, server_default=_now),
+    # The last answer other than success that a driver got: what a person looks for first.
+    sa.Column("refused_at", Time),
+    sa.Column("refused_code", sa.Text),
+    sa.Column("refused_message", sa.Text),
+    sa.Column("refused_driver", sa.Text),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("token_sha256", sa.Text, primary_key=True),
+    sa.Column("created_at", Time, nullable=False, server_default=_now),
+)
+
+epochs = sa.Table(
+    "epochs",
+    metadata,
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("nonce", sa.Text, nullable=False),
+    sa.Column("driver", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("opened_at", Time, nullable=False),
+    sa.Column("heartbeat_at", Time, nullable=False),
+    sa.Column("after", sa.BigInteger),
+    sa.Column("phase", sa.Text),
+    sa.Column("problem", sa.Text),
+    sa.Column("batch_started_at", Time),
+    sa.Column("read_offsets", JSONB, nullable=False, server_default="[]"),
+    sa.Column("application_version", sa.Text, nullable=False),
+    sa.CheckConstraint("state in ('open', 'superseded', 'retired')", name="epochs_state"),
+    sa.Index("one_open_epoch", "spike", unique=True, postgresql_where=sa.text("state = 'open'")),
+    sa.Index(None, "spike", "driver"),
+)
+
+positions = sa.Table(
+    "positions",
+    metadata,
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), primary_key=True),
+    sa.Column("lane", sa.Text, primary_key=True),
+    sa.Column("topic_id", sa.Text, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("baseline", sa.BigInteger, nullable=False),
+    sa.Column("committed_end", sa.BigInteger, nullable=False),
+    sa.Column("staged_end", sa.BigInteger, nullable=False),
+    sa.CheckConstraint(
+        "0 <= baseline and baseline <= committed_end and committed_end <= staged_end", name="positions_order"
+    ),
+)
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("number", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("identity", sa.Text, nullable=False, unique=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("records_read", sa.BigInteger, nullable=False),
+    sa.Column("records_final", sa.BigInteger, nullable=False),
+    sa.Column("records_dead_letter", sa.BigInteger, nullable=False),
+    sa.Column("records_filtered", sa.BigInteger, nullable=False),
+    sa.Column("application_version", sa.Text, nullable=False),
+    sa.Column("staged_at", Time, nullable=False),
+    sa.Column("committed_at", Time),
+    sa.Column("held_reason", sa.Text),
+    sa.Column("cleaned_at", Time),
+    sa.ForeignKeyConstraint(["spike", "epoch"], ["epochs.spike", "epochs.number"]),
+    sa.CheckConstraint(
+        "state in ('staged', 'intended', 'held', 'committed', 'aborted')", name="batches_state"
+    ),
+    sa.CheckConstraint("(state = 'committed') = (committed_at is not null)", name="batches_committed"),
+    # Small however many batches were ever committed: a drain looks at nothing else.
+    sa.Index(
+        "unfinished_batches",
+        "spike",
+        "lane",
+        "number",
+        postgresql_where=sa.text("state in ('staged', 'intended', 'held')"),
+    ),
+    sa.Index(
+        "uncleaned_batches",
+        "number",
+        postgresql_where=sa.text("state = 'committed' and cleaned_at is null"),
+    ),
+    sa.Index(None, "spike", "committed_at"),
+)
+
+batch_ranges = sa.Table(
+    "batch_ranges",
+    metadata,
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), primary_key=True),
+    sa.Column("topic_id", sa.Text, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("start_offset", sa.BigInteger, nullable=False),
+    sa.Column("end_offset", sa.BigInteger, nullable=False),
+    # False once the batch is aborted or superseded: its offsets may then be read again.
+    sa.Column("live", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.CheckConstraint("0 <= start_offset and start_offset < end_offset", name="batch_ranges_order"),
+    sa.Index(
+        "one_live_range",
+        "spike",
+        "lane",
+        "topic_id",
+        "partition",
+        "start_offset",
+        unique=True,
+        postgresql_where=sa.text("live"),
+    ),
+)
+
+batch_hours = sa.Table(
+    "batch_hours",
+    metadata,
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), primary_key=True),
+    sa.Column("hour", Time, primary_key=True),
+    sa.Column("records_final", sa.BigInteger, nullable=False),
+    sa.Column("records_dead_letter", sa.BigInteger, nullable=False),
+    sa.Column("records_filtered", sa.BigInteger, nullable=False),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("hour", Time, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("staging_key", sa.Text, nullable=False),
+    sa.Column("staging_etag", sa.Text, nullable=False),
+    sa.Column("final_key", sa.Text, unique=True),
+    sa.Column("final_etag", sa.Text),
+    sa.Column("dataset", sa.Text),
+    sa.Column("added", sa.BigInteger),
+    sa.Column("removed", sa.BigInteger),
+    sa.CheckConstraint("kind in ('final', 'dead_letter')", name="files_kind"),
+    sa.CheckConstraint("state in ('staged', 'live', 'superseded', 'aborted')", name="files_state"),
+    sa.CheckConstraint(
+        "state <> 'live' or (final_key is not null and final_etag is not null and added is not null)",
+        name="files_live",
+    ),
+    sa.Index(None, "batch"),
+    sa.Index(None, "dataset", "added"),
+    sa.Index(None, "dataset", "removed"),
+    sa.Index(None, "dataset", "hour"),
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("published", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reported", sa.BigInteger, nullable=False, server_default="0"),
+    sa.CheckConstraint(
+        "0 <= reported and reported <= published and published <= sequence", name="datasets_order"
+    ),
+)
+
+commits = sa.Table(
+    "commits",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), nullable=False, unique=True),
+    sa.Column("committed_at", Time, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("resource", sa.Text, primary_key=True),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", Time, nullable=False),
+)
+
+recoveries = sa.Table(
+    "recoveries",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Index(None, "spike", "at"),
+)

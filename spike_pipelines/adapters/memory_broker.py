@@ -1,0 +1,108 @@
+"""A broker in memory, for tests that need speed. It passes the contract suite of the real one."""
+
+import base64
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
+from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
+
+
+@dataclass(slots=True)
+class _Log:
+    """One partition: records by offset, in order; control records take an offset and are not there."""
+
+    start: int = 0
+    end: int = 0
+    records: dict[int, datetime] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Topic:
+    id: str
+    logs: dict[int, _Log]
+
+
+class MemoryBroker:
+    """`Broker`, and beside it what a producer and an administrator do. `up = False` makes it `Transient`."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self._topics: dict[str, _Topic] = {}
+
+    def create(self, topic: str, partitions: int = 1) -> None:
+        topic_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._topics[topic] = _Topic(topic_id, {index: _Log() for index in range(partitions)})
+
+    def add_partitions(self, topic: str, partitions: int) -> None:
+        """Grow to `partitions` in all."""
+        logs = self._topics[topic].logs
+        logs.update({index: _Log() for index in range(len(logs), partitions)})
+
+    def delete(self, topic: str) -> None:
+        del self._topics[topic]
+
+    def append(self, topic: str, partition: int, *timestamps: datetime) -> None:
+        log = self._topics[topic].logs[partition]
+        for timestamp in timestamps:
+            log.records[log.end] = timestamp
+            log.end += 1
+
+    def append_control(self, topic: str, partition: int) -> None:
+        """The end of a transaction: an offset that no consumer sees."""
+        self._topics[topic].logs[partition].end += 1
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        log = self._topics[topic].logs[partition]
+        log.start = max(log.start, before)
+        log.records = {offset: at for offset, at in log.records.items() if offset >= before}
+
+    def topics(self, names: Iterable[str]) -> Mapping[str, TopicOffsets]:
+        self._check_up()
+        return {name: self._offsets(name) for name in sorted(set(names)) if name in self._topics}
+
+    def offsets_at(self, partitions: Iterable[Partition], at: datetime) -> Mapping[Partition, int]:
+        self._check_up()
+        return {p: self._offset_at(self._log(p), at) for p in partitions}
+
+    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
+        self._check_up()
+        found = {p: self._first(self._log(p), offset) for p, offset in offsets.items()}
+        return {p: record for p, record in found.items() if record is not None}
+
+    def close(self) -> None:
+        """As the real one has it."""
+
+    def _check_up(self) -> None:
+        if not self.up:
+            raise Transient("the broker in memory is down")
+
+    def _log(self, partition: Partition) -> _Log:
+        topic = self._topics.get(partition.topic)
+        if topic is None:
+            raise TopicMissing(f"topic {partition.topic} does not exist")
+        if topic.id != partition.topic_id or partition.index not in topic.logs:
+            raise TopicChanged(
+                f"{partition} of topic id {partition.topic_id} is not there; it is {topic.id} now"
+            )
+        return topic.logs[partition.index]
+
+    def _offsets(self, name: str) -> TopicOffsets:
+        topic = self._topics[name]
+        return TopicOffsets(
+            topic=name,
+            topic_id=topic.id,
+            log_start={index: log.start for index, log in topic.logs.items()},
+            log_end={index: log.end for index, log in topic.logs.items()},
+        )
+
+    @staticmethod
+    def _offset_at(log: _Log, at: datetime) -> int:
+        return next((offset for offset, timestamp in log.records.items() if timestamp >= at), log.end)
+
+    @staticmethod
+    def _first(log: _Log, wanted: int) -> RecordTime | None:
+        found = ((offset, at) for offset, at in log.records.items() if offset >= wanted)
+        return next((RecordTime(offset, at) for offset, at in found), None)

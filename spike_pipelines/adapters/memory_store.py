@@ -1,0 +1,83 @@
+"""An object store in memory, for tests that need speed. Passes the same suite as S3."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import RLock
+
+from spike_pipelines.adapters import parquet
+from spike_pipelines.domain.errors import AlreadyExists, ObjectMissing, SourceChanged, Transient
+from spike_pipelines.ports import ObjectInfo, ParquetFooter
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    body: bytes
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def info(self, key: str) -> ObjectInfo:
+        return ObjectInfo(key, len(self.body), self.etag, dict(self.metadata))
+
+
+class MemoryObjectStore:
+    """Implements `ports.ObjectStore`. Only the named buckets exist; the others are `Transient`."""
+
+    def __init__(self, *buckets: str) -> None:
+        self._buckets: dict[str, dict[str, _Stored]] = {name: {} for name in buckets}
+        self._lock = RLock()
+
+    def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        with self._lock:
+            stored = self._bucket(bucket).get(key)
+            return None if stored is None else stored.info(key)
+
+    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+        name = f"s3://{bucket}/{key}"
+        with self._lock:
+            stored = self._source(bucket, key)
+        if len(stored.body) != size:
+            raise SourceChanged(f"{name} has {len(stored.body)} bytes, {size} were registered")
+        parquet.footer_bytes(name, stored.body, size=size)
+        return ParquetFooter(parquet.rows(name, stored.body))
+
+    def copy(
+        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+    ) -> ObjectInfo:
+        with self._lock:
+            stored = self._source(bucket, source)
+            if stored.etag != source_etag:
+                raise SourceChanged(f"s3://{bucket}/{source} has etag {stored.etag}, not {source_etag}")
+            if target in self._bucket(bucket):
+                raise AlreadyExists(f"s3://{bucket}/{target} is there already")
+            copied = _Stored(stored.body, stored.etag, dict(metadata))
+            self._bucket(bucket)[target] = copied
+            return copied.info(target)
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self._bucket(bucket).pop(key, None)
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        with self._lock:
+            found = [(k, v) for k, v in self._bucket(bucket).items() if k.startswith(prefix)]
+        return (ObjectInfo(key, len(v.body), v.etag) for key, v in sorted(found, key=lambda item: item[0]))
+
+    def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo:
+        with self._lock:
+            stored = _Stored(body, hashlib.md5(body, usedforsecurity=False).hexdigest())
+            self._bucket(bucket)[key] = stored
+            return stored.info(key)
+
+    def _bucket(self, bucket: str) -> dict[str, _Stored]:
+        try:
+            return self._buckets[bucket]
+        except KeyError:
+            raise Transient(f"bucket {bucket} does not exist: create it and the work goes on") from None
+
+    def _source(self, bucket: str, key: str) -> _Stored:
+        stored = self._bucket(bucket).get(key)
+        if stored is None:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there")
+        return stored

@@ -1,0 +1,179 @@
+"""S3 behind the `ObjectStore` port.
+
+Conditional requests carry the protocol: a copy names the source's etag (`CopySourceIfMatch`) and
+creates its target or nothing (`IfNoneMatch: *`). AWS and SeaweedFS honour both, in parts as well.
+A 412 does not say which of the two failed: it is answered by looking.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from spike_pipelines.adapters import parquet
+from spike_pipelines.adapters.s3_copy import Copy, copy_in_parts, copy_whole
+from spike_pipelines.adapters.s3_errors import (
+    bucket_missing,
+    precondition_failed,
+    status,
+    translated,
+)
+from spike_pipelines.domain.errors import (
+    AlreadyExists,
+    NotParquet,
+    ObjectMissing,
+    Refused,
+    SourceChanged,
+    SpikeError,
+    Transient,
+)
+from spike_pipelines.ports import ObjectInfo, ParquetFooter
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_COPY_BYTES = 5 * 1024**3  # S3's limit for one CopyObject
+PART_BYTES = 1024**3
+TAIL_BYTES = 64 * 1024  # holds nearly every footer: one request instead of two
+KEYS_PER_DELETE = 1_000  # S3's limit
+MAX_PAGES = 100_000  # of a thousand keys
+
+
+def connect(endpoint: str | None = None, *, region: str | None = None, pool: int = 32) -> "S3Client":
+    """A client with hard timeouts, bounded retries and a connection for each of `pool` threads.
+
+    Credentials are the SDK's own. Worst case of one call: three attempts of 5 s + 60 s (a server-side
+    copy of 5 GB answers with keep-alive bytes while it works).
+    """
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        max_pool_connections=pool,
+        s3={"addressing_style": "path"} if endpoint else None,
+    )
+    # A session of its own: the default one is not safe to make clients from in several threads.
+    session = boto3.session.Session()
+    region = region or session.region_name or "us-east-1"
+    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+class S3ObjectStore:
+    """Implements `ports.ObjectStore`; safe to share between threads, as its client is.
+
+    `client` comes from `connect`, or from dagster-aws (`S3Resource(...).get_client()`).
+    Objects over `max_copy` bytes are copied in parts of `part` bytes.
+    """
+
+    def __init__(self, client: "S3Client", *, max_copy: int = MAX_COPY_BYTES, part: int = PART_BYTES) -> None:
+        self._s3 = client
+        self._max_copy = max_copy
+        self._part = part
+
+    def head(self, bucket: str, key: str) -> ObjectInfo | None:
+        with translated("head", bucket, key):
+            try:
+                found = self._s3.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if status(error) != 404:
+                    raise
+                self._check_bucket(bucket)
+                return None
+        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), found["Metadata"])
+
+    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+        name = f"s3://{bucket}/{key}"
+        tail = self._tail(bucket, key, size=size, length=TAIL_BYTES)
+        length = parquet.footer_bytes(name, tail, size=size)
+        if length > len(tail):
+            tail = self._tail(bucket, key, size=size, length=length)
+        return ParquetFooter(parquet.rows(name, tail))
+
+    def copy(
+        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+    ) -> ObjectInfo:
+        size = self._checked_source(bucket, source, source_etag).size
+        plan = Copy(bucket, source, target, source_etag, size, metadata)
+        copy = copy_whole if size <= self._max_copy else partial(copy_in_parts, part=self._part)
+        with translated("copy to", bucket, target):
+            try:
+                return ObjectInfo(target, size, copy(self._s3, plan), dict(metadata))
+            except ClientError as error:
+                if not precondition_failed(error):
+                    raise
+        raise self._explained_412(plan)
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        for start in range(0, len(keys), KEYS_PER_DELETE):
+            chunk = keys[start : start + KEYS_PER_DELETE]
+            with translated("delete", bucket, chunk[0]):
+                answer = self._s3.delete_objects(
+                    Bucket=bucket, Delete={"Objects": [{"Key": key} for key in chunk], "Quiet": True}
+                )
+            for error in answer.get("Errors", [])[:1]:
+                where = f"s3://{bucket}/{error.get('Key', '')}"
+                raise Transient(f"delete {where} failed: {error.get('Code')} {error.get('Message')}")
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        with translated("list", bucket, prefix):
+            for number, page in enumerate(pages):
+                if number == MAX_PAGES:
+                    raise Refused(
+                        f"s3://{bucket}/{prefix} goes on after {MAX_PAGES} pages: list a longer prefix"
+                    )
+                for found in page.get("Contents", []):
+                    yield ObjectInfo(found["Key"], found["Size"], found["ETag"].strip('"'))
+
+    def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo:
+        with translated("put", bucket, key):
+            answer = self._s3.put_object(Bucket=bucket, Key=key, Body=body)
+        return ObjectInfo(key, len(body), answer["ETag"].strip('"'))
+
+    def _check_bucket(self, bucket: str) -> None:
+        """A HEAD's 404 has no body: it may mean that the bucket is missing, which is another matter."""
+        try:
+            self._s3.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if status(error) == 404:
+                raise bucket_missing(bucket) from error
+            raise
+
+    def _checked_source(self, bucket: str, key: str, etag: str) -> ObjectInfo:
+        found = self.head(bucket, key)
+        if found is None:
+            raise ObjectMissing(f"s3://{bucket}/{key} is not there")
+        if found.etag != etag:
+            raise SourceChanged(f"s3://{bucket}/{key} has etag {found.etag}, {etag} was registered")
+        return found
+
+    def _explained_412(self, copy: Copy) -> SpikeError:
+        self._checked_source(copy.bucket, copy.source, copy.etag)
+        where = f"s3://{copy.bucket}/{copy.target}"
+        if self.head(copy.bucket, copy.target) is None:
+            return Transient(f"copy to {where} met a condition that is gone by now: try again")
+        return AlreadyExists(f"{where} is there already: its metadata says whose it is")
+
+    def _tail(self, bucket: str, key: str, *, size: int, length: int) -> bytes:
+        """The last `length` bytes of an object that has `size`."""
+        first = max(0, size - length)
+        if size < parquet.TRAILER_BYTES:
+            raise NotParquet(f"s3://{bucket}/{key} has {size} bytes: too few for a Parquet file")
+        with translated("read", bucket, key):
+            try:
+                answer = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={first}-{size - 1}")
+            except ClientError as error:
+                if status(error) != 416:
+                    raise
+                raise SourceChanged(
+                    f"s3://{bucket}/{key} is shorter than the {size} bytes registered"
+                ) from error
+            tail = answer["Body"].read()
+        total = answer["ContentRange"].rpartition("/")[2]
+        if total != str(size):
+            raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")
+        return tail

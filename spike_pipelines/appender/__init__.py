@@ -1,0 +1,1 @@
+"""The HTTP API that spikes POST to (design, section 6)."""

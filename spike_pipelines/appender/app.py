@@ -1,0 +1,216 @@
+"""The appender API, version 1: thin routes over `services.register`."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path as Folder
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Path, Query, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from spike_pipelines import __version__, wire
+from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.ledger import SqlLedger, Tokens
+from spike_pipelines.appender import errors, metrics
+from spike_pipelines.appender.body_limit import BodyLimit
+from spike_pipelines.domain.batch import LIVE_LANE, Batch
+from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.errors import Held, InvalidSpec, SpikeError, Transient
+from spike_pipelines.domain.offsets import Partition, Position
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.services.register import EpochToken, Registrar, staging_prefix
+from spike_pipelines.settings import Settings
+
+HEARTBEAT_SECONDS = 3.0
+IDLE_SECONDS = 20.0
+
+_bearer = HTTPBearer(auto_error=False)
+log = logging.getLogger(__name__)
+
+
+class Applications:
+    """The spikes that application files describe now; a changed folder is read again.
+
+    A mistake in one file does not stop the other spikes (I11): until it is mended, what was read last
+    goes on, and a spike that is not in that is told to come again.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._seen: tuple[tuple[str, int], ...] = ()
+        self._spikes: dict[str, Spike] = {}
+        self._problem: str | None = None
+
+    def get(self, name: str) -> Spike:
+        files = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._folder.glob("*.yaml")))
+        if files != self._seen:
+            self._read()
+            self._seen = files  # last: another thread must not see a folder as read before it is
+        if name not in self._spikes and self._problem:
+            raise Transient(f"application files cannot be read: {self._problem}")
+        if name not in self._spikes:
+            raise errors.UnknownSpike(f"no application file describes a spike named {name!r}")
+        return self._spikes[name]
+
+    def _read(self) -> None:
+        try:
+            self._spikes = {spike.name: spike for spike in load_applications(self._folder)}
+            self._problem = None
+        except InvalidSpec as error:
+            self._problem = str(error)
+            log.warning("application files: %s; what was read before goes on", error)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application over the real parts that the environment names."""
+    settings = settings or Settings.from_env()
+    url = settings.require("ledger_url")
+    ledger = SqlLedger(url)
+    registrar = Registrar(
+        ledger=ledger,
+        broker=KafkaBroker(settings.require("kafka_bootstrap")),
+        idle_limit=timedelta(seconds=IDLE_SECONDS),
+    )
+    return build(registrar, ledger, Applications(settings.applications_dir).get, Tokens(url).allows)
+
+
+def build(
+    registrar: Registrar,
+    ledger: SqlLedger,
+    find_spike: Callable[[str], Spike],
+    allows: Callable[[str, str], bool],
+) -> FastAPI:
+    """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak."""
+    app = FastAPI(title="Spike appender", version=__version__, responses={422: {"model": wire.ErrorBody}})
+    app.add_middleware(BodyLimit, limit=wire.MAX_BODY_BYTES)
+    errors.install(app)
+
+    def authorised(
+        name: Annotated[str, Path(pattern=r"^[A-Za-z0-9._\-]+$", max_length=256)],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> Spike:
+        """One spike cannot speak for another; whether a spike exists is told to nobody else."""
+        if credentials is None or not allows(name, credentials.credentials):
+            raise errors.Unauthorized(f"this token does not speak for {name}")
+        return find_spike(name)
+
+    _driver_routes(app, registrar, authorised)
+    _reading_routes(app, ledger, authorised)
+    return app
+
+
+def _driver_routes(app: FastAPI, registrar: Registrar, authorised: Callable[..., Spike]) -> None:
+    """What drivers call. They retry lost replies, so each call answers a repeat like the first (I7)."""
+    Authorised = Annotated[Spike, Depends(authorised)]  # noqa: N806 - it is a type
+
+    @app.post("/v1/spikes/{name}/epochs", status_code=201)
+    def open_epoch(spike: Authorised, body: wire.OpenEpoch) -> wire.EpochGrant:
+        try:
+            opened = registrar.open_epoch(spike, body.driver, body.after, body.application_version)
+        except Held:
+            raise  # waiting for another driver is no trouble to write down
+        except SpikeError as error:
+            registrar.note_refusal(spike, getattr(error, "code", "unavailable"), str(error), body.driver)
+            raise
+        return wire.EpochGrant(
+            epoch=opened.epoch.number,
+            nonce=opened.epoch.nonce,
+            staging_prefix=staging_prefix(spike, opened.epoch.number),
+            offsets=[_offset(p, offset) for p, offset in sorted(opened.offsets.items())],
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            idle_seconds=IDLE_SECONDS,
+        )
+
+    @app.post("/v1/spikes/{name}/batches", status_code=201)
+    def register(spike: Authorised, body: wire.PostBatch, response: Response) -> wire.BatchAccepted:
+        done = registrar.register(spike, EpochToken(body.epoch, body.nonce), body.as_batch())
+        response.status_code = 201 if done.new else 200
+        return wire.BatchAccepted(number=done.batch.number, state=done.batch.state)
+
+    @app.post("/v1/spikes/{name}/heartbeat")
+    def heartbeat(spike: Authorised, body: wire.Heartbeat) -> wire.Ok:
+        registrar.heartbeat(
+            spike,
+            EpochToken(body.epoch, body.nonce),
+            phase=body.phase,
+            problem=body.problem,
+            batch_started_at=body.batch_started_at,
+            read={o.as_partition(): o.offset for o in body.read_offsets},
+        )
+        return wire.Ok()
+
+
+def _reading_routes(app: FastAPI, ledger: SqlLedger, authorised: Callable[..., Spike]) -> None:
+    Authorised = Annotated[Spike, Depends(authorised)]  # noqa: N806 - it is a type
+
+    @app.get("/v1/spikes/{name}")
+    def status(spike: Authorised) -> wire.SpikeStatus:
+        with ledger.begin() as tx:
+            epoch = tx.latest_epoch(spike.name)
+            positions = tx.positions(spike.name, LIVE_LANE)
+            unfinished = tx.unfinished(spike.name, LIVE_LANE)
+        return _status(spike, epoch, positions, unfinished)
+
+    @app.get("/v1/spikes/{name}/batches")
+    def batches(
+        spike: Authorised, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    ) -> list[wire.BatchStatus]:
+        return [_batch(b) for b in ledger.last_batches(spike.name, limit)]
+
+    started = time.monotonic()
+
+    @app.get("/healthz")
+    def healthz() -> wire.Health:
+        return wire.Health(up_seconds=time.monotonic() - started)
+
+    @app.get("/readyz")
+    def readyz() -> wire.Ok:
+        with ledger.begin() as tx:
+            tx.now()
+        return wire.Ok()
+
+    @app.get("/metrics", include_in_schema=False)
+    def prometheus() -> Response:
+        return metrics.page(ledger)
+
+
+def _offset(partition: Partition, offset: int) -> wire.PartitionOffset:
+    return wire.PartitionOffset(
+        topic=partition.topic, topic_id=partition.topic_id, partition=partition.index, offset=offset
+    )
+
+
+def _status(
+    spike: Spike, epoch: Epoch | None, positions: Mapping[Partition, Position], unfinished: int
+) -> wire.SpikeStatus:
+    ordered = [position for _, position in sorted(positions.items())]
+    return wire.SpikeStatus(
+        name=spike.name,
+        epoch=epoch.number if epoch else 0,
+        driver=epoch and epoch.driver,
+        phase=epoch and epoch.phase,
+        problem=epoch and epoch.problem,
+        heartbeat_at=epoch and epoch.heartbeat_at,
+        staged=[_offset(p.partition, p.staged_end) for p in ordered],
+        committed=[_offset(p.partition, p.committed_end) for p in ordered],
+        unfinished_batches=unfinished,
+    )
+
+
+def _batch(batch: Batch) -> wire.BatchStatus:
+    return wire.BatchStatus(
+        number=batch.number,
+        epoch=batch.epoch,
+        state=batch.state,
+        ranges=[wire.Range.of(r) for r in batch.ranges],
+        read=batch.counts.read,
+        final=batch.counts.final,
+        dead_letter=batch.counts.dead_letter,
+        filtered=batch.counts.filtered,
+        staged_at=batch.staged_at,
+        committed_at=batch.committed_at,
+        held_reason=batch.held_reason,
+    )

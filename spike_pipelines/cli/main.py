@@ -1,0 +1,41 @@
+"""The `spike` command. Each module beside this one registers its own commands."""
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from spike_pipelines.cli import applications, audit, produce, read, smoke, stack, up
+from spike_pipelines.domain.errors import SpikeError
+from spike_pipelines.settings import Settings
+from spike_pipelines.stack.running import adopt
+
+
+class Commands(TyperGroup):
+    """Errors made for people are shown as such; a traceback means that we have a bug."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            adopt(Settings.from_env().state_dir)
+            return super().invoke(ctx)
+        except SpikeError as error:
+            Console(stderr=True).print(
+                f"spike: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+            )
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
+)
+for module in (up, stack, applications, produce, read, audit, smoke):
+    module.register(app)
+
+
+if __name__ == "__main__":
+    app()

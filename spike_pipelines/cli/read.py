@@ -1,0 +1,113 @@
+"""`spike read`: look into a dataset from a shell."""
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, assert_never
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spike_pipelines import read as reading
+from spike_pipelines.domain.errors import InvalidSpec, SpikeError
+
+HOUR_FORMATS = ("%Y-%m-%dT%H", "%Y-%m-%d-%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+
+
+TABLE_ROWS = 50  # on a screen, unless asked for more
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"  # one object a line
+    PARQUET = "parquet"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("read")(read)
+
+
+def read(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    hour: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=list(HOUR_FORMATS), help="UTC hour, as 2026-11-22T21 or Dagster's 2026-11-22-21:00."
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", "-c", help="Only this column; repeatable.")
+    ] = None,
+    *,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many rows.", show_default="50 in a table, else all")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="What readers saw then: a sequence number, or a time (ISO 8601, UTC).")
+    ] = None,
+    dead_letters: Annotated[bool, typer.Option("--dead-letters", help="The dead letters instead.")] = False,
+    hours: Annotated[
+        bool, typer.Option("--hours", help="Rows, files and bytes of each hour instead.")
+    ] = False,
+    output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE,
+) -> None:
+    """Print rows of a dataset; `-o parquet` writes the bytes of a file to standard output."""
+    try:
+        moment = None if as_of is None else parse_moment(as_of)
+        if hours:
+            table = dataset + reading.DEAD_LETTERS if dead_letters else dataset
+            frame = reading.hours(table, as_of=moment).reset_index()
+        else:
+            ask = reading.dead_letters if dead_letters else reading.read
+            most = TABLE_ROWS if limit is None and output is Output.TABLE else limit
+            frame = ask(dataset, hour, column, as_of=moment, limit=most)
+    except SpikeError as error:
+        typer.secho(str(error), err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+    show(frame, output)
+
+
+def parse_moment(text: str) -> reading.Moment:
+    """A sequence number or a time. Raises `InvalidSpec`."""
+    if text.isdecimal():
+        return int(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidSpec(
+            f"--as-of {text}: neither a sequence number nor a time like 2026-11-22T21:30"
+        ) from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def show(frame: pd.DataFrame, output: Output) -> None:
+    match output:
+        case Output.TABLE:
+            Console().print(_table(frame))
+        case Output.CSV:
+            frame.to_csv(sys.stdout, index=False)
+        case Output.JSON:
+            sys.stdout.write(
+                frame.to_json(orient="records", lines=True, date_format="iso", default_handler=_text)
+            )
+        case Output.PARQUET:
+            frame.to_parquet(sys.stdout.buffer, index=False)
+        case _:
+            assert_never(output)
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    table = Table(caption=f"rows: {len(frame)}")
+    for name in frame.columns:
+        table.add_column(str(name), overflow="ellipsis", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(_text(value)) for value in row))
+    return table
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,101 @@
+"""`spike status`, `spike env` and `spike stack …`: looking at a running stack, and trying faults on it."""
+
+import json
+import shlex
+import time
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.settings import Settings
+from spike_pipelines.stack import running
+from spike_pipelines.stack.errors import StackError
+from spike_pipelines.stack.snapshot import PartState, StackSnapshot
+from spike_pipelines.stack.source import platform_source
+from spike_pipelines.stack.status import table
+
+OBEYED_SECONDS = 150.0
+POLL_SECONDS = 0.1
+WIDTH = 110
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def status(output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE) -> None:
+    """How every spike and every part is, once."""
+    stack = running.find(Settings.from_env().state_dir)
+    rows = platform_source(stack.environment).rows()
+    parts = stack.snapshot.parts
+    if output is Output.JSON:
+        spikes = [asdict(row) for row in rows]
+        shown = [part.model_dump(mode="json") for part in parts]
+        print(json.dumps({"spikes": spikes, "parts": shown}, indent=2))
+    else:
+        console = Console()
+        console.width = max(console.width, WIDTH)
+        console.print(table(rows, parts, link=stack.link))
+
+
+def env() -> None:
+    """Shell commands that make plain `dagster` and `spike` act on the running stack: eval $(spike env)."""
+    stack = running.find(Settings.from_env().state_dir)
+    for name, value in sorted(stack.environment.items()):
+        print(f"export {name}={shlex.quote(value)}")
+
+
+def stop(part: str) -> None:
+    """Stop one part and keep it stopped, as if it had failed; the others go on."""
+    stack = _with_part(part)
+    stack.state_dir.stop_request(part).touch()
+    _await_state(stack, part, stopped=True)
+
+
+def start(part: str) -> None:
+    """Start a part that was stopped."""
+    stack = _with_part(part)
+    stack.state_dir.stop_request(part).unlink(missing_ok=True)
+    _await_state(stack, part, stopped=False)
+
+
+def _with_part(part: str) -> running.RunningStack:
+    stack = running.find(Settings.from_env().state_dir)
+    names = [known.name for known in stack.snapshot.parts]
+    if part not in names:
+        raise InvalidSpec(f"no part is called {part!r}: there are {', '.join(names)}")
+    return stack
+
+
+def _await_state(stack: running.RunningStack, name: str, *, stopped: bool) -> None:
+    """Until the manager has obeyed: it stopped, or it is ready again."""
+    wanted = PartState.STOPPED if stopped else PartState.READY
+    deadline = time.monotonic() + OBEYED_SECONDS
+    while (state := _state(stack, name)) not in (wanted, PartState.ENDED):
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"{name} is {state} after {OBEYED_SECONDS:.0f} s: see {stack.state_dir.log(name)}"
+            )
+        time.sleep(POLL_SECONDS)
+    print(f"{name} {state}")
+
+
+def _state(stack: running.RunningStack, name: str) -> PartState:
+    snapshot = StackSnapshot.read(stack.state_dir.snapshot)
+    if snapshot is None:
+        raise StackError("the stack ended meanwhile")
+    return next(part.state for part in snapshot.parts if part.name == name)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status")(status)
+    app.command("env")(env)
+    faults = typer.Typer(help="Stop and start single parts, to see what the pipeline makes of it.")
+    faults.command("stop")(stop)
+    faults.command("start")(start)
+    app.add_typer(faults, name="stack")

@@ -1,0 +1,122 @@
+"""`spike up` and `spike down`."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spike_pipelines.cli.board import Board
+from spike_pipelines.settings import Settings
+from spike_pipelines.stack import process, running
+from spike_pipelines.stack.assembly import Assembly, Options
+from spike_pipelines.stack.errors import StackError
+from spike_pipelines.stack.manager import UP
+from spike_pipelines.stack.snapshot import StackSnapshot
+from spike_pipelines.stack.source import platform_source
+from spike_pipelines.stack.state import StateDir, rotate
+from spike_pipelines.stack.up import assemble, run
+
+DETACH_SECONDS = 600.0
+
+
+def up(
+    *,
+    rate: Annotated[float, typer.Option(min=0, help="Records per second and topic.")] = 100.0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same events.")] = 1,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Stop producing after so many per topic.", show_default="never")
+    ] = None,
+    producer: Annotated[bool, typer.Option(help="Send made-up events.")] = True,
+    drivers: Annotated[
+        bool, typer.Option(help="Start all drivers at once; else the supervisor does.")
+    ] = True,
+    applications: Annotated[
+        Path | None,
+        typer.Option(help="Folder of application files.", show_default="SPIKE_APPLICATIONS_DIR"),
+    ] = None,
+    only: Annotated[str, typer.Option(help="Comma-separated: only these parts.", show_default="all")] = "",
+    detach: Annotated[bool, typer.Option(help="Return once all is ready; `spike down` ends it.")] = False,
+) -> None:
+    """Run the whole pipeline on this machine: every part real, on loopback, kept in SPIKE_STATE_DIR."""
+    settings = Settings.from_env()
+    options = Options(
+        applications=applications or settings.applications_dir,
+        rate=rate,
+        seed=seed,
+        records=records,
+        producer=producer,
+        drivers=drivers,
+        only=tuple(name for name in only.split(",") if name),
+    )
+    assembly = assemble(StateDir.at(settings.state_dir), options)
+    if detach:
+        _detached(assembly)
+    else:
+        _attached(assembly)
+
+
+def down() -> None:
+    """End the stack that runs in SPIKE_STATE_DIR. Its data stays."""
+    running.down(Settings.from_env().state_dir)
+
+
+def _attached(assembly: Assembly) -> None:
+    """Ctrl-C and SIGTERM end it in order. A second one is no faster: the parts have their time to end."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    console = Console()
+    with Board(console, lambda: platform_source(assembly.environment()), assembly.dagster_url) as board:
+        run(assembly, stop, board.show)
+    console.print(f"stopped; the data is in {assembly.state_dir.root}", highlight=False)
+
+
+def _detached(assembly: Assembly) -> None:
+    """The same command again in a session of its own, with its output in a log."""
+    log = assembly.state_dir.log("stack")
+    rotate(log)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with log.open("ab") as output:
+        manager = subprocess.Popen(
+            (sys.executable, "-m", "spike_pipelines.cli.main", *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with Console(stderr=True).status("starting") as status:
+        deadline = time.monotonic() + DETACH_SECONDS
+        while not (snapshot := _Seen.of(assembly.state_dir, manager.pid)).ready:
+            status.update(f"starting {snapshot.waiting_for}")
+            if manager.poll() is not None:
+                raise StackError("\n".join(process.tail(log)) or f"the stack ended at once: see {log}")
+            if time.monotonic() > deadline:
+                raise StackError(f"the stack is not ready after {DETACH_SECONDS:.0f} s: see {log}")
+            time.sleep(process.POLL_SECONDS)
+    print(f"ready: Dagster at {assembly.dagster_url}; `spike status` shows the spikes, `spike down` ends it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    ready: bool
+    waiting_for: str
+
+    @classmethod
+    def of(cls, state_dir: StateDir, manager: int) -> "_Seen":
+        snapshot = StackSnapshot.read(state_dir.snapshot)
+        if snapshot is None or snapshot.manager.pid != manager:
+            return cls(False, "the manager")
+        names = (part.name for part in snapshot.parts if part.state not in UP)
+        return cls(snapshot.ready, ", ".join(names) or "drivers")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(up)
+    app.command("down")(down)

@@ -1,0 +1,14 @@
+"""Leases: who promotes a spike's batches now. As data, with a token that only grows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """`token` grows with every acquisition; each write of the holder is conditional on it."""
+
+    resource: str
+    token: int
+    holder: str
+    expires_at: datetime

@@ -1,0 +1,93 @@
+"""What a driver may register: the rules for file lists, ranges and counts (design, section 6)."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from spike_pipelines.domain.batch import FileKind, NewBatch, hour_of
+from spike_pipelines.domain.errors import Refused, TopicChanged
+from spike_pipelines.domain.offsets import TopicOffsets
+
+# Letters, digits and the punctuation that no client, proxy or server ever rewrites.
+_SAFE_KEY = re.compile(r"[A-Za-z0-9._=\-]+(/[A-Za-z0-9._=\-]+)*\Z")
+
+
+def check_key(key: str, *, field: str) -> None:
+    """Raise `Refused` unless `key` is relative, plain and stays below its prefix."""
+    if not _SAFE_KEY.match(key) or any(part in {".", ".."} for part in key.split("/")):
+        raise Refused(
+            f"{key!r} is not a plain relative key (letters, digits, '.', '_', '=', '-' between slashes)",
+            field=field,
+        )
+
+
+def check_batch(batch: NewBatch) -> None:
+    """Raise `Refused` with the field that contradicts another one or itself.
+
+    Whether counts agree with what is *in* the files is not asked here: the appender counts that itself
+    and holds the batch (I8), so that a driver's mistake is seen and not retried for ever.
+    """
+    seen_partitions: set[tuple[str, int]] = set()
+    for i, r in enumerate(batch.ranges):
+        identity = (r.partition.topic, r.partition.index)
+        if identity in seen_partitions:
+            raise Refused(f"{r.partition} is listed twice", field=f"ranges[{i}]")
+        seen_partitions.add(identity)
+    if not any(len(r) for r in batch.ranges):
+        raise Refused("no range has a record: an empty batch is not registered", field="ranges")
+    seen_keys: set[str] = set()
+    for i, f in enumerate(batch.files):
+        check_key(f.key, field=f"files[{i}].key")
+        if f.key in seen_keys:
+            raise Refused(f"{f.key!r} is listed twice", field=f"files[{i}].key")
+        seen_keys.add(f.key)
+        if not _is_full_hour(f.hour):
+            raise Refused(f"{f.hour.isoformat()} is not a full UTC hour", field=f"files[{i}].hour")
+    hours = [h.hour for h in batch.hours]
+    if len(set(hours)) != len(hours) or not all(map(_is_full_hour, hours)):
+        raise Refused("hours must be full UTC hours, each once", field="hours")
+    if sum(h.read for h in batch.hours) > MAX_RECORDS:
+        raise Refused(f"more than {MAX_RECORDS} records in one batch", field="hours")
+    _check_files_have_counts(batch)
+
+
+def _is_full_hour(hour: datetime) -> bool:
+    """Of UTC. Times whose UTC date is outside the calendar are none."""
+    try:
+        return hour == hour_of(hour)
+    except OverflowError:
+        return False
+
+
+def _check_files_have_counts(batch: NewBatch) -> None:
+    listed = {(h.hour, kind) for h in batch.hours for kind in FileKind}
+    for i, f in enumerate(batch.files):
+        if (f.hour, f.kind) not in listed:
+            raise Refused(f"no counts are given for the hour {f.hour.isoformat()}", field=f"files[{i}].hour")
+
+
+def check_against_broker(batch: NewBatch, topics: Mapping[str, TopicOffsets], topic: str) -> None:
+    """Raise unless every range lies in the spike's own topic, as the broker has it now.
+
+    Errors: `Refused` (another topic, an unknown partition, an end beyond the broker's), `TopicChanged`.
+    """
+    for i, r in enumerate(batch.ranges):
+        if r.partition.topic != topic or topic not in topics:
+            raise Refused(f"{r.partition} is not of this spike's topic {topic}", field=f"ranges[{i}].topic")
+        now = topics[topic]
+        if r.partition.topic_id != now.topic_id:
+            raise TopicChanged(
+                f"topic {topic} has id {now.topic_id}, the batch was read from {r.partition.topic_id}"
+            )
+        end = now.log_end.get(r.partition.index)
+        if end is None:
+            raise Refused(f"the broker has no partition {r.partition}", field=f"ranges[{i}].partition")
+        if r.end > end:
+            raise Refused(f"{r} ends beyond the broker's end offset {end}", field=f"ranges[{i}].end")
+
+
+MAX_RECORDS = 2**62
+"""Of one batch: far beyond any, and sums of it still fit the ledger's 64 bits."""
+
+MAX_FUTURE = timedelta(hours=1)
+"""A record whose Kafka timestamp is further ahead than this is a dead letter (design, 3.2)."""

@@ -1,0 +1,98 @@
+"""A spike as its application file describes it: what should be, never what is."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class Start(StrEnum):
+    """Where a new spike begins in a topic. A `datetime` is the third choice."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one driver or executor asks for; memory as Spark writes it (`512m`, `2g`)."""
+
+    cores: int
+    memory: str
+    instances: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What readers see: one Iceberg table of final rows, one of dead letters.
+
+    Records with a Kafka timestamp before `start` are dead letters.
+    """
+
+    name: str
+    start: datetime
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.name}_dead_letters"
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """What the owner of a spike was promised. Checks warn at `warn`, fail at `lag`."""
+
+    lag: timedelta
+    warn: timedelta
+    hang: timedelta  # a driver without heartbeat or progress for this long is restarted
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in S3: bucket and key prefix without a slash at its ends."""
+
+    bucket: str
+    prefix: str
+
+    def key(self, *parts: str) -> str:
+        return "/".join(part for part in (self.prefix, *parts) if part)
+
+    def uri(self, *parts: str) -> str:
+        return f"s3://{self.bucket}/{self.key(*parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """One streaming application.
+
+    `schema` is a Spark DDL string. `filter` is a Spark SQL predicate on its columns: rows for which
+    it is not true are counted as filtered. `transform` names a Python function `module:function`
+    from DataFrame to DataFrame, applied to the parsed rows before the filter; it must keep one row
+    for each row. `version` is what the files of a batch are attributed to.
+    """
+
+    name: str
+    description: str
+    version: str
+    topic: str
+    start: Start | datetime
+    schema: str
+    filter: str | None
+    transform: str | None
+    trigger: timedelta
+    max_offsets_per_trigger: int
+    max_staged_batches: int
+    driver: Resources
+    executor: Resources
+    staging: Location
+    final: Location
+    dataset: Dataset
+    objectives: Objectives
+    topic_has_gaps: bool = False  # transactional or compacted: offsets are more than records
+
+    @property
+    def resource_name(self) -> str:
+        """The name as Kubernetes accepts it (DNS-1035): `crt-payout-v1-1-0` for `crt-payout-v1-1.0`."""
+        return self.name.replace(".", "-")
+
+    @property
+    def asset_name(self) -> str:
+        return self.resource_name.replace("-", "_")

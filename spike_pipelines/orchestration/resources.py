@@ -1,0 +1,37 @@
+"""The platform as a Dagster resource; S3 comes through dagster-aws."""
+
+from functools import cached_property
+
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+
+from spike_pipelines.adapters.s3 import S3ObjectStore
+from spike_pipelines.platform import Platform
+from spike_pipelines.settings import Settings
+
+
+class DagsterPlatform(Platform):
+    """Takes its S3 client from Dagster's own resource, so that it is configured in one place."""
+
+    def __init__(self, settings: Settings, s3: S3Resource) -> None:
+        super().__init__(settings)
+        self._s3 = s3
+
+    @cached_property
+    def store(self) -> S3ObjectStore:
+        return S3ObjectStore(self._s3.get_client())
+
+
+class PlatformResource(dg.ConfigurableResource[DagsterPlatform]):
+    """Reads `SPIKE_*` when it is used, not when definitions load."""
+
+    s3: dg.ResourceDependency[S3Resource]
+
+    def create_resource(self, _context: dg.InitResourceContext) -> DagsterPlatform:
+        return DagsterPlatform(Settings.from_env(), self.s3)
+
+
+def resources(settings: Settings) -> dict[str, object]:
+    """Retries and timeouts as in `adapters.s3.connect`."""
+    s3 = S3Resource(endpoint_url=settings.s3_endpoint, region_name="us-east-1", max_attempts=3)
+    return {"s3": s3, "platform": PlatformResource(s3=s3)}

@@ -1,0 +1,106 @@
+"""The real parts behind the ports, made from the environment's settings, each when first asked for.
+
+pyiceberg and pandas are imported by those who use them: a recovery run waits for neither.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from spike_pipelines.adapters.appender_probe import AppenderProbe
+from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.ledger import SqlLedger
+from spike_pipelines.adapters.processes import LocalProcesses
+from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.services.audit import Auditor
+from spike_pipelines.services.drain import Drain, Terms
+from spike_pipelines.services.observe import Observer
+from spike_pipelines.services.promote import LeaseTerms, Promoter
+from spike_pipelines.services.publish import Publisher
+from spike_pipelines.services.supervise import Supervisor
+from spike_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from spike_pipelines.adapters.iceberg import IcebergCatalog
+    from spike_pipelines.services.deep_audit import DeepAuditor
+
+_COPIES_AT_ONCE = 32
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class Platform:
+    """One process's view of the platform. Safe to use from several threads once a part is made."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.from_env()
+
+    @cached_property
+    def spikes(self) -> Mapping[str, Spike]:
+        return {spike.name: spike for spike in load_applications(self.settings.applications_dir)}
+
+    @cached_property
+    def ledger(self) -> SqlLedger:
+        return SqlLedger(self.settings.require("ledger_url"))
+
+    @cached_property
+    def broker(self) -> KafkaBroker:
+        return KafkaBroker(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def store(self) -> S3ObjectStore:
+        return S3ObjectStore(connect(self.settings.s3_endpoint, pool=_COPIES_AT_ONCE))
+
+    @cached_property
+    def catalog(self) -> "IcebergCatalog":
+        from spike_pipelines.adapters.iceberg import IcebergCatalog  # noqa: PLC0415
+
+        return IcebergCatalog.connect(self.settings)
+
+    @cached_property
+    def cluster(self) -> LocalProcesses:
+        return LocalProcesses(self.settings)
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        appender = AppenderProbe(self.settings.require("appender_url"))
+        return Supervisor(self.ledger, self.cluster, appender, self.spikes)
+
+    @cached_property
+    def observer(self) -> Observer:
+        return Observer(self.ledger, self.broker, self.cluster, self.spikes)
+
+    @cached_property
+    def auditor(self) -> Auditor:
+        return Auditor(self.ledger, self.broker, self.store, self.catalog, self.spikes)
+
+    @cached_property
+    def deep_auditor(self) -> "DeepAuditor":
+        from spike_pipelines.adapters.record_reader import S3RecordReader  # noqa: PLC0415
+        from spike_pipelines.services.deep_audit import DeepAuditor  # noqa: PLC0415
+
+        return DeepAuditor(self.ledger, S3RecordReader(self.settings.s3_endpoint), self.spikes)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(self.ledger, self.catalog, self.store)
+
+    def drain(self, holder: str, pool: ThreadPoolExecutor, terms: Terms | None = None) -> Drain:
+        """`holder` names the run in its leases; `pool` copies files."""
+        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder))
+        return Drain(
+            ledger=self.ledger,
+            promoter=promoter,
+            publisher=self.publisher,
+            spikes=self.spikes,
+            clock=SystemClock(),
+            terms=terms or Terms(),
+            holder=holder,
+        )

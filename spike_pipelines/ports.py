@@ -1,0 +1,432 @@
+"""The edges of the platform, as the domain speaks of them.
+
+Each Protocol has one adapter for the real thing, an in-memory one beside it where tests need speed,
+and one contract suite under `tests/contract` that both pass. Adapters raise `Transient` when the
+other side did not answer or its answer is unknown, and the errors named here; nothing else on purpose.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from spike_pipelines.domain.batch import Batch, BatchState, FileKind, NewBatch
+from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
+from spike_pipelines.domain.promotion import Intent, LedgerFile
+from spike_pipelines.domain.spike import Spike
+
+
+class Broker(Protocol):
+    """What the platform asks of Kafka. Never writes to a topic.
+
+    Where partitions are named, a topic that is not there raises `TopicMissing`, and one with another id
+    `TopicChanged`.
+    """
+
+    def topics(self, names: Iterable[str]) -> Mapping[str, TopicOffsets]:
+        """Ids, log starts and log ends (as `read_uncommitted` sees them) of the topics that exist.
+
+        One round of requests for all; a topic that does not exist is not in the answer.
+        Raises `Transient` if any part of the answer is missing.
+        """
+
+    def offsets_at(self, partitions: Iterable[Partition], at: datetime) -> Mapping[Partition, int]:
+        """For each partition the first offset with a timestamp of `at` or later; the log end if none."""
+
+    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
+        """For each partition the first record at or after the offset; absent where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """`etag` without quotes, `size` in bytes, `metadata` with lower-case names."""
+
+    key: str
+    size: int
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetFooter:
+    """What the footer of a Parquet file says."""
+
+    rows: int
+
+
+class ObjectStore(Protocol):
+    """One S3 endpoint. `bucket` and keys are explicit in every call; keys never start with a slash."""
+
+    def head(self, bucket: str, key: str) -> ObjectInfo | None: ...
+
+    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+        """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
+
+    def copy(
+        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+    ) -> ObjectInfo:
+        """Server-side copy that creates `target` and never overwrites it.
+
+        The source must have `source_etag`; `metadata` replaces the object's. A file over 5 GB is
+        copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        `AlreadyExists` (a target is there: whose it is, `head` tells).
+        """
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        """Delete the objects; those that are not there count as deleted."""
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, without metadata, in the store's order (S3: by key)."""
+
+    def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """A file that readers of a dataset see: `s3://` URI, rows, bytes and UTC hour."""
+
+    uri: str
+    rows: int
+    size: int
+    hour: datetime
+
+
+class Catalog(Protocol):
+    """Iceberg tables: what readers see. Each change is one snapshot that carries a sequence number."""
+
+    def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
+        """Create the table if it is not there, with columns from the spike's schema, partitioned by hour."""
+
+    def sequence(self, table: str) -> int:
+        """The ledger sequence number of the current snapshot; 0 for a table without one."""
+
+    def publish(
+        self,
+        table: str,
+        *,
+        sequence: int,
+        add: Iterable[LiveFile],
+        remove: Iterable["LiveFile | str"],
+        base: int | None = None,
+    ) -> bool:
+        """Bring the table to `sequence` in one snapshot. False if it is there already (or beyond).
+
+        `base` is the sequence number the change was computed from: `Conflict` if the table is elsewhere.
+        Without it, files that are there already are looked for first, which costs more the larger an
+        hour is. To remove by URI alone costs a look at every file; a `LiveFile` says the hour. A file
+        to remove that is not there counts as removed.
+        """
+
+    def files(self, table: str) -> Mapping[str, int]:
+        """URI → rows of every data file in the current snapshot (for the audit)."""
+
+
+class DriverState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDriver:
+    """One driver process or pod. `driver` is the identity it names itself by at the appender."""
+
+    spike: str
+    driver: str
+    state: DriverState
+    started_at: datetime
+    exit_code: int | None = None
+    pid: int | None = None
+
+
+class Cluster(Protocol):
+    """Where drivers run: local processes or Kubernetes."""
+
+    def drivers(self) -> tuple[ObservedDriver, ...]:
+        """Every driver that this cluster knows, the newest of a spike last. Raises `Transient` rather
+        than answering with a part of them."""
+
+    def start(self, spike: Spike) -> ObservedDriver:
+        """Start one driver more for the spike. It is not this call's business whether another one runs."""
+
+    def stop(self, driver: str) -> None:
+        """End this driver for good: ask, wait a short grace time, kill. Ended already: nothing happens."""
+
+    def log_tail(self, driver: str, lines: int) -> tuple[str, ...]:
+        """The last lines the driver wrote; empty where there is no log."""
+
+
+class Appender(Protocol):
+    """The appender API, seen from outside."""
+
+    def since(self) -> datetime | None:
+        """When it began to answer; None if it does not answer now. Never raises."""
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Aware, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetState:
+    """How far a dataset's ledger, its tables and its events are. All are sequence numbers."""
+
+    name: str
+    spike: str
+    sequence: int
+    published: int
+    reported: int
+
+
+@dataclass(frozen=True, slots=True)
+class HourReport:
+    """What became live in one hour of a dataset between two sequence numbers: `rows` and
+    `dead_letters` in records, `size` in bytes, `latency_seconds` the slowest batch's way from staged
+    to committed, `ranges` the offsets its batches read (records of other hours included)."""
+
+    dataset: str
+    hour: datetime
+    sequence: int
+    files: int
+    rows: int
+    dead_letters: int
+    size: int
+    latency_seconds: float
+    batches: tuple[int, ...]
+    ranges: tuple[OffsetRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits at the appender for one spike, at least one batch.
+
+    `oldest` is the smallest number, `blocked` says that it is held, `free` that no live lease covers
+    the spike, `token` is the newest lease's (0 before the first).
+    """
+
+    spike: str
+    lane: str
+    batches: int
+    oldest: int
+    oldest_staged_at: datetime
+    blocked: bool
+    token: int
+    free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The last answer other than success that a driver of the spike got."""
+
+    at: datetime
+    code: str
+    message: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One thing the supervisor did."""
+
+    spike: str
+    at: datetime
+    action: str
+    cause: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The committed ranges of one partition of a spike: how many there are, how many offsets they
+    have, and every place where they do not cover `[baseline, committed_end)` exactly once."""
+
+    spike: str
+    position: Position
+    ranges: int
+    offsets: int
+    breaks: tuple[Break, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedSums:
+    """Sums over a spike's committed batches. `unbalanced` are the numbers of batches whose counts do
+    not agree with each other or with their files; `late` those registered after a newer epoch opened."""
+
+    spike: str
+    batches: int
+    read: int
+    final: int
+    dead_letter: int
+    filtered: int
+    unbalanced: tuple[int, ...]
+    late: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Coverage and sums from one snapshot of the database."""
+
+    coverage: tuple[Coverage, ...]
+    sums: tuple[CommittedSums, ...]
+
+
+class LedgerTransaction(Protocol):
+    """One database transaction: all of it or nothing. Times are the database's.
+
+    Methods that end in a conditional write raise `Conflict` where the condition does not hold, so
+    that the transaction rolls back.
+    """
+
+    def now(self) -> datetime: ...
+
+    # spikes and epochs
+    def lock_spike(self, spike: str, dataset: str) -> None:
+        """Serialise on this spike until the end of the transaction. The first one writes it down."""
+
+    def latest_epoch(self, spike: str) -> Epoch | None: ...
+
+    def driver_epoch(self, spike: str, driver: str) -> Epoch | None:
+        """The newest epoch that this driver ever had of this spike."""
+
+    def add_epoch(self, epoch: Epoch) -> None:
+        """Insert an open epoch; an older open one becomes superseded."""
+
+    def retire_epoch(self, spike: str, driver: str) -> bool:
+        """Fence a driver: its open epoch is retired. False if it has none."""
+
+    def beat(
+        self,
+        spike: str,
+        epoch: int,
+        nonce: str,
+        *,
+        phase: str,
+        problem: str | None,
+        batch_started_at: datetime | None,
+        read: Mapping[Partition, int],
+    ) -> None:
+        """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
+
+    def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
+
+    def add_recovery(self, recovery: Recovery) -> None: ...
+
+    # offsets
+    def positions(self, spike: str, lane: str) -> Mapping[Partition, Position]: ...
+
+    def add_positions(self, spike: str, lane: str, baselines: Mapping[Partition, int]) -> None: ...
+
+    def advance_staged(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None: ...
+
+    def advance_committed(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None: ...
+
+    # batches and files
+    def find_batch(self, identity: str) -> Batch | None: ...
+
+    def add_batch(
+        self, spike: str, lane: str, batch: NewBatch, *, epoch: int, identity: str, prefix: str
+    ) -> Batch:
+        """Write a staged batch down; `prefix` goes before the keys of its files."""
+
+    def unfinished(self, spike: str, lane: str) -> int: ...
+
+    def next_batch(self, spike: str, lane: str) -> Batch | None:
+        """The oldest unfinished batch, held ones included."""
+
+    def batch(self, number: int) -> Batch | None: ...
+
+    def files(self, batch: int) -> tuple[LedgerFile, ...]: ...
+
+    def set_state(
+        self, batch: int, old: BatchState, new: BatchState, *, reason: str | None = None
+    ) -> None: ...
+
+    def intend(self, intents: Iterable[Intent]) -> None: ...
+
+    def commit_files(self, dataset: str, batch: int, etags: Mapping[int, str]) -> int:
+        """Make the files live at the dataset's next sequence number, and answer that number."""
+
+    # leases
+    def require_lease(self, lease: Lease) -> None:
+        """Raise `LeaseLost` unless the lease's token is the newest and has not expired."""
+
+
+class Ledger(Protocol):
+    """The database of record: epochs, offsets, batches, files. Everything else is a projection of it."""
+
+    def begin(self) -> AbstractContextManager[LedgerTransaction]:
+        """Commits at the end of the block, rolls back on an exception. `Transient` if the database did
+        not answer; after an unknown commit too: read the state back."""
+
+    def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
+        """The lease with a new token, or None while somebody else's is alive."""
+
+    def renew(self, lease: Lease, seconds: float) -> Lease: ...
+
+    def release(self, lease: Lease) -> None: ...
+
+    def lease_holder(self, resource: str) -> str | None:
+        """Who has the lease now, if anybody."""
+
+    def lease_state(self, resource: str) -> tuple[int, bool]:
+        """The newest token (0 before the first), and whether that lease is alive."""
+
+    def backlog(self) -> tuple[Backlog, ...]: ...
+
+    def datasets(self) -> tuple[DatasetState, ...]: ...
+
+    def changed_files(
+        self, dataset: str, kind: FileKind, *, current: int, target: int
+    ) -> tuple[LedgerFile, ...]:
+        """Files that were added or removed at a sequence number in `(current, target]`."""
+
+    def mark_published(self, dataset: str, sequence: int) -> None: ...
+
+    def unreported(self, dataset: str) -> tuple[HourReport, ...]: ...
+
+    def mark_reported(self, dataset: str, sequence: int) -> None: ...
+
+    def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
+        """Published batches whose staged objects are still there: number → staging keys."""
+
+    def mark_cleaned(self, batches: Iterable[int]) -> None: ...
+
+    # what people and sensors look at: one query each, for all spikes (live lane)
+
+    def now(self) -> datetime: ...
+
+    def epochs(self) -> Mapping[str, Epoch]:
+        """Each spike's newest epoch."""
+
+    def refusals(self) -> Mapping[str, Refusal]: ...
+
+    def recoveries(self, since: datetime) -> Mapping[str, tuple[Recovery, ...]]:
+        """Oldest first."""
+
+    def all_positions(self) -> Mapping[str, Mapping[Partition, Position]]: ...
+
+    def last_commits(self) -> Mapping[str, datetime]: ...
+
+    def last_batches(self, spike: str, limit: int) -> tuple[Batch, ...]:
+        """Newest first."""
+
+    # what the audit recomputes
+
+    def books(self) -> Books: ...
+
+    def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
+        """Files that were live at that sequence number."""
+
+    def committed_batches(self, dataset: str, sequence: int) -> tuple[Batch, ...]:
+        """Batches committed to the dataset up to that sequence number, oldest first."""
+
+    def known_final_keys(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of the keys that the ledger knows: live, superseded or intended."""
+
+    def staged_files(self) -> tuple[tuple[str, LedgerFile], ...]:
+        """(spike, file) of unfinished batches."""

@@ -1,0 +1,206 @@
+"""`spike audit`: recomputes the invariants of the design from Kafka, S3, Iceberg and the ledger.
+
+Safe beside a running system: the ledger is asked first, and what looks wrong in a place that moves on
+is looked up again before it counts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Broker, Catalog, CommittedSums, Coverage, Ledger, ObjectInfo, ObjectStore
+from spike_pipelines.services.publish import tables
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One invariant's figure, and every breach of it; `observed` is False where it could not be told."""
+
+    invariant: str
+    promise: str
+    figure: str
+    breaches: tuple[str, ...] = ()
+    observed: bool = True
+
+    @property
+    def ok(self) -> bool:
+        return self.observed and not self.breaches
+
+
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    ledger: Ledger
+    broker: Broker
+    store: ObjectStore
+    catalog: Catalog
+    spikes: Mapping[str, Spike]
+
+    def run(self) -> Iterator[Finding]:
+        """One finding for each invariant that state can show, as it is computed."""
+        books = self.ledger.books()
+        coverage, sums = books.coverage, books.sums
+        yield self._observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
+        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage))
+        yield self._observed("I3", "readers see the ledger's state", self._readers)
+        yield self._observed("I4", "every final object is explained", self._objects)
+        yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage))
+        yield self._observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
+        yield self._observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums))
+        yield self._observed("I9", "staged files are there until published", self._staged)
+        yield self._observed("I10", "topics are the ones that were read", lambda: self._identity(coverage))
+
+    @staticmethod
+    def _observed(invariant: str, promise: str, look: Callable[[], "Figure"]) -> Finding:
+        """What could not be observed is said to be so, and is not OK (I12)."""
+        try:
+            figure = look()
+        except Transient as error:
+            return Finding(invariant, promise, f"not observed: {error}", observed=False)
+        return Finding(invariant, promise, figure.text, tuple(figure.breaches))
+
+    def _readers(self) -> "Figure":
+        """I3: each table has exactly the files that were live at the sequence number it says it has, and
+        is not behind what was published before."""
+        breaches: list[str] = []
+        files = 0
+        published = {state.name: state.published for state in self.ledger.datasets()}
+        for spike in self._known():
+            for kind, table in tables(spike).items():
+                seen, at = self._table_at_rest(table)
+                # A table without news keeps its number; one that went back does not show what it did.
+                sequence = max(at, published[spike.dataset.name])
+                live = self.ledger.live_files(spike.dataset.name, sequence)
+                expected = {_uri(spike, f): f.rows for f in live if f.kind is kind}
+                files += len(expected)
+                breaches += [f"{table} at #{sequence}: {b}" for b in _difference(expected, seen)]
+        return Figure(f"{files:,} files in {2 * len(self._known())} tables", breaches)
+
+    def _table_at_rest(self, table: str) -> tuple[Mapping[str, int], int]:
+        """Files and sequence number of one and the same snapshot."""
+        for _ in range(10):
+            sequence = self.catalog.sequence(table)
+            if sequence == 0:
+                return {}, 0
+            seen = self.catalog.files(table)
+            if self.catalog.sequence(table) == sequence:
+                return seen, sequence
+        raise Transient(f"table {table} changes faster than it can be read")
+
+    def _objects(self) -> "Figure":
+        """I4: objects under final are known to the ledger, and live files are there as recorded."""
+        breaches: list[str] = []
+        objects = 0
+        for spike in self._known():
+            live = self._live(spike)
+            there = self._final_objects(spike)
+            objects += len(there)
+            unknown = there.keys() - self.ledger.known_final_keys(there)
+            breaches += [f"s3://{spike.final.bucket}/{key} is not in the ledger" for key in sorted(unknown)]
+            breaches += [b for f in live if (b := _differs(spike, f, there))]
+        return Figure(f"{objects:,} objects", breaches)
+
+    def _live(self, spike: Spike) -> tuple[LedgerFile, ...]:
+        state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
+        return self.ledger.live_files(state.name, state.sequence)
+
+    def _final_objects(self, spike: Spike) -> Mapping[str, ObjectInfo]:
+        folders = [spike.final.key(table) + "/" for table in tables(spike).values()]
+        found = (info for folder in folders for info in self.store.list(spike.final.bucket, folder))
+        return {info.key: info for info in found}
+
+    def _staged(self) -> "Figure":
+        """I9: what waits to be promoted has its staged files, or has been promoted meanwhile."""
+        waiting = [(self.spikes[name], f) for name, f in self.ledger.staged_files() if name in self.spikes]
+        missing = [(s, f) for s, f in waiting if self.store.head(s.staging.bucket, f.staging_key) is None]
+        still = {f.id for _, f in self.ledger.staged_files()}
+        breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
+        return Figure(f"{len(waiting):,} files wait", breaches)
+
+    def _identity(self, coverage: Sequence[Coverage]) -> "Figure":
+        """I10: the broker's topic ids are the ledger's, and what is to be read next is still there."""
+        topics = self.broker.topics({c.position.partition.topic for c in coverage})
+        breaches = []
+        for c in coverage:
+            partition = c.position.partition
+            topic = topics.get(partition.topic)
+            if topic is None or topic.topic_id != partition.topic_id:
+                breaches.append(f"{c.spike}: topic {partition.topic} is gone or was made again")
+            elif (start := topic.log_start[partition.index]) > c.position.staged_end:
+                breaches.append(f"{c.spike}: {partition} lost {start - c.position.staged_end} offsets")
+        return Figure(f"{len(topics)} topics", sorted(set(breaches)))
+
+    def _known(self) -> list[Spike]:
+        """Spikes that have an application file and a dataset in the ledger."""
+        names = {state.spike for state in self.ledger.datasets()}
+        return [spike for name, spike in self.spikes.items() if name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    text: str
+    breaches: Sequence[str] = ()
+
+
+def no_loss(
+    coverage: Sequence[Coverage], sums: Sequence[CommittedSums], spikes: Mapping[str, Spike]
+) -> Figure:
+    """I1: committed ranges leave nothing out, and all that was in them was read."""
+    gaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found > b.expected]
+    for s in sums:
+        offsets = sum(c.offsets for c in coverage if c.spike == s.spike)
+        exact = s.spike in spikes and not spikes[s.spike].topic_has_gaps
+        if exact and offsets != s.read:
+            gaps.append(f"{s.spike}: {offsets:,} offsets are committed, {s.read:,} records were read")
+    total = sum(c.offsets for c in coverage)
+    return Figure(f"{total:,} offsets in {sum(c.ranges for c in coverage):,} ranges", gaps)
+
+
+def no_duplicate(coverage: Sequence[Coverage]) -> Figure:
+    """I2: committed ranges are disjoint."""
+    overlaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found < b.expected]
+    return Figure(f"{len(coverage)} partitions", overlaps)
+
+
+def monotonic(coverage: Sequence[Coverage]) -> Figure:
+    """I5: in every partition baseline ≤ committed end ≤ staged end."""
+    back = [
+        f"{c.spike}: {c.position}"
+        for c in coverage
+        if not c.position.baseline <= c.position.committed_end <= c.position.staged_end
+    ]
+    waiting = sum(c.position.staged_end - c.position.committed_end for c in coverage)
+    return Figure(f"{waiting:,} offsets staged and not committed", back)
+
+
+def fenced(sums: Sequence[CommittedSums]) -> Figure:
+    """I6: no batch was registered after a newer epoch was opened."""
+    late = [f"{s.spike}: batch {n} was registered by a fenced epoch" for s in sums for n in s.late]
+    return Figure(f"{sum(s.batches for s in sums):,} batches", late)
+
+
+def conserved(sums: Sequence[CommittedSums]) -> Figure:
+    """I8: counts of every committed batch agree with each other and with its files."""
+    broken = [f"{s.spike}: batch {n} does not add up" for s in sums for n in s.unbalanced]
+    read, final = sum(s.read for s in sums), sum(s.final for s in sums)
+    dead, filtered = sum(s.dead_letter for s in sums), sum(s.filtered for s in sums)
+    return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}", broken)
+
+
+def _uri(spike: Spike, file: LedgerFile) -> str:
+    return f"s3://{spike.final.bucket}/{file.final_key}"
+
+
+def _difference(expected: Mapping[str, int], seen: Mapping[str, int]) -> list[str]:
+    missing = [f"{uri} is missing or differs" for uri, rows in expected.items() if seen.get(uri) != rows]
+    return missing + [f"{uri} is not live in the ledger" for uri in sorted(seen.keys() - expected.keys())]
+
+
+def _differs(spike: Spike, file: LedgerFile, there: Mapping[str, ObjectInfo]) -> str | None:
+    found = there.get(file.final_key or "")
+    if found is None:
+        return f"{_uri(spike, file)} is live and not there"
+    if (found.size, found.etag) != (file.size, file.final_etag):
+        return f"{_uri(spike, file)} is not the object that was committed"
+    return None

@@ -1,0 +1,178 @@
+"""One appender run: promotes whatever waits, several spikes side by side, each in order, for a bounded time.
+
+A commit then costs milliseconds, not the launch of a run. A spike that fails never delays another (I11).
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Event
+
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
+from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Clock, HourReport, Ledger
+from spike_pipelines.services.promote import Promoter, released
+from spike_pipelines.services.publish import Publisher
+
+log = logging.getLogger(__name__)
+
+APPENDER_LEASE = "appender"
+_LEASE_SECONDS = 15.0
+_MOST_TURNS = 64  # side by side
+_BATCHES_AT_ONCE = 20  # before a spike's turn ends with a publication
+_LONGEST_DELAY = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A run ends after `idle` without work, and at `longest` in any case; it looks every `poll_seconds`."""
+
+    idle: timedelta = timedelta(seconds=60)
+    longest: timedelta = timedelta(minutes=10)
+    poll_seconds: float = 0.5
+    report_every: timedelta = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A spike whose turn failed. `final` says that this run does not try it again."""
+
+    spike: str
+    message: str
+    final: bool
+
+
+def needs_appender(ledger: Ledger) -> str | None:
+    """Why an appender run is to be started, or None: the ledger is asked, never the status of runs."""
+    if ledger.lease_state(APPENDER_LEASE)[1]:
+        return None
+    waiting = [b.spike for b in ledger.backlog() if b.free and not b.blocked]
+    behind = [d.name for d in ledger.datasets() if d.reported < d.sequence]
+    if waiting:
+        return f"batches wait: {', '.join(waiting)}"
+    return f"commits to publish: {', '.join(behind)}" if behind else None
+
+
+@dataclass(slots=True)
+class _Turns:
+    """The spikes at work now, and those that wait after a failure."""
+
+    running: dict[str, Future[None]] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    not_before: dict[str, datetime] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
+
+    def may_start(self, spike: str, now: datetime) -> bool:
+        waits = spike in self.not_before and now < self.not_before[spike]
+        return not (waits or spike in self.running or spike in self.given_up)
+
+    def succeeded(self, spike: str) -> None:
+        self.failures.pop(spike, None)
+        self.not_before.pop(spike, None)
+
+    def failed(self, spike: str, now: datetime) -> None:
+        """1 s, 2 s, 4 s … 30 s until the next try."""
+        count = self.failures[spike] = self.failures.get(spike, 0) + 1
+        self.not_before[spike] = now + min(timedelta(seconds=2 ** min(count - 1, 10)), _LONGEST_DELAY)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """One run. `holder` names it in the leases it takes."""
+
+    ledger: Ledger
+    promoter: Promoter
+    publisher: Publisher
+    spikes: Mapping[str, Spike]
+    clock: Clock
+    terms: Terms
+    holder: str
+    _turns: _Turns = field(default_factory=_Turns)
+
+    def run(self) -> Iterator[HourReport | Trouble]:
+        """Work until idle or out of time, and say what became visible and what went wrong. A report
+        counts as delivered once the next item is asked for. Errors: `Transient` when the ledger itself
+        does not answer, `LeaseLost` when this run was thought dead and another one works."""
+        lease = self.ledger.acquire(APPENDER_LEASE, self.holder, _LEASE_SECONDS)
+        if lease is None:
+            log.info("another appender run is at work")
+            return
+        with released(self.ledger, lease), self._pool() as pool:
+            yield from self._loop(pool, lease)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """A thread for each spike: one whose store hangs takes nobody else's (I11)."""
+        return ThreadPoolExecutor(max(1, min(len(self.spikes), _MOST_TURNS)), thread_name_prefix="promote")
+
+    def _loop(self, pool: ThreadPoolExecutor, lease: Lease) -> Iterator[HourReport | Trouble]:
+        started = last_work = last_report = self.clock.now()
+        while True:
+            now = self.clock.now()
+            self.ledger.renew(lease, _LEASE_SECONDS)
+            yield from self._ended(now)
+            out_of_time = now - started >= self.terms.longest
+            if not out_of_time and self._start_turns(pool, now):
+                last_work = now
+            if now - last_report >= self.terms.report_every:
+                yield from self._report()
+                last_report = now
+            if not self._turns.running and (out_of_time or now - last_work >= self.terms.idle):
+                break
+            self._pause()
+        yield from self._report()
+
+    def _pause(self) -> None:
+        running = self._turns.running.values()
+        if running:
+            wait(running, timeout=self.terms.poll_seconds, return_when=FIRST_COMPLETED)
+        else:
+            Event().wait(self.terms.poll_seconds)
+
+    def _start_turns(self, pool: ThreadPoolExecutor, now: datetime) -> int:
+        """One turn for each spike with work; answers how many were started."""
+        due = [name for name in self._work() if self._turns.may_start(name, now)]
+        for name in due:
+            self._turns.running[name] = pool.submit(self._turn, name)
+        return len(due)
+
+    def _work(self) -> tuple[str, ...]:
+        """Spikes with a batch to commit, a commit to publish, or both; the longest waiting first."""
+        waiting = [b.spike for b in self.ledger.backlog() if not b.blocked]
+        behind = [d.spike for d in self.ledger.datasets() if d.published < d.sequence]
+        return tuple(dict.fromkeys(waiting + behind))
+
+    def _turn(self, name: str) -> None:
+        if name not in self.spikes:
+            raise InvalidSpec(f"batches of {name} wait, and no application file describes it any more")
+        spike = self.spikes[name]
+        self.promoter.promote(spike, limit=_BATCHES_AT_ONCE)
+        state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
+        if state.published < state.sequence:
+            self.publisher.publish(spike, state)
+        self.publisher.clean(spike)
+
+    def _ended(self, now: datetime) -> Iterator[Trouble]:
+        """Trouble of the turns that are over. What is neither `Transient` nor `Conflict` is not retried
+        by this run: it would only happen again."""
+        for name in [n for n, turn in self._turns.running.items() if turn.done()]:
+            error = self._turns.running.pop(name).exception()
+            if error is None:
+                self._turns.succeeded(name)
+                continue
+            self._turns.failed(name, now)
+            log.error("%s: %s", name, error, exc_info=error)
+            final = not isinstance(error, Transient | Conflict)
+            if final:
+                self._turns.given_up.add(name)
+            yield Trouble(name, f"{type(error).__name__}: {error}", final)
+
+    def _report(self) -> Iterator[HourReport]:
+        for state in self.ledger.datasets():
+            if state.reported < state.published:
+                reports = self.ledger.unreported(state.name)
+                yield from reports
+                told = max([state.published, *(report.sequence for report in reports)])
+                self.ledger.mark_reported(state.name, told)

@@ -1,0 +1,190 @@
+"""Promotion: staged batches become final files and committed offsets, in order, a transaction each."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState
+from spike_pipelines.domain.errors import (
+    AlreadyExists,
+    Conflict,
+    LeaseLost,
+    NotParquet,
+    ObjectMissing,
+    SourceChanged,
+    Transient,
+)
+from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.promotion import LedgerFile, conservation_problem, plan_intents
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Ledger, ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
+
+BATCH_METADATA = "spike-batch"
+ETAG_METADATA = "spike-source-etag"
+_CHUNK = 32  # files between two looks at the lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """A lease lasts `seconds`; after a kill others wait as long, so it is short and renewed often."""
+
+    holder: str
+    seconds: float = 15.0
+
+
+class NotOurs(Conflict):
+    """An object at a final key was not made from this batch's file."""
+
+    code = "not_ours"
+
+
+@dataclass(frozen=True, slots=True)
+class Promoter:
+    """Promotes one spike. `pool` runs requests to the object store side by side."""
+
+    ledger: Ledger
+    store: ObjectStore
+    pool: Executor
+    terms: LeaseTerms
+
+    def promote(self, spike: Spike, *, limit: int) -> tuple[Batch, ...]:
+        """Commit up to `limit` waiting batches of the spike, oldest first, and stop at a held one.
+
+        Answers what was committed; nothing if somebody else has the lease. Errors: `LeaseLost`,
+        `Transient`. After either, what was begun is finished by the next call.
+        """
+        lease = self.ledger.acquire(lease_name(spike.name), self.terms.holder, self.terms.seconds)
+        if lease is None:
+            return ()
+        committed: list[Batch] = []
+        with released(self.ledger, lease):
+            while len(committed) < limit:
+                lease = self.ledger.renew(lease, self.terms.seconds)
+                batch = self._next(spike, lease)
+                if batch is None or not (done := self._promote_one(spike, batch, lease)):
+                    break
+                committed.append(done)
+        return tuple(committed)
+
+    def _next(self, spike: Spike, lease: Lease) -> Batch | None:
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            batch = tx.next_batch(spike.name, LIVE_LANE)
+        return None if batch is None or batch.state is BatchState.HELD else batch
+
+    def _promote_one(self, spike: Spike, batch: Batch, lease: Lease) -> Batch | None:
+        """Commit one batch, or hold it with the reason."""
+        try:
+            batch, files = self._intend(spike, batch, lease)
+            etags = self._copy_all(spike, files, lease)
+        except (NotConserved, NotOurs, ObjectMissing, SourceChanged, NotParquet) as problem:
+            self._hold(batch, lease, str(problem))
+            return None
+        self._commit(spike, batch, etags, lease)
+        return batch
+
+    def _intend(self, spike: Spike, batch: Batch, lease: Lease) -> tuple[Batch, tuple[LedgerFile, ...]]:
+        """Check the batch against its files and write the final keys down, unless that was done before."""
+        with self.ledger.begin() as tx:
+            files = tx.files(batch.number)
+        if batch.state is BatchState.INTENDED:
+            return batch, files
+        rows = self._count_rows(spike, files, lease)
+        if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
+            raise NotConserved(problem)
+        intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
+            tx.intend(intents)
+            files = tx.files(batch.number)
+        return replace(batch, state=BatchState.INTENDED), files
+
+    def _count_rows(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, int]:
+        """Rows by file id, from the footers."""
+
+        def count(file: LedgerFile) -> tuple[int, int]:
+            footer = self.store.footer(spike.staging.bucket, file.staging_key, size=file.size)
+            return file.id, footer.rows
+
+        return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(count, chunk))
+
+    def _copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
+        """Final etags by file id."""
+        etags: dict[int, str] = {}
+        for chunk in self._chunks(files, lease):
+            copied = self.pool.map(partial(self._copy, spike), chunk)
+            etags.update((file.id, info.etag) for file, info in zip(chunk, copied, strict=True))
+        return etags
+
+    def _chunks(self, files: Iterable[LedgerFile], lease: Lease) -> Iterator[list[LedgerFile]]:
+        """The files, some at a time; before each the lease is renewed, however many there are."""
+        waiting = iter(files)
+        while chunk := list(islice(waiting, _CHUNK)):
+            self.ledger.renew(lease, self.terms.seconds)
+            yield chunk
+
+    def _copy(self, spike: Spike, file: LedgerFile) -> ObjectInfo:
+        """Copy one file to its final key. An object that is there already is asked whose it is."""
+        assert file.final_key is not None
+        metadata = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
+        try:
+            return self.store.copy(
+                spike.final.bucket,
+                file.staging_key,
+                file.final_key,
+                source_etag=file.staging_etag,
+                metadata=metadata,
+            )
+        except AlreadyExists:
+            found = self.store.head(spike.final.bucket, file.final_key)
+            if found is None or found.size != file.size or not metadata.items() <= found.metadata.items():
+                raise NotOurs(
+                    f"s3://{spike.final.bucket}/{file.final_key} was not made by this batch"
+                ) from None
+            return found
+
+    def _commit(self, spike: Spike, batch: Batch, etags: Mapping[int, str], lease: Lease) -> None:
+        """The one commit point (I3). If its outcome is unknown, the next run reads the state back."""
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            tx.set_state(batch.number, BatchState.INTENDED, BatchState.COMMITTED)
+            tx.advance_committed(spike.name, batch.lane, batch.ranges)
+            sequence = tx.commit_files(spike.dataset.name, batch.number, etags)
+        log.info("%s: batch %d committed as %s #%d", spike.name, batch.number, spike.dataset.name, sequence)
+
+    def _hold(self, batch: Batch, lease: Lease, reason: str) -> None:
+        log.error("%s: batch %d is held: %s", batch.spike, batch.number, reason)
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            tx.set_state(batch.number, batch.state, BatchState.HELD, reason=reason)
+
+
+class NotConserved(Conflict):
+    """Counts do not agree (I8); the batch waits for a person."""
+
+    code = "not_conserved"
+
+
+@contextmanager
+def released(ledger: Ledger, lease: Lease) -> Iterator[None]:
+    """Give the lease back at the end, also after an error, which stays the one that is raised."""
+    try:
+        yield
+    except BaseException:
+        try:
+            ledger.release(lease)
+        except (LeaseLost, Transient) as error:
+            log.warning("lease %s is left to expire: %s", lease.resource, error)
+        raise
+    ledger.release(lease)
+
+
+def lease_name(spike: str) -> str:
+    return f"promote:{spike}"

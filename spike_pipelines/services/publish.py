@@ -1,0 +1,53 @@
+"""Publication: a dataset's Iceberg tables follow the ledger. A projection, safe to repeat."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.promotion import LedgerFile, publication
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile, ObjectStore
+
+_CLEAN_AT_ONCE = 200  # batches
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    ledger: Ledger
+    catalog: Catalog
+    store: ObjectStore
+
+    def publish(self, spike: Spike, state: DatasetState) -> None:
+        """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `Transient`."""
+        for kind, table in tables(spike).items():
+            self.catalog.ensure_table(table, spike, dead_letters=kind is FileKind.DEAD_LETTER)
+            current = self.catalog.sequence(table)
+            changed = self.ledger.changed_files(
+                spike.dataset.name, kind, current=current, target=state.sequence
+            )
+            plan = publication(changed, current=current, target=state.sequence)
+            if plan.add or plan.remove:
+                self.catalog.publish(
+                    table,
+                    sequence=plan.sequence,
+                    add=[_live(spike, f) for f in plan.add],
+                    remove=[_live(spike, f) for f in plan.remove],
+                    base=current,
+                )
+        self.ledger.mark_published(spike.dataset.name, state.sequence)
+
+    def clean(self, spike: Spike) -> int:
+        """Delete the staged objects of published batches (I9); answers how many batches."""
+        ready = self.ledger.cleanable(spike.name, _CLEAN_AT_ONCE)
+        self.store.delete(spike.staging.bucket, [key for keys in ready.values() for key in keys])
+        if ready:
+            self.ledger.mark_cleaned(ready)
+        return len(ready)
+
+
+def tables(spike: Spike) -> Mapping[FileKind, str]:
+    return {FileKind.FINAL: spike.dataset.name, FileKind.DEAD_LETTER: spike.dataset.dead_letters}
+
+
+def _live(spike: Spike, file: LedgerFile) -> LiveFile:
+    return LiveFile(f"s3://{spike.final.bucket}/{file.final_key}", file.rows, file.size, file.hour)

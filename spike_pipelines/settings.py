@@ -1,0 +1,48 @@
+"""Where the parts of the platform are, from the environment: the same names on a laptop and in a pod."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from spike_pipelines.domain.errors import InvalidSpec
+
+
+class Settings(BaseModel):
+    """Each field is read from `SPIKE_<FIELD>`; see `spike env` for the embedded stack's values.
+
+    `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`). Without
+    `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
+    `state_dir` belongs to the embedded stack: processes, logs, secrets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ledger_url: SecretStr | None = None
+    catalog_url: SecretStr | None = None
+    kafka_bootstrap: str | None = None
+    s3_endpoint: str | None = None
+    appender_url: str | None = None
+    warehouse: str = "s3://spike-lake/warehouse"
+    applications_dir: Path = Path("deployments/applications")
+    state_dir: Path = Path(".spike")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        env = os.environ if env is None else env
+        found = {name: env[key] for name in cls.model_fields if (key := f"SPIKE_{name.upper()}") in env}
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            raise InvalidSpec(f"environment: {error}") from error
+
+    def require(self, name: str) -> str:
+        """The setting's plain value, or an error that says how to set it."""
+        value = getattr(self, name)
+        if value is None:
+            raise InvalidSpec(
+                f"SPIKE_{name.upper()} is not set: run `eval $(spike env)` beside a running `spike up`, "
+                "or set it to your own server"
+            )
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

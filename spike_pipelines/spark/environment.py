@@ -1,0 +1,47 @@
+"""What a driver process is told by its environment: the same names on a laptop and in a pod."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from spike_pipelines.domain.errors import InvalidSpec
+
+
+class Environment(BaseModel):
+    """Each field is `SPIKE_<FIELD>`. `driver_id` names this process for ever, `token` is the spike's own.
+
+    `spark_jars` is a folder of connector jars, or a comma-separated list of jars; `spark_master` is
+    `local[driver.cores]` if not given. Started by spark-submit, Spark's own configuration counts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver_id: str
+    token: SecretStr
+    appender_url: str
+    kafka_bootstrap: str
+    s3_endpoint: str | None = None
+    spark_jars: str | None = None
+    spark_master: str | None = None
+    spark_event_log: str | None = None  # where event logs go; none are written without it
+    state_dir: Path = Path(".spike")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Environment":
+        env = os.environ if env is None else env
+        found = {name: env[key] for name in cls.model_fields if (key := f"SPIKE_{name.upper()}") in env}
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            fields = ", ".join(f"SPIKE_{str(e['loc'][0]).upper()} ({e['msg']})" for e in error.errors())
+            raise InvalidSpec(f"environment of the driver: {fields}. `spike up` sets these") from error
+
+    def jars(self) -> tuple[str, ...]:
+        if not self.spark_jars:
+            return ()
+        folder = Path(self.spark_jars)
+        if folder.is_dir():
+            return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
+        return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())

@@ -1,0 +1,140 @@
+"""Which parts a stack has, with which settings: from the state folder, the application files and options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.stack.jars import spark_jars
+from spike_pipelines.stack.java import find_java
+from spike_pipelines.stack.part import Part
+from spike_pipelines.stack.parts.appender import Appender
+from spike_pipelines.stack.parts.dagster import Dagster
+from spike_pipelines.stack.parts.kafka import PORTS as KAFKA_PORTS
+from spike_pipelines.stack.parts.kafka import Kafka
+from spike_pipelines.stack.parts.postgres import Postgres
+from spike_pipelines.stack.parts.producer import Producer
+from spike_pipelines.stack.parts.s3 import PORTS as S3_PORTS
+from spike_pipelines.stack.parts.s3 import REGION, S3, S3Ports
+from spike_pipelines.stack.ports import remembered
+from spike_pipelines.stack.state import StateDir
+
+LAKE = "spike-lake"
+DAGSTER_BUCKET = "spike-dagster"
+PARTITIONS = 2
+PORTS = ("postgres", *S3_PORTS, *KAFKA_PORTS, "appender", "dagster", "dagster.code")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `spike up` was asked for. `only` limits the parts to these, for tests; empty: all."""
+
+    applications: Path
+    rate: float = 100.0
+    seed: int = 1
+    records: int | None = None
+    producer: bool = True
+    drivers: bool = True
+    only: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    state_dir: StateDir
+    spikes: Sequence[Spike]
+    options: Options
+    ports: Mapping[str, int]
+
+    @classmethod
+    def of(cls, state_dir: StateDir, spikes: Sequence[Spike], options: Options) -> "Assembly":
+        """Chooses ports where none are remembered yet."""
+        return cls(state_dir, spikes, options, remembered(state_dir.ports, PORTS))
+
+    def parts(self) -> tuple[Part, ...]:
+        """In the order in which they are started; ended in reverse. Java and jars are fetched first, where
+        they are missing. Raises `InvalidSpec` for an unknown name in `only`."""
+        env = self.environment()
+        cwd = Path.cwd()
+        parts = (
+            self.kafka.part(),  # the slowest to start
+            self.postgres.part(),
+            self.s3.part(),
+            Appender(self.ports["appender"], self.postgres.url("ledger"), self.tokens(), env, cwd).part(),
+            *((self._producer(env, cwd),) if self.options.producer else ()),
+            *Dagster(
+                self.state_dir.dagster_home, self.ports["dagster"], self.ports["dagster.code"], env, cwd
+            ).parts(),
+        )
+        return self._chosen(parts)
+
+    def environment(self) -> dict[str, str]:
+        """What parts, drivers and a user's shell (`spike env`) are told. Holds secrets."""
+        return {
+            "SPIKE_LEDGER_URL": self.postgres.url("ledger"),
+            "SPIKE_CATALOG_URL": self.postgres.url("iceberg"),
+            "SPIKE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "SPIKE_S3_ENDPOINT": self.s3.endpoint,
+            "SPIKE_APPENDER_URL": f"http://127.0.0.1:{self.ports['appender']}",
+            "SPIKE_WAREHOUSE": f"s3://{LAKE}/warehouse",
+            "SPIKE_APPLICATIONS_DIR": str(self.options.applications.resolve()),
+            "SPIKE_STATE_DIR": str(self.state_dir.root),
+            "SPIKE_SPARK_JARS": str(spark_jars()[0].parent),
+            "JAVA_HOME": str(find_java()),
+            "AWS_ACCESS_KEY_ID": self.s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.s3.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL_S3": self.s3.endpoint,
+            "DAGSTER_HOME": str(self.state_dir.dagster_home),
+            "DAGSTER_POSTGRES_URL": self.postgres.url("dagster").replace("+psycopg2", ""),
+            "DAGSTER_COMPUTE_LOGS_BUCKET": DAGSTER_BUCKET,
+            "DAGSTER_COMPUTE_LOGS_DIR": str(self.state_dir.dagster_home / "compute-logs"),
+            "DAGSTER_S3_ENDPOINT": self.s3.endpoint,
+        }
+
+    def tokens(self) -> dict[str, str]:
+        return {spike.name: self.state_dir.token(spike.name) for spike in self.spikes}
+
+    @property
+    def dagster_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['dagster']}"
+
+    @property
+    def postgres(self) -> Postgres:
+        password = self.state_dir.secret("postgres-password")
+        return Postgres(self.state_dir.data / "postgres", self.ports["postgres"], password)
+
+    @property
+    def s3(self) -> S3:
+        buckets = {LAKE, DAGSTER_BUCKET}
+        buckets |= {place.bucket for spike in self.spikes for place in (spike.staging, spike.final)}
+        return S3(
+            data=self.state_dir.data / "s3",
+            ports=S3Ports.of(self.ports),
+            access_key=self.state_dir.secret("s3-access-key"),
+            secret_key=self.state_dir.secret("s3-secret-key"),
+            buckets=tuple(sorted(buckets)),
+        )
+
+    @property
+    def kafka(self) -> Kafka:
+        return Kafka(
+            data=self.state_dir.data / "kafka",
+            port=self.ports["kafka"],
+            controller_port=self.ports["kafka.controller"],
+            topics={spike.topic: PARTITIONS for spike in self.spikes},
+        )
+
+    def _producer(self, env: Mapping[str, str], cwd: Path) -> Part:
+        acks = self.state_dir.data / "produced.txt"
+        return Producer(self.options.rate, self.options.seed, self.options.records, acks, env, cwd).part()
+
+    def _chosen(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        only = self.options.only
+        names = {part.name for part in parts}
+        if unknown := set(only) - names:
+            raise InvalidSpec(
+                f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(sorted(names))}"
+            )
+        return tuple(part for part in parts if not only or part.name in only)

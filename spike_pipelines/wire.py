@@ -1,0 +1,231 @@
+"""The appender API's JSON, version 1: one definition for the server, the driver and the OpenAPI page.
+
+Everything that comes in from outside is bounded and refuses unknown fields.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    StringConstraints,
+    model_validator,
+)
+
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.offsets import OffsetRange, Partition
+
+MAX_FILES = 10_000
+MAX_PARTITIONS = 10_000
+MAX_HOURS = 10_000
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_COUNT = 2**62
+
+# One line without control characters: names are printed, logged, and kept where NUL cannot be.
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Offset = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Epoch = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+PartitionIndex = Annotated[int, Field(ge=0, lt=2**31)]
+
+ErrorCode = Literal[
+    "held", "fenced", "gap", "overlap", "topic_changed", "lost", "topic_missing", "too_many_staged",
+    "invalid", "unauthorized", "unknown_spike", "too_large", "unavailable", "conflict",
+]  # fmt: skip
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Error(Message):
+    """Every answer that is not a success. `field` is a JSON path where one field is to blame."""
+
+    code: ErrorCode
+    message: str
+    field: str | None = None
+
+
+class ErrorBody(Message):
+    error: Error
+
+
+class PartitionOffset(Message):
+    """The next offset to read of one partition."""
+
+    topic: Text
+    topic_id: Text
+    partition: PartitionIndex
+    offset: Offset
+
+    def as_partition(self) -> Partition:
+        return Partition(self.topic, self.topic_id, self.partition)
+
+
+class OpenEpoch(Message):
+    """`driver` names one process for ever (pod UID, or host+pid+start). `after` is the epoch this driver
+    already has and gives up (a resync), or null: so a repeated request is told from a new one."""
+
+    driver: Text
+    after: Epoch | None = None
+    application_version: Text = "unknown"
+
+
+class EpochGrant(Message):
+    """`staging_prefix` is the S3 key prefix (with a slash at its end) under which alone this epoch writes;
+    keys of files are relative to it. `offsets` has every current partition of the topic."""
+
+    epoch: Epoch
+    nonce: Text
+    staging_prefix: Text
+    offsets: list[PartitionOffset]
+    heartbeat_seconds: float
+    idle_seconds: float
+
+
+class Token(Message):
+    """What fences (I6): an epoch's number together with its random nonce."""
+
+    epoch: Epoch
+    nonce: Text
+
+
+class Range(Message):
+    topic: Text
+    topic_id: Text
+    partition: PartitionIndex
+    start: Offset
+    end: Offset
+
+    @model_validator(mode="after")
+    def _is_not_negative(self) -> Self:
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} is below start {self.start}")
+        return self
+
+    def as_range(self) -> OffsetRange:
+        return OffsetRange(Partition(self.topic, self.topic_id, self.partition), self.start, self.end)
+
+    @classmethod
+    def of(cls, r: OffsetRange) -> "Range":
+        p = r.partition
+        return cls(topic=p.topic, topic_id=p.topic_id, partition=p.index, start=r.start, end=r.end)
+
+
+class File(Message):
+    key: Annotated[str, StringConstraints(min_length=1, max_length=900)]
+    kind: FileKind
+    hour: AwareDatetime
+    rows: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    size: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    etag: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9\-]+$")]
+
+
+class Hour(Message):
+    """Counts of the records routed to one UTC hour."""
+
+    hour: AwareDatetime
+    final: Count
+    dead_letter: Count
+    filtered: Count
+
+
+class PostBatch(Token):
+    ranges: Annotated[list[Range], Field(min_length=1, max_length=MAX_PARTITIONS)]
+    files: Annotated[list[File], Field(max_length=MAX_FILES)]
+    read: Count
+    hours: Annotated[list[Hour], Field(max_length=MAX_HOURS)]
+    application_version: Text = "unknown"
+
+    def as_batch(self) -> NewBatch:
+        return NewBatch(
+            ranges=tuple(r.as_range() for r in self.ranges),
+            files=tuple(StagedFile(f.key, f.kind, f.hour, f.rows, f.size, f.etag) for f in self.files),
+            read=self.read,
+            hours=tuple(HourCounts(h.hour, h.final, h.dead_letter, h.filtered) for h in self.hours),
+            application_version=self.application_version,
+        )
+
+    @classmethod
+    def of(cls, batch: NewBatch, *, epoch: int, nonce: str) -> "PostBatch":
+        return cls(
+            epoch=epoch,
+            nonce=nonce,
+            ranges=[Range.of(r) for r in batch.ranges],
+            files=[
+                File(key=f.key, kind=f.kind, hour=f.hour, rows=f.rows, size=f.size, etag=f.etag)
+                for f in batch.files
+            ],
+            read=batch.read,
+            hours=[
+                Hour(hour=h.hour, final=h.final, dead_letter=h.dead_letter, filtered=h.filtered)
+                for h in batch.hours
+            ],
+            application_version=batch.application_version,
+        )
+
+
+class BatchAccepted(Message):
+    number: int
+    state: str
+
+
+Phase = Literal["starting", "reading", "staging", "posting", "waiting", "retrying", "stopping"]
+
+
+def _without_nul(text: str) -> str:
+    """An error's words are worth keeping whatever bytes they quote; PostgreSQL keeps all but NUL."""
+    return text.replace("\x00", "\ufffd")
+
+
+class Heartbeat(Token):
+    """`waiting` is waiting for the appender (backpressure): never a reason to restart the driver.
+    `problem` is what the driver would tell a person, while something outside does not work."""
+
+    phase: Phase
+    read_offsets: Annotated[list[PartitionOffset], Field(max_length=MAX_PARTITIONS)] = []
+    batch_started_at: AwareDatetime | None = None
+    problem: Annotated[str, StringConstraints(max_length=2000), AfterValidator(_without_nul)] | None = None
+
+
+class Ok(Message):
+    ok: Literal[True] = True
+
+
+class Health(Ok):
+    """`up_seconds`: how long this server has been answering."""
+
+    up_seconds: float
+
+
+class SpikeStatus(Message):
+    """`GET /v1/spikes/{name}`."""
+
+    name: str
+    epoch: NonNegativeInt
+    driver: str | None
+    phase: str | None
+    problem: str | None
+    heartbeat_at: datetime | None
+    staged: list[PartitionOffset]
+    committed: list[PartitionOffset]
+    unfinished_batches: NonNegativeInt
+
+
+class BatchStatus(Message):
+    number: int
+    epoch: int
+    state: str
+    ranges: list[Range]
+    read: Count
+    final: Count
+    dead_letter: Count
+    filtered: Count
+    staged_at: datetime
+    committed_at: datetime | None
+    held_reason: str | None

@@ -1,0 +1,213 @@
+"""What every object store does: the one in memory, and S3 (SeaweedFS here)."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spike_pipelines.adapters.memory_store import MemoryObjectStore
+from spike_pipelines.adapters.s3 import S3ObjectStore
+from spike_pipelines.domain.errors import (
+    AlreadyExists,
+    NotParquet,
+    ObjectMissing,
+    SourceChanged,
+    Transient,
+)
+from spike_pipelines.ports import ObjectStore
+
+BUCKET = "spike-lake"
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A store, and a prefix of its own for each test."""
+
+    store: ObjectStore
+    prefix: str
+
+    def key(self, name):
+        return f"{self.prefix}/{name}"
+
+    def put(self, name, body=b"body"):
+        return self.store.put(BUCKET, self.key(name), body)
+
+    def copy(self, source, target, etag, **metadata):
+        return self.store.copy(
+            BUCKET, self.key(source), self.key(target), source_etag=etag, metadata=metadata
+        )
+
+    def footer(self, name, size):
+        return self.store.footer(BUCKET, self.key(name), size=size)
+
+    def names(self, prefix=""):
+        return [o.key.removeprefix(f"{self.prefix}/") for o in self.store.list(BUCKET, self.key(prefix))]
+
+
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.real)])
+def bench(request):
+    if request.param == "memory":
+        store = MemoryObjectStore(BUCKET)
+    else:
+        client = request.getfixturevalue("s3").client()
+        store = S3ObjectStore(client, max_copy=6 * MIB, part=5 * MIB)
+    return Bench(store, f"contract/{uuid4().hex}")
+
+
+def parquet(rows, columns=1):
+    body = io.BytesIO()
+    pq.write_table(pa.table({f"column_{i}": list(range(rows)) for i in range(columns)}), body)
+    return body.getvalue()
+
+
+def test_head_of_an_object_that_is_not_there_is_none(bench):
+    assert bench.store.head(BUCKET, bench.key("nothing")) is None
+
+
+def test_head_tells_size_and_etag_of_what_was_put(bench):
+    put = bench.put("a", b"12345")
+    head = bench.store.head(BUCKET, bench.key("a"))
+    assert head == put
+    assert (head.size, '"' in head.etag) == (5, False)
+
+
+def test_copy_keeps_the_bytes_and_replaces_the_metadata(bench):
+    source = bench.put("a", b"12345")
+    copied = bench.copy("a", "b", source.etag, **{"spike-batch": "7"})
+    assert bench.store.head(BUCKET, bench.key("b")) == copied
+    assert (copied.size, copied.metadata) == (5, {"spike-batch": "7"})
+
+
+def test_copy_never_overwrites(bench):
+    first, second = bench.put("a", b"first"), bench.put("b", b"second")
+    bench.copy("a", "target", first.etag, whose="first")
+    with pytest.raises(AlreadyExists, match="target"):
+        bench.copy("b", "target", second.etag, whose="second")
+    assert bench.store.head(BUCKET, bench.key("target")).metadata == {"whose": "first"}
+
+
+def test_copy_of_a_changed_source_is_refused_and_leaves_nothing(bench):
+    old = bench.put("a", b"old")
+    bench.put("a", b"new")
+    with pytest.raises(SourceChanged, match=old.etag):
+        bench.copy("a", "b", old.etag)
+    assert bench.names() == ["a"]
+
+
+def test_a_changed_source_is_told_even_where_the_target_is_there(bench):
+    bench.put("a", b"new")
+    bench.put("b", b"there")
+    with pytest.raises(SourceChanged):
+        bench.copy("a", "b", "0" * 32)
+
+
+def test_copy_of_a_missing_source_says_which(bench):
+    with pytest.raises(ObjectMissing, match="gone"):
+        bench.copy("gone", "b", "0" * 32)
+
+
+def test_of_many_copies_to_one_key_at_once_exactly_one_wins(bench):
+    source = bench.put("a")
+
+    def attempt(number):
+        try:
+            return bench.copy("a", "b", source.etag, number=str(number)).metadata["number"]
+        except AlreadyExists:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [n for n in pool.map(attempt, range(8)) if n is not None]
+    assert winners == [bench.store.head(BUCKET, bench.key("b")).metadata["number"]]
+
+
+def test_a_large_object_is_copied_whole_and_never_over_another(bench):
+    source = bench.put("large", b"0123456789abcdef" * (7 * MIB // 16))
+    copied = bench.copy("large", "copy", source.etag, spike="x")
+    assert (copied.size, copied.metadata) == (7 * MIB, {"spike": "x"})
+    assert bench.store.head(BUCKET, bench.key("copy")) == copied
+    with pytest.raises(AlreadyExists):
+        bench.copy("large", "copy", source.etag)
+    with pytest.raises(SourceChanged):
+        bench.copy("large", "other", "0" * 32)
+    assert bench.names() == ["copy", "large"]
+
+
+def test_footer_counts_rows(bench):
+    body = parquet(rows=321)
+    bench.put("f", body)
+    assert bench.footer("f", len(body)).rows == 321
+
+
+def test_footer_larger_than_one_read_is_read_whole(bench):
+    body = parquet(rows=2, columns=2_000)
+    assert len(body) > 128 * 1024
+    bench.put("f", body)
+    assert bench.footer("f", len(body)).rows == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"PAR1",
+        b"not parquet at all, but long enough for a trailer",
+        parquet(5)[:-3],
+        b"PAR1" + b"\xff\xff\xff\x7fPAR1",
+        b"PAR1" + b"\x00" * 40 + b"\x28\x00\x00\x00PAR1",
+    ],
+    ids=["empty", "magic only", "text", "cut off", "footer too long", "footer of zeros"],
+)
+def test_a_broken_file_is_not_parquet(bench, body):
+    bench.put("f", body)
+    with pytest.raises(NotParquet, match="f"):
+        bench.footer("f", len(body))
+
+
+@pytest.mark.parametrize("difference", [-1, 1, 1_000_000])
+def test_footer_of_a_file_with_another_size_is_a_changed_source(bench, difference):
+    body = parquet(5)
+    bench.put("f", body)
+    with pytest.raises(SourceChanged):
+        bench.footer("f", len(body) + difference)
+
+
+def test_footer_of_a_missing_file_says_which(bench):
+    with pytest.raises(ObjectMissing, match="gone"):
+        bench.footer("gone", 100)
+
+
+def test_list_finds_exactly_the_prefix_on_every_page(bench):
+    names = [f"a/{number:04d}" for number in range(1_005)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(bench.put, [*names, "b/0"]))
+    assert bench.names("a/") == names
+
+
+def test_deleting_twice_is_deleting_once(bench):
+    bench.put("a")
+    bench.put("b")
+    keys = [bench.key("a"), bench.key("never there")]
+    bench.store.delete(BUCKET, keys)
+    bench.store.delete(BUCKET, keys)
+    bench.store.delete(BUCKET, [])
+    assert bench.names() == ["b"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.head("no-such-bucket", "a"),
+        lambda store: store.footer("no-such-bucket", "a", size=100),
+        lambda store: list(store.list("no-such-bucket", "")),
+        lambda store: store.copy("no-such-bucket", "a", "b", source_etag="0", metadata={}),
+    ],
+    ids=["head", "footer", "list", "copy"],
+)
+def test_a_missing_bucket_is_worth_waiting_for_and_named(bench, ask):
+    with pytest.raises(Transient, match="no-such-bucket"):
+        ask(bench.store)

@@ -1,0 +1,264 @@
+"""`spike audit`: a good run is clean, and each breach turns its own invariant red."""
+
+import io
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from builders import BUCKET, HOUR, parquet
+
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.ports import LiveFile
+from spike_pipelines.services.audit import Auditor
+from spike_pipelines.services.deep_audit import DeepAuditor
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def ran(world):
+    """Three batches published, one more waits; a second spike beside."""
+    driver = world.driver(world.spike())
+    for _ in range(3):
+        driver.stage()
+    world.settle(driver.spike)
+    driver.stage()
+    other = world.driver(world.spike("session"))
+    other.stage()
+    world.settle(other.spike)
+    return world
+
+
+def red(world):
+    return {invariant for invariant, finding in world.audit().items() if not finding.ok}
+
+
+def live(world):
+    return world.keys("final/payouts/")[0]
+
+
+def test_a_good_run_is_clean_and_every_finding_has_a_figure(ran):
+    findings = ran.audit()
+    assert [*findings] == ["I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I10"]
+    assert all(f.ok and f.figure and not f.breaches for f in findings.values())
+    assert findings["I8"].figure == "24 = 16 + 4 + 4"
+    assert findings["I5"].figure.startswith("6 offsets staged")
+
+
+def test_an_empty_platform_is_clean(world):
+    world.spike()
+    assert red(world) == set()
+
+
+def delete_live(world):
+    world.store.delete(BUCKET, [live(world)])
+
+
+def overwrite_live(world):
+    world.store.put(BUCKET, live(world), parquet(5))
+
+
+def add_stranger(world):
+    world.store.put(BUCKET, "final/payouts/hour=2026-11-22T21/stranger.parquet", parquet(2))
+
+
+def add_dead_stranger(world):
+    world.store.put(BUCKET, "final/payouts_dead_letters/stranger", b"")
+
+
+def delete_staged(world):
+    world.store.delete(BUCKET, [world.keys("staging/")[0]])
+
+
+def table_lost_a_file(world):
+    files = world.catalog._tables["payouts"].files
+    del files[next(iter(files))]
+
+
+def table_has_a_stranger(world):
+    stranger = LiveFile("s3://lake/final/payouts/stranger", 1, 1, HOUR)
+    world.catalog._tables["payouts"].files[stranger.uri] = stranger
+
+
+def table_went_back(world):
+    world.catalog._tables["payouts"].sequence = 1
+    files = world.catalog._tables["payouts"].files
+    for uri in list(files)[2:]:
+        del files[uri]
+
+
+def table_was_dropped(world):
+    del world.catalog._tables["payouts"]
+
+
+def topic_made_again(world):
+    world.broker.delete("payouts-topic")
+    world.broker.create("payouts-topic")
+
+
+def topic_deleted(world):
+    world.broker.delete("payouts-topic")
+
+
+def next_record_deleted(world):
+    world.broker.delete_records("payouts-topic", 0, before=25)
+
+
+FIRST = "(SELECT min(number) FROM batches WHERE spike = 'payouts')"
+SECOND = "(SELECT min(number) + 1 FROM batches WHERE spike = 'payouts')"
+THIRD = "(SELECT min(number) + 2 FROM batches WHERE spike = 'payouts')"
+
+
+def sql(*statements):
+    def alter(world):
+        for statement in statements:
+            world.execute(statement)
+
+    return alter
+
+
+BREACHES = {
+    "a live object is deleted": (delete_live, {"I4"}),
+    "a live object is overwritten": (overwrite_live, {"I4"}),
+    "an unknown object lies under final": (add_stranger, {"I4"}),
+    "an unknown object lies under dead letters": (add_dead_stranger, {"I4"}),
+    "a staged object is gone too early": (delete_staged, {"I9"}),
+    "a table lost a file": (table_lost_a_file, {"I3"}),
+    "a table has a file too many": (table_has_a_stranger, {"I3"}),
+    "a table went back to an older snapshot": (table_went_back, {"I3"}),
+    "a table was dropped": (table_was_dropped, {"I3"}),
+    "the topic was made again": (topic_made_again, {"I10"}),
+    "the topic was deleted": (topic_deleted, {"I10"}),
+    "Kafka deleted what was not read": (next_record_deleted, {"I10"}),
+    "the ranges of a batch are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {SECOND}"), {"I1"}),
+    "the first batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {FIRST}"), {"I1"}),
+    "the last batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {THIRD}"), {"I1"}),
+    "a range begins too late": (
+        sql(
+            f"UPDATE batch_ranges SET start_offset = start_offset + 2 WHERE batch = {SECOND}",
+            f"UPDATE batches SET records_read = 4, records_filtered = records_filtered - 2"
+            f" WHERE number = {SECOND}",
+        ),
+        {"I1"},
+    ),
+    "two ranges overlap": (
+        sql(
+            f"UPDATE batch_ranges SET start_offset = start_offset - 2 WHERE batch = {SECOND}",
+            f"UPDATE batches SET records_read = records_read + 2, records_filtered = records_filtered + 2"
+            f" WHERE number = {SECOND}",
+        ),
+        {"I2"},
+    ),
+    "a range lies within another": (
+        sql(
+            f"UPDATE batch_ranges SET start_offset = 1, end_offset = 3 WHERE batch = {SECOND}",
+            f"UPDATE batch_ranges SET end_offset = 12 WHERE batch = {FIRST}",
+            f"UPDATE batches SET records_read = 12, records_filtered = 7 WHERE number = {FIRST}",
+            f"UPDATE batches SET records_read = 2, records_filtered = -3 WHERE number = {SECOND}",
+        ),
+        {"I2"},
+    ),
+    "records were read and not counted": (
+        sql(f"UPDATE batches SET records_read = records_read + 1 WHERE number = {SECOND}"), {"I1", "I8"},
+    ),
+    "files have other rows than were counted": (
+        sql(f"UPDATE files SET rows = rows + 1 WHERE batch = {SECOND} AND kind = 'dead_letter'"),
+        {"I3", "I8"},
+    ),
+    "a file row is gone": (sql("DELETE FROM files WHERE added = 3"), {"I3", "I4", "I8"}),
+    "a committed end went back": (
+        sql("UPDATE positions SET committed_end = 12 WHERE spike = 'payouts'"), {"I2"},
+    ),
+    "a committed end ran ahead": (
+        sql("UPDATE positions SET committed_end = 24 WHERE spike = 'payouts'"), {"I1"},
+    ),
+    "a batch was registered by a fenced epoch": (
+        sql(
+            "UPDATE epochs SET state = 'superseded' WHERE spike = 'payouts'",
+            "INSERT INTO epochs (spike, number, nonce, driver, state, opened_at, heartbeat_at,"
+            " application_version) SELECT spike, 2, 'n', 'b', 'open', opened_at, heartbeat_at, '1'"
+            " FROM epochs WHERE spike = 'payouts'",
+        ),
+        {"I6"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("breach", "invariants"), BREACHES.values(), ids=BREACHES.keys())
+def test_a_breach_turns_its_invariant_red_and_no_other(ran, breach, invariants):
+    breach(ran)
+    assert red(ran) == invariants
+
+
+@pytest.mark.parametrize("spike", ["payouts", "session"])
+def test_a_breach_names_its_place(ran, spike):
+    ran.store.put(BUCKET, f"final/{spike}/stranger", b"")
+    assert ran.audit()["I4"].breaches == (f"s3://lake/final/{spike}/stranger is not in the ledger",)
+
+
+def test_a_broker_that_is_down_is_not_observed_and_not_ok(ran):
+    ran.broker.up = False
+    finding = ran.audit()["I10"]
+    assert (finding.ok, finding.observed, finding.breaches) == (False, False, ())
+    assert "not observed" in finding.figure
+    assert red(ran) == {"I10"}
+
+
+def test_a_bucket_that_is_gone_is_not_observed_and_not_ok(ran):
+    ran.store._buckets.clear()
+    findings = ran.audit()
+    assert {i for i, f in findings.items() if not f.observed} == {"I4", "I9"}
+
+
+def test_a_catalog_that_does_not_answer_is_not_observed_and_not_ok(ran):
+    def down(table):
+        raise Transient("the catalog is down")
+
+    ran.catalog.sequence = down
+    assert not ran.audit()["I3"].observed
+
+
+def test_an_audit_beside_commits_stays_clean(ran):
+    """Batches are promoted, published and cleaned between any two looks of the audit."""
+    driver = ran.driver(ran.spikes["payouts"], after=1)
+    auditor = Auditor(ran.ledger, ran.broker, ran.store, ran.catalog, ran.spikes)
+    for finding in auditor.run():
+        assert finding.ok, finding
+        driver.stage(1, 0, 0)
+        ran.settle(driver.spike)
+
+
+# every record, one by one
+
+
+class Reader:
+    """Files of these tests have ids, not offsets: the batch's range and the ids make them up."""
+
+    def __init__(self, world, places):
+        self._world, self._places = world, places
+
+    def places(self, bucket, key):
+        rows = pq.read_metadata(io.BytesIO(self._world.store._bucket(bucket)[key].body)).num_rows
+        return pd.DataFrame({"partition": 0, "offset": [next(self._places) for _ in range(rows)]})
+
+
+def deep(world, offsets):
+    world.promoter().promote(world.spikes["payouts"], limit=9)
+    reader = Reader(world, iter(offsets))
+    (finding,) = DeepAuditor(world.ledger, reader, world.spikes).run()
+    return finding.breaches
+
+
+@pytest.mark.parametrize(
+    ("offsets", "words"),
+    [
+        ([0, 1, 2, 3], ()),
+        ([0, 1, 1, 3], ("offset 1 is there again",)),
+        ([0, 1, 2, 9], ("offset 9 is not in the ranges",)),
+    ],
+)
+def test_each_record_is_held_against_its_batch_and_the_others(world, offsets, words):
+    world.driver(world.spike()).stage(3, 1, 1)
+    breaches = deep(world, offsets)
+    assert len(breaches) == len(words)
+    assert all(word in breach for word, breach in zip(words, breaches, strict=True))

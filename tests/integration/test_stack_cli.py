@@ -1,0 +1,207 @@
+"""`spike up --detach` and its companions on the real stores, as a person types them."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STORES = "kafka,postgres,s3,appender"
+DEADLINE_SECONDS = 120
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+
+class Cli:
+    """The `spike` command on a state folder of its own."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+
+    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SPIKE_", "AWS_"))}
+        return subprocess.run(
+            [sys.executable, "-m", "spike_pipelines.cli.main", *arguments],
+            env=clean | {"SPIKE_STATE_DIR": str(self.state_dir)} | environ,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def up(self) -> None:
+        done = self.run("up", "--detach", "--only", STORES, "--no-producer", "--no-drivers")
+        assert done.returncode == 0, done.stderr
+        assert "ready" in done.stdout
+
+    def part(self, name: str) -> dict:
+        snapshot = json.loads((self.state_dir / "stack.json").read_text())
+        return next(part for part in snapshot["parts"] if part["name"] == name)
+
+    def environment(self) -> dict[str, str]:
+        """What a POSIX shell makes of `spike env`."""
+        exports = self.run("env").stdout
+        shell = [
+            "/bin/sh",
+            "-c",
+            f'{exports}\nexec "{sys.executable}" -c "import json, os; print(json.dumps(dict(os.environ)))"',
+        ]
+        done = subprocess.run(shell, env={}, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def spike(tmp_path_factory: pytest.TempPathFactory):
+    cli = Cli(tmp_path_factory.mktemp("stack") / "state")
+    cli.up()
+    yield cli
+    cli.run("down")
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def test_status_lists_every_spike_and_part(spike):
+    shown = json.loads(spike.run("status", "-o", "json").stdout)
+    applications = {path.stem for path in (REPOSITORY / "deployments" / "applications").glob("*.yaml")}
+    assert {row["spike"] for row in shown["spikes"]} == applications
+    assert {part["name"] for part in shown["parts"]} == set(STORES.split(","))
+    assert {part["state"] for part in shown["parts"]} == {"ready"}
+
+
+def test_env_makes_a_shell_reach_every_store(spike):
+    environ = spike.environment()
+    script = (
+        "from spike_pipelines.platform import Platform; p = Platform(); "
+        "print(len(p.broker.topics([s.topic for s in p.spikes.values()])), p.ledger.datasets(), "
+        "p.store.head('spike-lake', 'nothing'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert done.stdout.split() == ["4", "()", "None"], done.stderr
+
+
+def test_part_killed_with_sigkill_comes_back(spike):
+    pid = spike.part("s3")["process"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: spike.part("s3")["restarts"] == 1 and spike.part("s3")["state"] == "ready")
+    assert spike.part("s3")["process"]["pid"] != pid
+
+
+def test_part_is_stopped_and_started_on_request(spike):
+    assert spike.run("stack", "stop", "postgres").stdout == "postgres stopped\n"
+    unknown = json.loads(spike.run("status", "-o", "json").stdout)["spikes"]
+    assert {row["verdict"] for row in unknown} == {"UNKNOWN"}
+    assert spike.run("stack", "start", "postgres").stdout == "postgres ready\n"
+
+
+def test_unknown_part_is_refused_with_the_names_there_are(spike):
+    done = spike.run("stack", "stop", "postgers")
+    assert done.returncode == 1
+    assert "no part is called 'postgers': there are kafka, postgres, s3, appender" in done.stderr
+
+
+def test_second_stack_in_the_same_folder_is_refused(spike):
+    done = spike.run("up", "--only", STORES, "--no-drivers", "--no-producer")
+    assert done.returncode == 1
+    assert "runs already" in done.stderr
+
+
+def test_after_down_nothing_runs_and_after_up_the_data_is_there(spike):
+    environ = spike.environment()
+    put = "from spike_pipelines.platform import Platform; Platform().store.put('spike-lake', 'kept', b'data')"
+    subprocess.run([sys.executable, "-c", put], env=environ, cwd=REPOSITORY, check=True)
+    pids = [spike.part(name)["process"]["pid"] for name in STORES.split(",")]
+    assert spike.run("down").returncode == 0
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    spike.up()
+    assert spike.environment() == environ
+    look = (
+        "from spike_pipelines.platform import Platform as P; print(P().store.head('spike-lake', 'kept').size)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", look], env=environ, cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "4\n"
+
+
+def test_stack_whose_manager_was_killed_is_cleaned_up_by_down(spike):
+    snapshot = json.loads((spike.state_dir / "stack.json").read_text())
+    os.kill(snapshot["manager"]["pid"], signal.SIGKILL)
+    pids = [part["process"]["pid"] for part in snapshot["parts"]]
+    until(lambda: spike.run("status").returncode == 1)
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    assert spike.run("down").returncode == 0
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_terminal_shows_a_live_table_and_ctrl_c_ends_everything(tmp_path):
+    """In a terminal of its own, where Ctrl-C is a key."""
+    state_dir = tmp_path / "state"
+    command = [
+        sys.executable,
+        "-m",
+        "spike_pipelines.cli.main",
+        "up",
+        "--only",
+        STORES,
+        "--no-producer",
+        "--no-drivers",
+    ]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"SPIKE_STATE_DIR": str(state_dir), "COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
+        os.chdir(REPOSITORY)
+        os.execv(sys.executable, command)
+    shown = Terminal(terminal)
+    shown.until("crt-payout-v1-1.0")
+    parts = json.loads((state_dir / "stack.json").read_text())["parts"]
+    os.write(terminal, b"\x03")
+    shown.until("stopped; the data is in")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not any(psutil.pid_exists(part["process"]["pid"]) for part in parts)
+
+
+class Terminal:
+    """What was written to a terminal so far."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.text = ""
+
+    def until(self, expected: str) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while expected not in self.text:
+            assert time.monotonic() < deadline, self.text
+            if select.select([self._descriptor], [], [], 1)[0]:
+                self.text += os.read(self._descriptor, 65536).decode(errors="replace")
+
+
+@pytest.mark.parametrize("command", ["status", "env"])
+def test_without_a_stack_the_error_says_how_to_start_one(tmp_path, command):
+    done = Cli(tmp_path / "none").run(command)
+    assert done.returncode == 1
+    assert "start one with `spike up`" in done.stderr
+    assert not done.stdout

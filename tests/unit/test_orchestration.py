@@ -1,0 +1,362 @@
+"""Dagster's definitions: the graph as a newcomer sees it, thin functions, and the pure parts of them."""
+
+import ast
+import os
+import socket
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from socket import gethostname
+
+import dagster as dg
+import pytest
+from builders import HOUR, NEXT_HOUR, partition, spike
+
+import spike_pipelines.orchestration as package
+from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
+from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
+from spike_pipelines.orchestration.appender import (
+    AppenderConfig,
+    appender_request,
+    fail_with,
+    materialization,
+    run_drain,
+)
+from spike_pipelines.orchestration.build import build
+from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
+from spike_pipelines.orchestration.supervisor import observation, recovery_request
+from spike_pipelines.ports import DatasetState, HourReport
+from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
+from spike_pipelines.services.supervise import Recovered
+from spike_pipelines.settings import Settings
+
+NAMES = {
+    "cct_adtracking_failure_v1_1_1",
+    "cct_adtracking_success_v1_1_0",
+    "crt_payout_v1_1_0",
+    "crt_session_v1_1_0",
+}
+
+
+@pytest.fixture(scope="module")
+def applications():
+    return load_applications(Settings().applications_dir)
+
+
+@pytest.fixture(scope="module")
+def definitions(applications):
+    return build(applications, Settings())
+
+
+@pytest.fixture(scope="module")
+def graph(definitions):
+    dg.Definitions.validate_loadable(definitions)
+    return definitions.resolve_asset_graph()
+
+
+# the graph
+
+
+def test_lineage_goes_from_topic_to_spike_to_datasets(graph, applications):
+    edges = {
+        (parent.to_user_string(), key.to_user_string())
+        for key in graph.get_all_asset_keys()
+        for parent in graph.get(key).parent_keys
+    }
+    expected = set()
+    for one in applications:
+        running = f"spike/{one.asset_name}"
+        topic = "".join(c if c.isalnum() else "_" for c in one.topic)
+        expected |= {
+            (f"topic/{topic}", running),
+            (running, f"dataset/{one.dataset.name}"),
+            (running, f"dataset/{one.dataset.name}_dead_letters"),
+        }
+    assert edges == expected
+    assert {f"spike/{name}" for name in NAMES} <= {child for _, child in edges}
+
+
+def test_datasets_are_partitioned_by_utc_hours_from_their_start_to_the_current_one(graph, applications):
+    for one in applications:
+        for table in (one.dataset.name, one.dataset.dead_letters):
+            hours = graph.get(dg.AssetKey(["dataset", table])).partitions_def
+            now = one.dataset.start + timedelta(hours=2, minutes=30)
+            expected = [one.dataset.start + timedelta(hours=h) for h in range(3)]
+            assert hours.get_partition_keys(now) == [f"{hour:%Y-%m-%d-%H}:00" for hour in expected]
+    others = [k for k in graph.get_all_asset_keys() if k.path[0] != "dataset"]
+    assert all(graph.get(key).partitions_def is None for key in others)
+
+
+def test_nothing_in_the_graph_is_executed_by_dagster_yet(graph):
+    assert not any(graph.get(key).is_executable for key in graph.get_all_asset_keys())
+
+
+def test_every_spike_has_a_lag_check(graph):
+    assert {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys} == {(n, "lag") for n in NAMES}
+
+
+def test_every_sensor_runs_by_default(definitions):
+    repository = definitions.get_repository_def()
+    sensors = {s.name: s.default_status for s in repository.sensor_defs}
+    assert set(sensors) == {"appender_sensor", "supervisor_sensor", "lag_sensor", "failure_sensor"}
+    assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
+    assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
+
+
+def test_loading_definitions_reaches_for_nothing(monkeypatch):
+    """No ledger, no broker, no S3: only the application files."""
+
+    def refuse(*_):
+        raise AssertionError("definitions went out while they loaded")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    dg.Definitions.validate_loadable(build([spike()], Settings()))
+
+
+DECORATORS = {
+    "op",
+    "job",
+    "sensor",
+    "asset",
+    "multi_asset_check",
+    "asset_check",
+    "run_failure_sensor",
+    "schedule",
+}
+
+
+def decorated_functions():
+    for path in sorted(Path(package.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and any(map(is_dagsters, node.decorator_list)):
+                yield pytest.param(node, id=f"{path.stem}.{node.name}")
+
+
+def is_dagsters(decorator):
+    call = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(call, ast.Attribute) and call.attr in DECORATORS
+
+
+@pytest.mark.parametrize("function", list(decorated_functions()))
+def test_a_decorated_function_is_ten_lines_or_fewer(function):
+    assert function.end_lineno - function.lineno + 1 <= 10
+
+
+def test_the_thin_function_test_sees_all_of_them():
+    names = {p.values[0].name for p in decorated_functions()}
+    assert names >= {"drain", "recover", "appender", "recovery", "appender_sensor", "supervisor_sensor",
+                     "sensor", "check", "failure_sensor"}  # fmt: skip
+
+
+# the appender
+
+
+class Ledger:
+    """What `needs_appender` asks."""
+
+    def __init__(self, token=7, alive=False, behind=True):
+        self.token, self.alive, self.behind = token, alive, behind
+
+    def lease_state(self, resource):
+        assert resource == APPENDER_LEASE
+        return self.token, self.alive
+
+    def backlog(self):
+        return ()
+
+    def datasets(self):
+        return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
+
+
+class Platform:
+    def __init__(self, **parts):
+        self.__dict__.update(parts)
+
+
+def request(now=HOUR, **state):
+    return appender_request(Platform(ledger=Ledger(**state)), now)
+
+
+def test_a_run_is_requested_for_work_that_nobody_does():
+    assert request().tags == {"spike/reason": "commits to publish: payouts"}
+    assert isinstance(request(alive=True), dg.SkipReason)
+    assert isinstance(request(behind=False), dg.SkipReason)
+
+
+def test_a_run_key_is_new_after_every_run_that_worked_and_for_every_minutes_attempt():
+    assert request().run_key == request(HOUR + timedelta(seconds=59)).run_key
+    assert request().run_key != request(HOUR + timedelta(seconds=60)).run_key
+    assert request().run_key != request(token=8).run_key
+
+
+OFFSETS = """| partition | start | end |
+| --- | --- | --- |
+| events:0 | 0 | 30 |
+| events:1 | 5 | 17 |"""
+REPORT = HourReport(
+    dataset="payouts",
+    hour=HOUR,
+    sequence=9,
+    files=3,
+    rows=40,
+    dead_letters=2,
+    size=1234,
+    latency_seconds=1.23456,
+    batches=(11, 12),
+    ranges=(OffsetRange(partition(), 0, 30), OffsetRange(partition(1), 5, 17)),
+)
+
+
+def test_a_materialization_tells_offsets_rows_bytes_files_sequence_and_duration():
+    event = materialization(REPORT)
+    assert (event.asset_key, event.partition) == (dg.AssetKey(["dataset", "payouts"]), "2026-11-22-21:00")
+    assert event.tags == {"spike/sequence": "9"}
+    plain = {name: value.value for name, value in event.metadata.items()}
+    assert plain == {
+        "rows": 40,
+        "dead_letters": 2,
+        "bytes": 1234,
+        "files": 3,
+        "sequence": 9,
+        "seconds_from_staged_to_committed": 1.235,
+        "batches": "11, 12",
+        "offsets": OFFSETS,
+    }
+
+
+def test_a_materializations_partition_is_one_of_its_asset(graph, applications):
+    one = applications[0]
+    event = materialization(replace(REPORT, dataset=one.dataset.name, hour=NEXT_HOUR))
+    hours = graph.get(event.asset_key).partitions_def
+    assert event.partition == hours.get_partition_keys(NEXT_HOUR + timedelta(minutes=1))[-1]
+
+
+def test_a_run_fails_for_trouble_that_needs_a_person_and_names_all_of_it():
+    fail_with([])
+    with pytest.raises(dg.Failure, match="not retried: a: x; b: y"):
+        fail_with([Trouble("a", "x", final=True), Trouble("b", "y", final=True)])
+
+
+def test_a_drain_names_its_run_and_passes_its_terms_on():
+    asked = []
+
+    class Drains:
+        def run(self):
+            yield REPORT
+
+    def drain(holder, pool, terms):
+        asked.append((holder, terms))
+        return Drains()
+
+    terms = AppenderConfig(idle_seconds=3, longest_seconds=9).terms()
+    assert list(run_drain(Platform(drain=drain), "r1", terms)) == [REPORT]
+    assert asked == [
+        (
+            f"run r1 on {gethostname()} pid {os.getpid()}",
+            Terms(idle=timedelta(seconds=3), longest=timedelta(seconds=9)),
+        )
+    ]
+
+
+# the supervisor
+
+
+def needed(name="payouts", stop=("a",), cause="no heartbeat for 61 s"):
+    return Decision(name, Verdict.HUNG, cause, Action(ActionKind.RESTART, name, stop))
+
+
+FINE = Decision("session", Verdict.RUNNING, "reading")
+
+
+def test_one_recovery_run_is_requested_for_all_spikes_that_need_it():
+    made = recovery_request([needed(), FINE, needed("clicks")], HOUR)
+    assert made.run_config["ops"]["recover"]["config"] == {"spikes": ["payouts", "clicks"]}
+
+
+def test_nothing_to_do_says_how_every_spike_is():
+    skipped = recovery_request([FINE], HOUR)
+    assert skipped.skip_message == "session RUNNING: reading"
+
+
+def test_the_same_sight_within_a_minute_is_acted_on_once_and_later_again():
+    def key(decision, seconds=0):
+        return recovery_request([decision], HOUR + timedelta(seconds=seconds)).run_key
+
+    assert key(needed()) == key(needed(cause="no heartbeat for 66 s"), 30)
+    assert key(needed()) != key(needed(), 60)
+    assert key(needed()) != key(needed(stop=("b",)))
+    assert key(needed()) != key(needed("session"))
+
+
+def test_an_observation_tells_what_was_done_and_what_the_driver_said_last():
+    decision = needed()
+    platform = Platform(spikes={"payouts": spike()})
+    event = observation(platform, Recovered(decision, decision.action, "b", ("line 1", "line 2")))
+    assert event.asset_key == dg.AssetKey(["spike", "payouts"])
+    plain = {name: value.value for name, value in event.metadata.items()}
+    assert plain["ended drivers"] == "a"
+    assert plain["started driver"] == "b"
+    assert "line 1\nline 2" in plain["log tail"]
+
+
+# the lag check
+
+
+def report(verdict, seconds=12.34):
+    lag = PartitionLag(partition(), 3, 10, seconds)
+    return LagReport(verdict, "a sentence", 10, seconds, (lag,))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "passed", "severity"),
+    [
+        (LagVerdict.OK, True, None),
+        (LagVerdict.IDLE, True, None),
+        (LagVerdict.CATCHING_UP, False, "WARN"),
+        (LagVerdict.BACKPRESSURED, False, "WARN"),
+        (LagVerdict.UNKNOWN, False, "WARN"),
+        (LagVerdict.BEHIND, False, "ERROR"),
+        (LagVerdict.STOPPED, False, "ERROR"),
+        (LagVerdict.HELD, False, "ERROR"),
+        (LagVerdict.TOPIC_CHANGED, False, "ERROR"),
+        (LagVerdict.LOST, False, "ERROR"),
+    ],
+)
+def test_a_check_passes_only_on_what_is_good(verdict, passed, severity):
+    result = evaluation(spike(), report(verdict))
+    assert result.passed is passed
+    assert severity is None or result.severity.value == severity
+    assert result.description == f"{verdict}: a sentence"
+    event = evaluation_event(spike(), report(verdict))
+    assert (event.passed, event.severity, event.metadata) == (result.passed, result.severity, result.metadata)
+
+
+def test_a_lag_that_is_not_known_is_left_out_and_not_called_zero():
+    assert "lag_seconds" not in evaluation(spike(), report(LagVerdict.UNKNOWN, None)).metadata
+    assert evaluation(spike(), report(LagVerdict.OK)).metadata["lag_seconds"].value == 12.3
+
+
+def test_a_verdict_is_told_when_it_changes_and_again_after_ten_minutes():
+    told = {"a": ("OK", 1000.0), "b": ("OK", 1000.0)}
+    assert news({}, {"a": "OK"}, 1000.0) == {"a": ("OK", 1000.0)}
+    assert news(told, {"a": "OK", "b": "BEHIND"}, 1599.0) == {"b": ("BEHIND", 1599.0)}
+    assert set(news(told, {"a": "OK", "b": "OK"}, 1600.0)) == {"a", "b"}
+
+
+def test_the_cursor_remembers_what_was_told():
+    class Observer:
+        verdict = LagVerdict.OK
+
+        def lag(self):
+            return {"payouts": report(self.verdict)}
+
+    observer = Observer()
+    platform = Platform(observer=observer, spikes={"payouts": spike()})
+    now = datetime.fromtimestamp(10_000, HOUR.tzinfo)
+    first = lag_events(platform, None, now)
+    assert [e.check_name for e in first.asset_events] == ["lag"]
+    assert lag_events(platform, first.cursor, now + timedelta(seconds=30)).asset_events == []
+    observer.verdict = LagVerdict.LOST
+    assert len(lag_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events) == 1

@@ -1,0 +1,54 @@
+"""The table, rendered as a terminal would show it."""
+
+import io
+
+from rich.console import Console
+
+from spike_pipelines.stack.snapshot import PartSnapshot, PartState
+from spike_pipelines.stack.status import SpikeRow, parts_line, table
+
+ROW = SpikeRow(
+    spike="crt-payout-v1-1.0",
+    verdict="BEHIND",
+    epoch=3,
+    committed=1234567,
+    lag=890,
+    lag_seconds=42.4,
+    records_per_second=1000.2,
+    commit_age_seconds=7.0,
+    problem="42 s behind, the objective is 30 s",
+)
+
+
+def shown(*args, **kwargs) -> str:
+    console = Console(width=110, color_system=None, record=True, file=io.StringIO())
+    console.print(table(*args, **kwargs))
+    return console.export_text()
+
+
+def test_row_has_every_figure_and_the_sentence_below():
+    text = shown([ROW], [])
+    line = next(line for line in text.splitlines() if "1,234,567" in line)
+    assert line.split() == ["crt-payout-v1-1.0", "BEHIND", "3", "1,234,567", "890", "42", "1,000", "7", "s"]
+    assert "crt-payout-v1-1.0: 42 s behind, the objective is 30 s" in text
+
+
+def test_what_is_not_known_is_a_dash_and_never_a_number():
+    line = next(line for line in shown([SpikeRow("a", "UNKNOWN")], []).splitlines() if "UNKNOWN" in line)
+    assert line.split() == ["a", "UNKNOWN", "-", "-", "-", "-", "-", "-"]
+
+
+def test_old_commits_are_told_in_minutes():
+    assert "5 min" in shown([SpikeRow("a", "OK", commit_age_seconds=300)], [])
+
+
+def test_parts_line_names_what_is_not_ready_and_why():
+    parts = [
+        PartSnapshot(name="s3", state=PartState.READY),
+        PartSnapshot(name="kafka", state=PartState.BACKING_OFF, problem="kafka was killed by signal 9."),
+    ]
+    assert str(parts_line(parts)) == "s3 ●  kafka ◌ backing off (kafka was killed by signal 9.)"
+
+
+def test_dagster_link_is_below():
+    assert "Dagster: http://127.0.0.1:3000" in shown([], [], link="http://127.0.0.1:3000")
