@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -18,16 +19,33 @@ from spike_pipelines.producer.sources import Outgoing
 
 log = logging.getLogger(__name__)
 MAX_WAITING = 50_000  # records kept while the broker does not answer: some 50 MB
+PAUSE_MS = 50  # between two looks while nothing is on its way to a broker
 PATIENCE = timedelta(days=1)  # how long a record waits for its broker
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PatientClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
-    """kafka-python 3.0 gives this delay in seconds and waits as many milliseconds: it would spin for as
-    long as a broker is down."""
+    """kafka-python 3.0 spins for as long as a broker is down: it gives a delay in seconds and waits as many
+    milliseconds, gives none while a connection is being tried, and wakes itself to ask for a lost leader."""
+
+    _woken = False  # by a thread that has records to send
 
     def connection_delay(self, node_id: Any) -> float:
-        return float(super().connection_delay(node_id)) * 1000
+        return max(float(super().connection_delay(node_id)) * 1000, PAUSE_MS)
+
+    def wakeup(self) -> None:
+        self._woken = True
+        super().wakeup()
+
+    def poll(self, timeout_ms: float | None = None, future: Any = None) -> None:
+        until = time.monotonic() + PAUSE_MS / 1000
+        super().poll(timeout_ms=timeout_ms, future=future)
+        while future is None and not self._woken and not self.in_flight_request_count():
+            rest_ms = (until - time.monotonic()) * 1000
+            if rest_ms <= 0:
+                break
+            super().poll(timeout_ms=rest_ms)
+        self._woken = False
 
 
 class CachedPartitioner(Partitioner):  # type: ignore[misc]  # kafka-python has no types
