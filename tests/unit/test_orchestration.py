@@ -13,7 +13,7 @@ import pytest
 from builders import HOUR, NEXT_HOUR, partition, spike
 
 import spike_pipelines.orchestration as package
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -24,6 +24,7 @@ from spike_pipelines.orchestration.appender import (
     materialization,
     run_drain,
 )
+from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
@@ -47,7 +48,7 @@ def applications():
 
 @pytest.fixture(scope="module")
 def definitions(applications):
-    return build(applications, Settings())
+    return build(Applications({spike.name: spike for spike in applications}, {}), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,24 @@ def test_loading_definitions_reaches_for_nothing(monkeypatch):
         raise AssertionError("definitions went out while they loaded")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    dg.Definitions.validate_loadable(build([spike()], Settings()))
+    dg.Definitions.validate_loadable(build(Applications({spike().name: spike()}, {}), Settings()))
+
+
+def test_a_broken_application_file_is_a_failing_check_and_hides_no_other_spike(tmp_path):
+    for path in Settings().applications_dir.glob("crt-*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    broken = tmp_path / "crt-payout-v1-1.0.yaml"
+    broken.write_text(broken.read_text().replace("lag:", "leg:"))
+    definitions = build(read_applications(tmp_path), Settings())
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert dg.AssetKey(["dataset", "session"]) in graph.get_all_asset_keys()
+    assert dg.AssetKey(["dataset", "payout"]) not in graph.get_all_asset_keys()
+    (check,) = broken_checks(read_applications(tmp_path).broken)
+    result = dg.materialize([check], selection=dg.AssetSelection.all_asset_checks())
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.asset_key.path[-1], evaluation.passed) == ("crt_payout_v1_1_0", False)
+    assert "unknown key 'leg'" in (evaluation.description or "")
 
 
 DECORATORS = {
