@@ -14,6 +14,7 @@ from builders import HOUR, NEXT_HOUR, partition, spike
 
 import spike_pipelines.orchestration as package
 from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
+from spike_pipelines.adapters.s3 import connect
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -27,6 +28,7 @@ from spike_pipelines.orchestration.appender import (
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
+from spike_pipelines.orchestration.resources import BoundedS3Resource
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
 from spike_pipelines.ports import DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -378,3 +380,10 @@ def test_the_cursor_remembers_what_was_told():
     assert lag_events(platform, first.cursor, now + timedelta(seconds=30)).asset_events == []
     observer.verdict = LagVerdict.LOST
     assert len(lag_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events) == 1
+
+
+def test_dagsters_s3_client_waits_no_longer_than_ours():
+    ours = connect("http://127.0.0.1:1").meta.config
+    theirs = BoundedS3Resource(endpoint_url="http://127.0.0.1:1").get_client().meta.config
+    for setting in ("connect_timeout", "read_timeout", "retries", "max_pool_connections", "s3"):
+        assert getattr(theirs, setting) == getattr(ours, setting)
