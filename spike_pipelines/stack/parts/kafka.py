@@ -53,12 +53,14 @@ appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """`topics` (name → partitions) are created once it runs; one that exists is left as it is."""
+    """`topics` (name → partitions) are created once it runs; one that exists is left as it is. Clients
+    are told to come to `client_port`, where a proxy may stand in between."""
 
     data: Path
     port: int
     controller_port: int
     topics: Mapping[str, int] | None = None
+    client_port: int | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -117,7 +119,7 @@ class Kafka:
         return dict(SETTINGS) | {
             "log.dirs": str(self.data / "log"),
             "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.client_port or self.port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
         }
 
