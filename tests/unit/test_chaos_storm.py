@@ -17,6 +17,7 @@ from spike_pipelines.stack.chaos.storm import Storm
 def quick(monkeypatch):
     monkeypatch.setattr(storming, "TICK_SECONDS", 0.001)
     monkeypatch.setattr(storming, "SEEN_SECONDS", 0.02)
+    monkeypatch.setattr(storming, "REST", timedelta())
 
 
 def now() -> datetime:
@@ -25,7 +26,7 @@ def now() -> datetime:
 
 @dataclass
 class FakeHarm:
-    key: str = "part"
+    key: str = "driver of s"
     what: str = "a part"
     works: bool = True
     begun: int = 0
@@ -65,7 +66,7 @@ class World:
         return Sight(at, {"s": SpikeSight(None, tuple(batches))})
 
     def aim(self, fault, sight, flights, busy) -> Aimed | None:
-        if "part" in busy:
+        if "driver of s" in busy:
             return None
         self.harms.append(FakeHarm(works=self.works))
         self.busy.append(busy)
@@ -114,7 +115,16 @@ def test_nothing_is_thrown_on_an_old_look_at_the_ledger():
     assert world.harms == []
 
 
-def test_what_has_not_recovered_is_not_hit_again_and_a_stream_that_never_does_is_told(monkeypatch):
+def test_part_that_was_hit_has_a_rest_before_it_is_hit_again(monkeypatch):
+    monkeypatch.setattr(storming, "REST", timedelta(seconds=0.2))
+    world = World()
+    storm = world.storm(2)
+    storm.run()
+    first, second = storm.counted
+    assert second.at - first.at >= timedelta(seconds=0.2)
+
+
+def test_driver_that_is_not_back_is_not_hit_again_and_a_stream_that_never_does_is_told(monkeypatch):
     monkeypatch.setattr(storming, "RECOVERY", timedelta(seconds=0.05))
     monkeypatch.setattr(storming, "STUCK_SECONDS", 0.05)
     world = World(recovers=False)

@@ -60,17 +60,13 @@ class Aim:
         return Aimed(harm, frozenset(flights))
 
     def _shared(self, fault: Fault, sight: Sight) -> Harm | None:
-        link = self.links[fault.link]
+        link = self.links[fault.link]  # its key is its server's: one of the two is hit at a time
         match fault.kind:
             case Kind.DELAY_LINK:
-                return Delay(
-                    f"link {link.name}",
-                    f"{link.name}, {fault.delay_seconds:.1f} s",
-                    link,
-                    fault.delay_seconds,
-                )
+                what = f"{link.name}, {fault.delay_seconds:.1f} s"
+                return Delay(link.name, what, link, fault.delay_seconds)
             case Kind.CUT_LINK:
-                return Cut(f"link {link.name}", link.name, link)
+                return Cut(link.name, link.name, link)
             case Kind.KILL_RUN | Kind.FREEZE_RUN:
                 return self._run(fault, sight.run)
             case _:

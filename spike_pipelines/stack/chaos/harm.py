@@ -105,8 +105,10 @@ class Freeze:
             _signal(member, signal.SIGSTOP)
 
     def effect(self) -> datetime | None:
-        stopped = all(_status(member) == psutil.STATUS_STOPPED for member in self._family)
-        return self._at if stopped else None
+        """A child may have ended just before it was stopped; the process itself must not."""
+        still = (psutil.STATUS_STOPPED, None)
+        stopped = _status(self.process) == psutil.STATUS_STOPPED
+        return self._at if stopped and all(_status(member) in still for member in self._family) else None
 
     def end(self) -> None:
         for member in reversed(self._family):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from spike_pipelines.domain.errors import Transient
-from spike_pipelines.stack.chaos.aim import Aim, Aimed
+from spike_pipelines.stack.chaos.aim import Aim, Aimed, driver_key
 from spike_pipelines.stack.chaos.kinds import Fault, Kind
 from spike_pipelines.stack.chaos.sight import (
     InFlight,
@@ -28,7 +28,9 @@ SEEN_SECONDS = 20.0  # an effect that is not seen within these does not count
 FRESH = timedelta(seconds=1)  # a look at the ledger older than that is no ground to throw on
 MAX_TRIES = 25
 CHOICE = 2 * len(Kind)  # how far ahead in the schedule a fault may be taken from, while others have no target
-RECOVERY = timedelta(seconds=60)  # a fault not recovered from for so long: the stack gets a breather
+REST = timedelta(seconds=10)  # from the end of a fault to the next of the same part
+AGAIN = timedelta(seconds=180)  # a spike whose driver was hit is left alone until it is back, or for so long
+RECOVERY = timedelta(seconds=120)  # a fault not recovered from for so long: the stack gets a breather
 STUCK_SECONDS = 420.0  # in a breather without end a stream does not come back by itself
 
 
@@ -59,10 +61,21 @@ class Throw:
         """Something of it is still to be seen."""
         return not self.healed or self.counts is None or (self.counts and self.recovery_seconds is None)
 
+    def holds(self, now: datetime) -> bool:
+        """Whether what was hit is not to be hit again yet. Parts that die again while the rest has not
+        recovered are part of the game; a driver that never gets to work would only be that."""
+        if self.counts is None or not self.healed:
+            return True
+        if now - self.at < REST + timedelta(seconds=self.fault.seconds):
+            return True
+        driver = self.aimed.harm.key in map(driver_key, self.aimed.spikes)
+        return driver and timedelta() < self.waits(now) < AGAIN
+
     def waits(self, now: datetime) -> timedelta:
         """For how long it has not been recovered from."""
-        hurt = self.counts and self.effect_at and self.recovery_seconds is None
-        return now - self.effect_at if hurt and self.effect_at else timedelta()
+        if not self.counts or self.effect_at is None or self.recovery_seconds is not None:
+            return timedelta()
+        return now - self.effect_at
 
 
 @dataclass(slots=True)
@@ -136,9 +149,9 @@ class Storm:
             return None  # what cannot be looked at now is aimed at later
 
     def _busy(self) -> frozenset[str]:
-        """What is still under a fault, or has not yet recovered from one."""
+        """What is still under a fault, or was just now; and spikes whose drivers are not back from one."""
         now = datetime.now(UTC)
-        return frozenset(t.aimed.harm.key for t in self._open() if now - t.at < 2 * RECOVERY or not t.healed)
+        return frozenset(t.aimed.harm.key for t in self.throws if t.holds(now))
 
     def _begin(self, fault: Fault, aimed: Aimed, flights: Mapping[str, InFlight]) -> None:
         self._thrown_at = time.monotonic()
