@@ -46,6 +46,7 @@ def test_good_run_says_so_in_one_sentence():
         {"findings": [Finding("I2", "no record is there twice", "2", ("again",))]},
         {"findings": [Finding("I9", "staged files", "not observed", observed=False)]},
         {"stuck": "no commit of s"},
+        {"problems": ["reading the tables broke: KeyError"]},
         {"wanted": 3},
         {"snapshots": 0},
         {"balances": [Balance("s")]},

@@ -72,9 +72,9 @@ class World:
         self.busy.append(busy)
         return Aimed(self.harms[-1], frozenset({"s"}))
 
-    def storm(self, faults: int, check=lambda: None) -> Storm:
+    def storm(self, faults: int) -> Storm:
         queue = [f for f in schedule(1, 200) if f.kind is Kind.KILL_API][:faults]
-        return Storm(self.aim, self, queue, 0.0, self.told.append, check)
+        return Storm(self.aim, self, queue, 0.0, self.told.append)
 
 
 def a_batch(number: int, staged_at: datetime, committed_at: datetime | None) -> Batch:
@@ -135,12 +135,16 @@ def test_driver_that_is_not_back_is_not_hit_again_and_a_stream_that_never_does_i
     assert "kill appender API" in storm.stuck
 
 
-def test_whatever_breaks_all_that_was_begun_is_ended():
-    def check() -> None:
-        if world.harms:
-            raise ValueError("the reader broke")
+def test_storm_that_can_hit_nothing_ends_and_says_so(monkeypatch):
+    monkeypatch.setattr(storming, "STUCK_SECONDS", 0.05)
+    storm = World(age=timedelta(seconds=5)).storm(1)
+    storm.run()
+    assert "nothing could be hit" in storm.stuck
 
-    world = World(works=False)
-    with pytest.raises(ValueError, match="the reader broke"):
-        world.storm(1, check).run()
+
+def test_whatever_breaks_all_that_was_begun_is_ended(monkeypatch):
+    world = World()
+    monkeypatch.setattr(FakeHarm, "effect", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        world.storm(1).run()
     assert world.harms[0].ended

@@ -1,8 +1,6 @@
 """A reader who looks at every Iceberg snapshot of every dataset while the faults go on, and holds it against
 the ledger: exactly the files that were live at the snapshot's sequence number, or it is a partial view."""
 
-import contextlib
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -36,16 +34,9 @@ class Reader:
     _checked: dict[str, set[int]] = field(default_factory=dict)
     _manifests: dict[str, frozenset[tuple[str, int]]] = field(default_factory=dict)
 
-    def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(
-                Transient
-            ):  # a fault's doing: the same snapshots are looked at next time
-                self.look()
-            stop.wait(LOOK_SECONDS)
-
     def look(self) -> None:
-        """All that is new in all tables. Raises `Transient` where a server does not answer."""
+        """All that is new in all tables. Raises `Transient` where a server does not answer: what could not
+        be looked at is looked at the next time."""
         for spike in self.spikes.values():
             for kind, name in tables(spike).items():
                 table = self.catalog.load(name)

@@ -55,7 +55,8 @@ class KindFigures:
 
 @dataclass(slots=True)
 class Report:
-    """`wanted` faults were asked for. `stuck` says what did not come back, `partial` each partial view."""
+    """`wanted` faults were asked for. `stuck` says what did not come back, `partial` each partial view,
+    `problems` what broke in the looking itself."""
 
     seed: int
     wanted: int
@@ -65,6 +66,7 @@ class Report:
     balances: list[Balance] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     partial: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     snapshots: int = 0
     reader_looks: int = 0
     stuck: str | None = None
@@ -89,6 +91,7 @@ class Report:
         for balance in self.balances:
             yield from balance.breaches
         yield from (f"partial view: {p}" for p in self.partial)
+        yield from self.problems
         for finding in self.findings:
             if not finding.ok:
                 what = "; ".join((finding.figure, *finding.breaches))

@@ -1,9 +1,7 @@
 """`spike chaos` from start to end: a stack, a storm, a drain, and every record counted."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,13 @@ from spike_pipelines.platform import Platform
 from spike_pipelines.producer.acks import read_acks
 from spike_pipelines.stack.chaos.aim import Aim
 from spike_pipelines.stack.chaos.balance import acknowledged, balance, judge_of, log_of, seen_of
+from spike_pipelines.stack.chaos.beside import Beside
 from spike_pipelines.stack.chaos.field import Field, field
 from spike_pipelines.stack.chaos.kinds import schedule
+from spike_pipelines.stack.chaos.reader import LOOK_SECONDS as READER_SECONDS
 from spike_pipelines.stack.chaos.reader import Reader
 from spike_pipelines.stack.chaos.report import Report, Thrown
+from spike_pipelines.stack.chaos.sight import LOOK_SECONDS as LEDGER_SECONDS
 from spike_pipelines.stack.chaos.sight import Lookout
 from spike_pipelines.stack.chaos.storm import Storm
 from spike_pipelines.stack.snapshot import PartState, StackSnapshot
@@ -53,8 +54,8 @@ def chaos(folder: Path, plan: Plan, tell: Tell) -> Report:
         platform = ground.platform
         report = Report(plan.seed, plan.faults, tuple(platform.spikes), plan.rate)
         _until(FIRST_SECONDS, lambda: _uncommitted_spikes(platform), "the first commits")
-        with _reader(platform, report) as check:
-            _storm(ground, plan, report, tell=tell, check=check)
+        with _reader(platform, report):
+            _storm(ground, plan, report, tell)
             tell("no more faults: stopping the producer, and waiting until all is committed and published")
             report.stuck = report.stuck or _drained(ground, plan)
         _weigh(ground, report, tell)
@@ -62,53 +63,31 @@ def chaos(folder: Path, plan: Plan, tell: Tell) -> Report:
     return report
 
 
-def _storm(ground: Field, plan: Plan, report: Report, *, tell: Tell, check: Callable[[], None]) -> None:
+def _storm(ground: Field, plan: Plan, report: Report, tell: Tell) -> None:
     platform = ground.platform
     aim = Aim(platform.cluster, platform.spikes, ground.state_dir, ground.links)
     lookout = Lookout(platform.ledger, tuple(platform.spikes))
+    storm = Storm(aim, lookout, list(schedule(plan.seed, plan.faults)), plan.pace_seconds, tell)
+    beside = Beside("looking at the ledger", lookout.look, LEDGER_SECONDS)
     started = time.monotonic()
-    with _beside(lookout.run) as looks:
-
-        def all_well() -> None:
-            check()
-            _raise_from(looks)
-
-        queue = list(schedule(plan.seed, plan.faults))
-        storm = Storm(aim, lookout, queue, plan.pace_seconds, tell, all_well)
-        try:
-            storm.run()
-        finally:
-            report.throws = [Thrown.of(throw) for throw in storm.throws]
+    with beside.going():
+        storm.run()
+    report.throws = [Thrown.of(throw) for throw in storm.throws]
     report.storm_seconds, report.breather_seconds = time.monotonic() - started, storm.breather_seconds
     report.stuck = storm.stuck
+    report.problems += beside.problems
 
 
 @contextmanager
-def _reader(platform: Platform, report: Report) -> Iterator[Callable[[], None]]:
-    """Reads all the while, and once more at the end. Gives a function that raises what broke it."""
+def _reader(platform: Platform, report: Report) -> Iterator[None]:
+    """Reads all the while, and once more at the end."""
     reader = Reader(IcebergCatalog.connect(platform.settings), platform.ledger, platform.spikes)
-    with _beside(reader.run) as looks:
-        yield lambda: _raise_from(looks)
+    beside = Beside("reading the tables", reader.look, READER_SECONDS)
+    with beside.going():
+        yield
     reader.look()
     report.partial, report.snapshots, report.reader_looks = reader.partial, reader.snapshots, reader.looks
-
-
-@contextmanager
-def _beside(loop: Callable[[threading.Event], None]) -> Iterator[Future[None]]:
-    """The loop in a thread, until the block is left; its error comes out then."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(loop, stop)
-        try:
-            yield running
-        finally:
-            stop.set()
-        running.result()
-
-
-def _raise_from(loop: Future[None]) -> None:
-    if loop.done():
-        loop.result()
+    report.problems += beside.problems
 
 
 # the end of it

@@ -3,16 +3,12 @@
 All times are of one machine's clock: the database's, the drivers' and ours.
 """
 
-import contextlib
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from spike_pipelines.domain.batch import UNFINISHED, Batch
 from spike_pipelines.domain.epochs import Epoch, EpochState
-from spike_pipelines.domain.errors import Transient
 from spike_pipelines.ports import Ledger
 from spike_pipelines.services.drain import APPENDER_LEASE
 
@@ -87,23 +83,16 @@ def recovered_at(effect_at: datetime, later: SpikeSight) -> datetime | None:
 
 @dataclass(slots=True)
 class Lookout:
-    """Looks at the ledger all the time, from a thread of its own: while a fault keeps the database from
-    answering, the others wait for nothing. `last` grows old then."""
+    """Looks at the ledger all the time. `last` grows old while a fault keeps the database from answering."""
 
     ledger: Ledger
     spikes: tuple[str, ...]
     last: Sight = Sight(datetime.min.replace(tzinfo=UTC))
 
-    def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            start = time.monotonic()
-            with contextlib.suppress(Transient):  # the database is down: that is the point of all this
-                self.last = self.look()
-            stop.wait(max(0.0, start + LOOK_SECONDS - time.monotonic()))
-
-    def look(self) -> Sight:
+    def look(self) -> None:
+        """Raises `Transient`."""
         at = datetime.now(UTC)
         epochs = self.ledger.epochs()
         batches = {name: self.ledger.last_batches(name, BATCHES) for name in self.spikes}
         spikes = {name: SpikeSight(epochs.get(name), batches[name]) for name in self.spikes}
-        return Sight(at, spikes, self.ledger.lease_holder(APPENDER_LEASE))
+        self.last = Sight(at, spikes, self.ledger.lease_holder(APPENDER_LEASE))

@@ -31,7 +31,7 @@ CHOICE = 2 * len(Kind)  # how far ahead in the schedule a fault may be taken fro
 REST = timedelta(seconds=10)  # from the end of a fault to the next of the same part
 AGAIN = timedelta(seconds=180)  # a spike whose driver was hit is left alone until it is back, or for so long
 RECOVERY = timedelta(seconds=120)  # a fault not recovered from for so long: the stack gets a breather
-STUCK_SECONDS = 420.0  # in a breather without end a stream does not come back by itself
+STUCK_SECONDS = 420.0  # without end: a stream that does not come back, or nothing that can be thrown
 
 
 @dataclass(slots=True)
@@ -87,7 +87,6 @@ class Storm:
     queue: list[Fault]
     pace_seconds: float
     tell: Callable[[str], None]
-    check: Callable[[], None]
     throws: list[Throw] = field(default_factory=list)
     breather_seconds: float = 0.0
     stuck: str | None = None
@@ -98,9 +97,9 @@ class Storm:
 
     def run(self) -> None:
         """Until every fault counts, or was given up, and is recovered from. Ends all that it began."""
+        self._thrown_at = time.monotonic()
         try:
             while self.stuck is None and (self.queue or self._open()):
-                self.check()
                 self._tick(self.lookout.last)
                 time.sleep(TICK_SECONDS)
         finally:
@@ -125,6 +124,8 @@ class Storm:
         now = time.monotonic()
         if self._breather_since is None and now - self._thrown_at >= self.pace_seconds:
             self._throw_one(sight)
+            if self.queue and now - self._thrown_at > STUCK_SECONDS:
+                self.stuck = f"nothing could be hit for {STUCK_SECONDS:.0f} s, as {self.queue[0].kind}"
         if now - self._told_at >= TELL_SECONDS:
             self._told_at = now
             self.tell(self._progress())
