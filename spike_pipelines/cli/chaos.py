@@ -22,7 +22,7 @@ WIDTH = 110
 def chaos(  # noqa: PLR0917  # each is an option; typer passes them by name
     seed: Annotated[int, typer.Option(help="The same seed throws the same faults in the same order.")] = 1,
     faults: Annotated[int, typer.Option(min=1, help="Faults to throw; 510 are 30 of each kind.")] = 510,
-    spikes: Annotated[int, typer.Option(min=1, help="How many of the application files.")] = 4,
+    spikes: Annotated[int, typer.Option(min=1, help="How many of the application files.")] = 3,
     rate: Annotated[float, typer.Option(min=1, help="Records per second and topic.")] = 100.0,
     pace: Annotated[float, typer.Option(min=0.5, help="Seconds between two faults, at least.")] = 3.0,
     report: Annotated[Path | None, typer.Option(help="Write everything there as JSON.")] = None,

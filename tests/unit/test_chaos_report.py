@@ -16,7 +16,17 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def thrown(
     number=0, kind=Kind.KILL_BROKER, *, effect=True, flight=True, recovery: float | None = 2.0
 ) -> Thrown:
-    return Thrown(number, kind, "x", NOW, 0.0, NOW if effect else None, ("s",) if flight else (), recovery)
+    return Thrown(
+        number,
+        kind,
+        "x",
+        NOW,
+        0.0,
+        NOW if effect else None,
+        ("s",) if flight else (),
+        (f"s #{number}",) if flight else (),
+        recovery,
+    )
 
 
 def report(**changes) -> Report:
@@ -32,8 +42,8 @@ def report(**changes) -> Report:
 def test_good_run_says_so_in_one_sentence():
     assert report().breaches == ()
     assert report().sentence() == (
-        "chaos ok: seed 7, 2 faults of 1 kinds with a batch in flight, 1,000 records acknowledged, 0 lost, "
-        "0 duplicated, 0 misplaced, 0 partial views in 9 snapshots, 1/1 audits ok; "
+        "chaos ok: seed 7, 2 faults of 1 kinds with a batch in flight (2 batches were), "
+        "1,000 records acknowledged, 0 lost, 0 duplicated, 0 misplaced, 0 partial views in 9 snapshots, 1/1 audits ok; "
         "recovery p50 2.0 s, p99 8.0 s; 60 s"
     )
 

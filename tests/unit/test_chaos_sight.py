@@ -4,7 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.epochs import Epoch, EpochState
-from spike_pipelines.stack.chaos.sight import InFlight, SpikeSight, in_flight, recovered_at, was_in_flight
+from spike_pipelines.stack.chaos.sight import (
+    InFlight,
+    Sight,
+    SpikeSight,
+    in_flight,
+    last_commit,
+    recovered_at,
+    was_in_flight,
+)
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -92,6 +100,19 @@ def test_write_that_was_registered_before_the_effect_was_not_in_flight():
     before = InFlight("s", writing_since=at(-2))
     assert not was_in_flight(before, NOW, SpikeSight(None, (batch(1, -1),)))
     assert was_in_flight(before, NOW, SpikeSight(None, (batch(1, 1), batch(0, -3))))
+
+
+def test_batches_in_flight_have_names_to_count_them_by():
+    assert InFlight("s", frozenset({1, 2}), at(0)).names == {"s #1", "s #2", "s since 12:00:00"}
+
+
+def test_last_commit_is_the_newest_of_all_spikes():
+    seen = {
+        "a": SpikeSight(None, (batch(3, -1), batch(1, -9, -8))),
+        "b": SpikeSight(None, (batch(2, -7, -6),)),
+    }
+    assert last_commit(Sight(NOW, seen)) == at(-6)
+    assert last_commit(Sight(NOW, {"a": SpikeSight()})) is None
 
 
 def test_recovery_is_the_commit_of_what_was_registered_after_the_effect():

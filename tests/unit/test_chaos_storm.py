@@ -135,6 +135,18 @@ def test_driver_that_is_not_back_is_not_hit_again_and_a_stream_that_never_does_i
     assert "kill appender API" in storm.stuck
 
 
+def test_nothing_is_thrown_while_no_spike_commits():
+    world = World()
+    storm = world.storm(1)
+    storm._tick(Sight(now(), {"s": SpikeSight(None, (a_batch(1, now(), None), stale()))}))
+    assert world.harms == []
+    assert storm.stalled_seconds > 0
+
+
+def stale() -> Batch:
+    return a_batch(0, now() - timedelta(minutes=2), now() - storming.STALL - timedelta(seconds=1))
+
+
 def test_storm_that_can_hit_nothing_ends_and_says_so(monkeypatch):
     monkeypatch.setattr(storming, "STUCK_SECONDS", 0.05)
     storm = World(age=timedelta(seconds=5)).storm(1)

@@ -16,7 +16,8 @@ from spike_pipelines.stack.chaos.storm import Throw
 
 @dataclass(frozen=True, slots=True)
 class Thrown:
-    """One fault as it is reported. `in_flight` are the spikes with a batch on its way at the effect."""
+    """One fault as it is reported. `in_flight` are the spikes with a batch on its way at the effect,
+    `batches` what was on its way."""
 
     number: int
     kind: Kind
@@ -25,6 +26,7 @@ class Thrown:
     lasted_seconds: float
     effect_at: datetime | None
     in_flight: tuple[str, ...]
+    batches: tuple[str, ...]
     recovery_seconds: float | None
 
     @classmethod
@@ -37,6 +39,7 @@ class Thrown:
             lasted_seconds=round(throw.fault.seconds, 1),
             effect_at=throw.effect_at,
             in_flight=tuple(sorted(throw.affected)),
+            batches=tuple(sorted(n for name in throw.affected for n in throw.flights[name].names)),
             recovery_seconds=throw.recovery_seconds,
         )
 
@@ -72,6 +75,7 @@ class Report:
     stuck: str | None = None
     storm_seconds: float = 0.0
     breather_seconds: float = 0.0
+    stalled_seconds: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -81,6 +85,11 @@ class Report:
     @property
     def counted(self) -> int:
         return sum(bool(t.in_flight) for t in self.throws)
+
+    @property
+    def batches_hit(self) -> int:
+        """Different batches that were on their way when a fault took effect."""
+        return len({name for t in self.throws for name in t.batches})
 
     @property
     def breaches(self) -> tuple[str, ...]:
@@ -108,7 +117,8 @@ class Report:
         recovery = f"recovery p50 {_seconds(hit.recovery_p50)}, p99 {_seconds(hit.recovery_p99)}"
         return (
             f"chaos {'FAILED' if self.breaches else 'ok'}: seed {self.seed}, {self.counted} faults of "
-            f"{sum(bool(k.in_flight) for k in self.kinds)} kinds with a batch in flight, "
+            f"{sum(bool(k.in_flight) for k in self.kinds)} kinds with a batch in flight "
+            f"({self.batches_hit} batches were), "
             f"{sum(b.acknowledged for b in self.balances):,} records acknowledged, "
             f"{sum(b.lost for b in self.balances)} lost, "
             f"{sum(b.duplicated for b in self.balances)} duplicated, "
@@ -122,6 +132,7 @@ class Report:
         shown = asdict(self) | {
             "sentence": self.sentence(),
             "breaches": self.breaches,
+            "batches_hit": self.batches_hit,
             "kinds": [asdict(kind) for kind in self.kinds],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +159,10 @@ def percentile(ordered: list[float], percent: int) -> float | None:
 
 def faults_table(report: Report) -> Table:
     """By kind, and all together."""
-    shown = Table(caption=f"{report.storm_seconds:.0f} s, {report.breather_seconds:.0f} s of them breathers")
+    waited = (
+        f"{report.breather_seconds:.0f} s of them breathers, {report.stalled_seconds:.0f} s without a commit"
+    )
+    shown = Table(caption=f"{report.storm_seconds:.0f} s, {waited}", min_width=80)
     shown.add_column("fault")
     for name in ("thrown", "observed", "in flight", "recovery p50", "p99"):
         shown.add_column(name, justify="right")

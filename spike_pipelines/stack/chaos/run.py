@@ -41,7 +41,7 @@ class Plan:
 
     seed: int = 1
     faults: int = 510
-    spikes: int = 4
+    spikes: int = 3
     rate: float = 100.0
     pace_seconds: float = 3.0
     drain_seconds: float = 600.0
@@ -74,7 +74,7 @@ def _storm(ground: Field, plan: Plan, report: Report, tell: Tell) -> None:
         storm.run()
     report.throws = [Thrown.of(throw) for throw in storm.throws]
     report.storm_seconds, report.breather_seconds = time.monotonic() - started, storm.breather_seconds
-    report.stuck = storm.stuck
+    report.stuck, report.stalled_seconds = storm.stuck, storm.stalled_seconds
     report.problems += beside.problems
 
 

@@ -12,7 +12,7 @@ from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.ports import Ledger
 from spike_pipelines.services.drain import APPENDER_LEASE
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 BATCHES = 10  # of a spike, newest first: more than it may have staged and commit between two looks
 HEARD_WITHIN = timedelta(seconds=6)  # two heartbeats
 WRITING = frozenset({"staging", "posting"})
@@ -47,6 +47,12 @@ class InFlight:
     def __bool__(self) -> bool:
         return bool(self.waiting) or self.writing_since is not None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """One for each batch."""
+        writing = {f"{self.spike} since {self.writing_since:%H:%M:%S}"} if self.writing_since else set()
+        return frozenset(f"{self.spike} #{number}" for number in self.waiting) | writing
+
 
 def in_flight(spike: str, seen: SpikeSight, now: datetime) -> InFlight:
     waiting = frozenset(b.number for b in seen.batches if b.state in UNFINISHED)
@@ -79,6 +85,12 @@ def recovered_at(effect_at: datetime, later: SpikeSight) -> datetime | None:
     """When the first batch that was registered after the effect was committed."""
     commits = [b.committed_at for b in later.batches if b.staged_at > effect_at and b.committed_at]
     return min(commits, default=None)
+
+
+def last_commit(sight: Sight) -> datetime | None:
+    """The newest of all spikes."""
+    batches = (batch for seen in sight.spikes.values() for batch in seen.batches)
+    return max((b.committed_at for b in batches if b.committed_at), default=None)
 
 
 @dataclass(slots=True)

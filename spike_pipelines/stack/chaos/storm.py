@@ -18,6 +18,7 @@ from spike_pipelines.stack.chaos.sight import (
     Lookout,
     Sight,
     in_flight,
+    last_commit,
     recovered_at,
     was_in_flight,
 )
@@ -31,6 +32,7 @@ CHOICE = 2 * len(Kind)  # how far ahead in the schedule a fault may be taken fro
 REST = timedelta(seconds=10)  # from the end of a fault to the next of the same part
 AGAIN = timedelta(seconds=180)  # a spike whose driver was hit is left alone until it is back, or for so long
 RECOVERY = timedelta(seconds=120)  # a fault not recovered from for so long: the stack gets a breather
+STALL = timedelta(seconds=15)  # no spike commits: a fault would only hit what an older one has stopped
 STUCK_SECONDS = 420.0  # without end: a stream that does not come back, or nothing that can be thrown
 
 
@@ -89,6 +91,7 @@ class Storm:
     tell: Callable[[str], None]
     throws: list[Throw] = field(default_factory=list)
     breather_seconds: float = 0.0
+    stalled_seconds: float = 0.0
     stuck: str | None = None
     _tries: dict[int, int] = field(default_factory=dict)
     _breather_since: float | None = None
@@ -135,6 +138,9 @@ class Storm:
     def _throw_one(self, sight: Sight) -> None:
         now = datetime.now(UTC)
         if now - sight.at > FRESH:
+            return
+        if now - (last_commit(sight) or now) > STALL:
+            self.stalled_seconds += TICK_SECONDS
             return
         flights = {name: in_flight(name, seen, now) for name, seen in sight.spikes.items()}
         for fault in self.queue[:CHOICE]:
