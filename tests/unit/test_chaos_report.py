@@ -43,7 +43,8 @@ def test_good_run_says_so_in_one_sentence():
     assert report().breaches == ()
     assert report().sentence() == (
         "chaos ok: seed 7, 2 faults of 1 kinds with a batch in flight (2 batches were), "
-        "1,000 records acknowledged, 0 lost, 0 duplicated, 0 misplaced, 0 partial views in 9 snapshots, 1/1 audits ok; "
+        "1,000 records acknowledged, 0 lost, 0 duplicated, 0 misplaced, 0 partial views in 9 snapshots, "
+        "1/1 audits ok; "
         "recovery p50 2.0 s, p99 8.0 s; 60 s"
     )
 
