@@ -5,7 +5,7 @@ pyiceberg and pandas are imported by those who use them: a recovery run waits fo
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,8 @@ class Platform:
     @cached_property
     def supervisor(self) -> Supervisor:
         appender = AppenderProbe(self.settings.require("appender_url"))
-        return Supervisor(self.ledger, self.cluster, appender, self.spikes)
+        window = timedelta(seconds=self.settings.recovery_window_seconds)
+        return Supervisor(self.ledger, self.cluster, appender, self.spikes, window)
 
     @cached_property
     def observer(self) -> Observer:
