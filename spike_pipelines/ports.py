@@ -461,6 +461,9 @@ class Ledger(Protocol):
 
     def mark_reported(self, dataset: str, sequence: int) -> None: ...
 
+    def forget_reported(self, dataset: str) -> None:
+        """Every hour is to be reported again."""
+
     def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
         """Published batches whose staged objects are still there: number → staging keys."""
 

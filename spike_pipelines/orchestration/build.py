@@ -8,6 +8,7 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.appender import appender, appender_sensor
 from spike_pipelines.orchestration.assets import asset_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
+from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
 from spike_pipelines.orchestration.supervisor import recovery, supervisor_sensor
@@ -18,9 +19,9 @@ def build(spikes: Iterable[Spike], settings: Settings) -> dg.Definitions:
     spikes = list(spikes)
     return dg.Definitions(
         assets=asset_specs(spikes),
-        asset_checks=[lag_checks(spikes)],
+        asset_checks=[lag_checks(spikes), conserved_checks(spikes)],
         jobs=[appender, recovery],
-        sensors=[appender_sensor, supervisor_sensor, lag_sensor(), failure_sensor],
+        sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
         resources=resources(settings),
         executor=dg.in_process_executor,
     )

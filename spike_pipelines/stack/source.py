@@ -12,6 +12,7 @@ from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.supervision import Decision, Verdict
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.drain import orphans
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.status import SpikeRow
 
@@ -53,7 +54,11 @@ class LiveStatus:
         except Transient as error:
             return tuple(SpikeRow(name, "UNKNOWN", problem=str(error)) for name in names)
         lags, problem = self._lags()
-        return tuple(
+        alone = (
+            SpikeRow(name, "NO_APPLICATION", problem=sentence)
+            for name, sentence in orphans(ledger, self.platform.spikes).items()
+        )
+        known = (
             self._row(
                 decisions[name],
                 lags.get(name),
@@ -64,6 +69,7 @@ class LiveStatus:
             )
             for name in names
         )
+        return (*known, *alone)
 
     def _lags(self) -> tuple[Mapping[str, LagReport], str | None]:
         try:

@@ -164,6 +164,11 @@ class SqlLedger(Reports, AuditQueries, ProvenanceQueries):
     def mark_reported(self, dataset: str, sequence: int) -> None:
         self._raise_to(s.datasets.c.reported, dataset, sequence)
 
+    def forget_reported(self, dataset: str) -> None:
+        d = s.datasets
+        with translated(), self._engine.begin() as db:
+            db.execute(sa.update(d).where(d.c.name == dataset).values(reported=0))
+
     def _raise_to(self, column: sa.Column[int], dataset: str, sequence: int) -> None:
         """Never lowers: two projections may finish in the wrong order."""
         d = s.datasets
