@@ -84,10 +84,10 @@ def describe(record: BatchRecord, spike: Spike | None) -> str:
         lines.append(f"  superseded     at #{b.removed}")
     if b.held_reason:
         lines.append(f"  held           {b.held_reason}")
-    for o in record.operations:
-        lines.append(
-            f"  operation {o.id}    {o.at:%Y-%m-%d %H:%M:%S} {o.kind} by {o.author.who}: {o.author.why}"
-        )
+    lines += [
+        f"  operation {o.id}    {o.at:%Y-%m-%d %H:%M:%S} {o.kind} by {o.author.who}: {o.author.why}"
+        for o in record.operations
+    ]
     lines += [f"  file           {file_line(f, spike)}" for f in record.files[:FILES_SHOWN]]
     if len(record.files) > FILES_SHOWN:
         lines.append(f"                 and {len(record.files) - FILES_SHOWN} more")

@@ -4,7 +4,7 @@ A **unit** is what is superseded together or not at all: the ranges of one batch
 all batches whose rows its files hold, so that no file is split. Units come oldest first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -116,7 +116,7 @@ def align_down(points: Mapping[Partition, int], units: Sequence[Unit]) -> Aligne
             if i not in beyond and any(r.end > at.get(r.partition, r.end) for r in unit.ranges):
                 beyond.add(i)
                 changed = True
-                at |= {r.partition: min(at[r.partition], r.start) for r in unit.ranges if r.partition in at}
+                _pull(at, unit, min, lambda r: r.start)
     return Aligned(at, _numbers(units[i] for i in beyond))
 
 
@@ -132,8 +132,20 @@ def align_up(floors: Mapping[Partition, int], units: Sequence[Unit]) -> Aligned:
             if i not in kept and any(r.start < at.get(r.partition, 0) for r in unit.ranges):
                 kept.add(i)
                 changed = True
-                at |= {r.partition: max(at[r.partition], r.end) for r in unit.ranges if r.partition in at}
+                _pull(at, unit, max, lambda r: r.end)
     return Aligned(at, _numbers(unit for i, unit in enumerate(units) if i not in kept))
+
+
+def _pull(
+    at: dict[Partition, int],
+    unit: Unit,
+    towards: Callable[[int, int], int],
+    edge: Callable[[OffsetRange], int],
+) -> None:
+    """Take the points of the unit's partitions to its edge, where they are not beyond it."""
+    for r in unit.ranges:
+        if r.partition in at:
+            at[r.partition] = towards(at[r.partition], edge(r))
 
 
 def log_starts(positions: Mapping[Partition, Position], topic: TopicOffsets) -> Mapping[Partition, int]:
