@@ -290,11 +290,11 @@ class Books:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """All that the ledger knows of a batch: who wrote it (`driver`), and where it is committed, which
-    Dagster run (`run_id`) made it number `sequence` of which dataset."""
+    """All that the ledger knows of a batch: who wrote it (`driver`; None if no driver did), and where it
+    is committed, which Dagster run (`run_id`) made it number `sequence` of which dataset."""
 
     batch: Batch
-    driver: str
+    driver: str | None
     files: tuple[LedgerFile, ...]
     operations: tuple[Operation, ...]
     dataset: str | None = None

@@ -61,7 +61,7 @@ def orphans(ledger: Ledger, known: Container[str]) -> Mapping[str, str]:
     """Spikes with batches that wait, which no application file describes: name → a sentence for a person.
     Nobody can promote them, and nobody else's run fails for it (I11)."""
     return {
-        b.spike: f"{b.batches} batches wait, and no application file describes this spike: "
+        b.spike: f"{b.batches} batches wait, and no application file that can be read describes this spike: "
         f"put {b.spike}.yaml back, or its records stay in staging"
         for b in ledger.backlog()
         if b.spike not in known

@@ -586,7 +586,8 @@ def test_the_database_refuses_what_nobody_accounts_for(world, driver, wrong):
 BREACHES = {
     "a rewind that is only a release": ("UPDATE operations SET kind = 'release'", "I5"),
     "a superseded file lives": (
-        "UPDATE files SET state = 'live' WHERE id = (SELECT min(id) FROM files WHERE state = 'superseded')",
+        "UPDATE files SET state = 'live', removed = NULL"
+        " WHERE id = (SELECT min(id) FROM files WHERE state = 'superseded')",
         "I2",
     ),
     "a staged end ran ahead": ("UPDATE positions SET staged_end = staged_end + 1", "I5"),

@@ -44,7 +44,7 @@ class ProvenanceQueries(ABC):
             one = found[0]
             driver = db.execute(
                 sa.select(e.c.driver).where(e.c.spike == one.spike, e.c.number == one.epoch)
-            ).scalar_one()
+            ).scalar_one_or_none()
             commit = db.execute(sa.select(c).where(c.c.batch == batch)).mappings().one_or_none()
             files = db.execute(sa.select(s.files).where(s.files.c.batch == batch).order_by(s.files.c.id))
             done = db.execute(
