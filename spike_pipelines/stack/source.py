@@ -58,12 +58,13 @@ class LiveStatus:
             ledger = self.platform.ledger
             epochs, positions = ledger.epochs(), ledger.all_positions()
             commits, now = ledger.last_commits(), ledger.now()
+            waiting = orphans(ledger, self.platform.spikes)
         except Transient as error:
             return tuple(SpikeRow(name, "UNKNOWN", problem=str(error)) for name in names)
         lags, problem = self._lags()
         alone = (
             SpikeRow(name, "NO_APPLICATION", problem=sentence)
-            for name, sentence in orphans(ledger, self.platform.spikes).items()
+            for name, sentence in waiting.items()
             if name not in self.platform.applications.broken
         )
         known = (

@@ -583,13 +583,11 @@ def test_the_database_refuses_what_nobody_accounts_for(world, driver, wrong):
         tx._db.exec_driver_sql(wrong)
 
 
+REVIVE = """UPDATE files SET state = 'live', removed = NULL
+    WHERE id = (SELECT min(id) FROM files WHERE state = 'superseded')"""
 BREACHES = {
     "a rewind that is only a release": ("UPDATE operations SET kind = 'release'", "I5"),
-    "a superseded file lives": (
-        "UPDATE files SET state = 'live', removed = NULL"
-        " WHERE id = (SELECT min(id) FROM files WHERE state = 'superseded')",
-        "I2",
-    ),
+    "a superseded file lives": (REVIVE, "I2"),
     "a staged end ran ahead": ("UPDATE positions SET staged_end = staged_end + 1", "I5"),
 }
 
