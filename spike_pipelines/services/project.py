@@ -79,9 +79,9 @@ class Projector:
             self._raise_sequence(spike, table, request, above=at)
             return None
         added = [f for f in add if f.uri not in remove]
-        self.catalog.publish(table, sequence=state.sequence, add=added, remove=remove, base=at)
-        if len(added) < len(add):
-            return None  # entries that differed are out; the next look puts them in again
+        done = self.catalog.publish(table, sequence=state.sequence, add=added, remove=remove, base=at)
+        if not done or len(added) < len(add):
+            return None  # somebody was first; or entries that differed are out, and go in at the next look
         return Projected(table, len(add), len(remove), state.sequence)
 
     def _raise_sequence(self, spike: Spike, table: str, request: Request, *, above: int) -> None:
