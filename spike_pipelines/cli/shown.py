@@ -63,8 +63,7 @@ def describe(record: BatchRecord, spike: Spike | None) -> str:
     b, c = record.batch, record.batch.counts
     lines = [
         f"batch {b.number} of {b.spike}: {state_of(b)}",
-        f"  read by        epoch {b.epoch}, {record.driver or 'no driver'}, "
-        f"application version {b.application_version}",
+        f"  read by        epoch {b.epoch}, {record.driver or 'no driver'}, version {b.application_version}",
         f"  staged         {b.staged_at:%Y-%m-%d %H:%M:%S} UTC",
         *(f"  range          {r}" for r in b.ranges),
         f"  records        {c.read:,} read = {c.final:,} final + {c.dead_letter:,} dead letters + "

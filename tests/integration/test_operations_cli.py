@@ -125,7 +125,7 @@ def test_a_record_leads_to_its_file_and_the_file_back(world, run):
     committed(world)
     found = run("where", "--offset", "payouts-topic:0:7")
     uri = re.search(r"in (s3://\S+)", found).group(1)
-    assert "application version 1.0" in found
+    assert "version 1.0" in found
     assert "payouts-topic:0[6,12)" in run("where", "--file", uri)
     with pytest.raises(InvalidSpec, match="give --offset"):
         run("where")
