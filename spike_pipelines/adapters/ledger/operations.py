@@ -266,6 +266,7 @@ class OperationStatements:
                 records_read=counts.read,
                 records_final=counts.final,
                 records_dead_letter=counts.dead_letter,
+                records_filtered=counts.filtered,
                 records_unaccounted=counts.unaccounted,
                 operation=operation,
             )
