@@ -99,17 +99,16 @@ def _operations(db: sa.Connection) -> dict[str, int]:
 
 
 def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
-    found = {
-        name: _numbers(db, query)
-        for name, query in (
-            ("unbalanced", _UNBALANCED),
-            ("late", _LATE),
-            ("unexplained", _UNEXPLAINED),
-            ("undead", _UNDEAD),
-        )
-    }
+    unbalanced, late = _numbers(db, _UNBALANCED), _numbers(db, _LATE)
+    unexplained, undead = _numbers(db, _UNEXPLAINED), _numbers(db, _UNDEAD)
     return tuple(
-        CommittedSums(**row, **{name: numbers[row["spike"]] for name, numbers in found.items()})
+        CommittedSums(
+            **row,
+            unbalanced=unbalanced[row["spike"]],
+            late=late[row["spike"]],
+            unexplained=unexplained[row["spike"]],
+            undead=undead[row["spike"]],
+        )
         for row in db.execute(_SUMS).mappings()
     )
 
