@@ -409,7 +409,8 @@ class LedgerTransaction(Protocol):
         """Give unfinished batches up: their offsets may be read again, their final keys stay known."""
 
     def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
-        """Take committed batches and their files out of the dataset at `sequence`."""
+        """Take committed batches and their files out of the dataset at `sequence`. Raises `Refused` where a
+        swap replaced one of the files and is not superseded with them."""
 
     def move_ends(self, spike: str, lane: str, points: Mapping[Partition, int]) -> None:
         """Set staged and committed end to the points, and the baseline where it lies beyond."""

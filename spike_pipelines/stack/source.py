@@ -30,6 +30,8 @@ class Rates:
         """Records a second; None until two looks lie apart."""
         now = self.clock()
         points = self.seen.setdefault(spike, deque(maxlen=200))
+        if points and committed < points[-1][1]:
+            points.clear()  # a rewind is no rate
         points.append((now, committed))
         while len(points) > 2 and now - points[0][0] > RATE_SECONDS:
             points.popleft()

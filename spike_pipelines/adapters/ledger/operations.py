@@ -10,7 +10,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import UNFINISHED, Batch, BatchState, FileState, identity
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.errors import Conflict, Refused
 from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.operations import NewOperation, Operation
@@ -167,12 +167,23 @@ class OperationStatements:
         )
         if done.rowcount != len(batches):
             raise Conflict(f"of {len(batches)} batches {done.rowcount} are committed and live")
+        self._require_unreplaced(batches)
         self._db.execute(
             sa.update(f)
             .where(f.c.batch.in_(batches), f.c.state == FileState.LIVE)
             .values(state=FileState.SUPERSEDED, removed=sequence)
         )
         self._free_ranges(batches)
+
+    def _require_unreplaced(self, batches: Collection[int]) -> None:
+        """A file that was replaced has its records in another batch's file, which would stay live."""
+        f = s.files
+        query = sa.select(f.c.batch).where(f.c.batch.in_(batches), f.c.state == FileState.SUPERSEDED)
+        if replaced := sorted(set(self._db.execute(query).scalars())):
+            raise Refused(
+                f"files of batches {replaced[:5]} were replaced by a swap: superseding these batches alone "
+                "would leave their records in the files that replaced them"
+            )
 
     def _free_ranges(self, batches: Collection[int]) -> None:
         r = s.batch_ranges
