@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind
+from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, Counts, FileKind
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.offsets import total
 from spike_pipelines.domain.promotion import LedgerFile
@@ -36,7 +36,7 @@ def recount(
 
 def require_held(batch: Batch | None, number: int, spike: str) -> Batch:
     """The batch, if it is this spike's and held. Raises `Refused`, saying what it is instead."""
-    if batch is None or batch.spike != spike:
+    if batch is None or batch.spike != spike or batch.lane != LIVE_LANE:
         raise Refused(f"{spike} has no batch {number}: `spike batch list {spike}` shows those there are")
     if batch.state is not BatchState.HELD:
         state = "superseded by a rewind" if batch.removed is not None else batch.state.value
