@@ -102,6 +102,33 @@ def bounded(wanted: Mapping[Partition, int], positions: Mapping[Partition, Posit
     return {p: min(wanted.get(p, x.committed_end), x.committed_end) for p, x in positions.items()}
 
 
+def joined(units: Sequence[Unit], sources: Mapping[int, frozenset[int]]) -> list[Unit]:
+    """The units with those made one whose records share a file. `sources` has, by the number of a swap's
+    batch, the batches whose records its files hold. A unit stays where its oldest part was."""
+    home = {number: i for i, unit in enumerate(units) for number in unit.batches}
+    together = {i: {i} for i in home.values()}
+    made: dict[int, set[int]] = {i: set() for i in together}
+    for swap, numbers in sorted(sources.items()):
+        parts = {first for n in numbers if n in home for first in [_first(together, home[n])]}
+        if not parts:
+            continue
+        first = min(parts)
+        for other in parts - {first}:
+            together[first] |= together.pop(other)
+            made[first] |= made.pop(other)
+        made[first].add(swap)
+    return [_merged([units[i] for i in sorted(group)], made[i]) for i, group in sorted(together.items())]
+
+
+def _first(together: Mapping[int, set[int]], unit: int) -> int:
+    return next(first for first, group in together.items() if unit in group)
+
+
+def _merged(units: Sequence[Unit], swaps: set[int]) -> Unit:
+    numbers = [number for unit in units for number in unit.batches]
+    return Unit((*numbers, *sorted(swaps)), tuple(r for unit in units for r in unit.ranges))
+
+
 def align_down(points: Mapping[Partition, int], units: Sequence[Unit]) -> Aligned:
     """Supersede every unit that reaches beyond a point, with all of its ranges.
 

@@ -18,6 +18,7 @@ from spike_pipelines.domain.rewind import (
     align_down,
     align_up,
     bounded,
+    joined,
     offsets_of,
     parse_target,
 )
@@ -71,6 +72,20 @@ def test_a_file_of_a_swap_is_not_split():
     units = [swapped, ONE_BY_ONE[2]]
     assert align_down({P: 15}, units) == Aligned({P: 0}, (1, 2, 3))
     assert align_up({P: 5}, units) == Aligned({P: 20}, (3,))
+
+
+def test_batches_whose_records_share_a_swaps_file_go_together_with_it():
+    units = joined(ONE_BY_ONE, {9: frozenset({1, 2}), 11: frozenset({77})})
+    assert [u.batches for u in units] == [(1, 2, 9), (3,)]
+    assert align_down({P: 25}, units) == Aligned({P: 20}, (3,))
+    assert align_down({P: 15}, units) == Aligned({P: 0}, (1, 2, 3, 9))
+    assert align_up({P: 5}, units) == Aligned({P: 20}, (3,))
+
+
+def test_swaps_that_share_a_batch_chain_their_batches():
+    units = joined(ONE_BY_ONE, {9: frozenset({1, 3}), 8: frozenset({2, 3})})
+    assert [u.batches for u in units] == [(1, 2, 3, 8, 9)]
+    assert joined(ONE_BY_ONE, {}) == ONE_BY_ONE
 
 
 def test_a_point_below_the_first_batch_is_kept_as_it_is():
