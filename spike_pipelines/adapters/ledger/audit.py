@@ -268,6 +268,7 @@ _released = sa.exists().where(
     s.operations.c.batch == _b.c.number, s.operations.c.kind == OperationKind.RELEASE
 )
 _UNEXPLAINED = sa.select(_b.c.spike, _b.c.number).where(
+    _b.c.lane == LIVE_LANE,
     sa.or_(
         sa.and_(
             _b.c.state == BatchState.ABORTED,
@@ -276,7 +277,7 @@ _UNEXPLAINED = sa.select(_b.c.spike, _b.c.number).where(
         sa.and_(_b.c.removed.is_not(None), sa.not_(_explained(OperationKind.REWIND))),
         sa.and_(_b.c.records_unaccounted != 0, sa.not_(_released)),
         sa.and_(_b.c.lost, _b.c.operation.is_(None)),
-    )
+    ),
 )
 _UNDEAD = sa.select(_b.c.spike, _b.c.number).where(
     sa.or_(_b.c.state == BatchState.ABORTED, _b.c.removed.is_not(None)),

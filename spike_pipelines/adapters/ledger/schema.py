@@ -126,7 +126,7 @@ batches = sa.Table(
     sa.CheckConstraint("(state = 'committed') = (committed_at is not null)", name="batches_committed"),
     sa.CheckConstraint("removed is null or state = 'committed'", name="batches_removed"),
     sa.CheckConstraint(
-        "operation is not null or"
+        "operation is not null or lane <> 'live' or"
         " (state <> 'aborted' and removed is null and not lost and records_unaccounted = 0)",
         name="batches_audited",
     ),

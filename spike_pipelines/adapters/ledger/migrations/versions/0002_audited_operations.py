@@ -52,7 +52,7 @@ def upgrade() -> None:
     op.create_check_constraint(
         "batches_audited",
         "batches",
-        "operation is not null or"
+        "operation is not null or lane <> 'live' or"
         " (state <> 'aborted' and removed is null and not lost and records_unaccounted = 0)",
     )
     op.add_column("commits", sa.Column("run_id", sa.Text()))
