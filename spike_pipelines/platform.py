@@ -19,6 +19,8 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.observe import Observer
+from spike_pipelines.services.operate import Operator
+from spike_pipelines.services.project import Projector
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.supervise import Supervisor
@@ -27,6 +29,7 @@ from spike_pipelines.settings import Settings
 if TYPE_CHECKING:
     from spike_pipelines.adapters.iceberg import IcebergCatalog
     from spike_pipelines.services.deep_audit import DeepAuditor
+    from spike_pipelines.services.where import Finder
 
 _COPIES_AT_ONCE = 32
 
@@ -98,9 +101,30 @@ class Platform:
     def publisher(self) -> Publisher:
         return Publisher(self.ledger, self.catalog, self.store)
 
-    def drain(self, holder: str, pool: ThreadPoolExecutor, terms: Terms | None = None) -> Drain:
-        """`holder` names the run in its leases; `pool` copies files."""
-        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder))
+    @cached_property
+    def operator(self) -> Operator:
+        return Operator(self.ledger, self.broker, self.store)
+
+    @cached_property
+    def projector(self) -> Projector:
+        return Projector(self.ledger, self.catalog, self.publisher)
+
+    @cached_property
+    def finder(self) -> "Finder":
+        from spike_pipelines.adapters.record_reader import S3RecordReader  # noqa: PLC0415
+        from spike_pipelines.services.where import Finder  # noqa: PLC0415
+
+        return Finder(self.ledger, self.broker, S3RecordReader(self.settings.s3_endpoint), self.spikes)
+
+    def drain(
+        self,
+        holder: str,
+        pool: ThreadPoolExecutor,
+        terms: Terms | None = None,
+        run_id: str | None = None,
+    ) -> Drain:
+        """`holder` names the run in its leases; `pool` copies files; `run_id` is kept with commits."""
+        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder, run_id=run_id))
         return Drain(
             ledger=self.ledger,
             promoter=promoter,

@@ -118,10 +118,15 @@ def _verdict(
     if lost:
         return (
             LagVerdict.LOST,
-            f"{lost:,} records were deleted by Kafka before they were read: rewind or declare them",
+            (
+                f"{lost:,} records were deleted by Kafka before they were read: "
+                "`spike resume NAME --accept-loss` goes on behind them"
+            ),
         )
     if any(p.topic_id != topic.topic_id for p in facts.positions):
-        return LagVerdict.TOPIC_CHANGED, "the topic was deleted and made again: rewind the spike to go on"
+        return LagVerdict.TOPIC_CHANGED, (
+            "the topic was deleted and made again: `spike resume NAME --accept-loss` begins with the new one"
+        )
     if facts.held:
         return LagVerdict.HELD, f"the oldest batch is held for a person, {behind}"
     if facts.waiting_batches >= facts.max_staged_batches:

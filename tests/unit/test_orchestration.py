@@ -15,6 +15,7 @@ from builders import HOUR, NEXT_HOUR, partition, spike
 import spike_pipelines.orchestration as package
 from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
 from spike_pipelines.adapters.s3 import connect
+from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -28,9 +29,10 @@ from spike_pipelines.orchestration.appender import (
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
+from spike_pipelines.orchestration.conserved import held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
-from spike_pipelines.ports import DatasetState, HourReport
+from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
 from spike_pipelines.services.supervise import Recovered
 from spike_pipelines.settings import Settings
@@ -96,14 +98,17 @@ def test_nothing_in_the_graph_is_executed_by_dagster_yet(graph):
     assert not any(graph.get(key).is_executable for key in graph.get_all_asset_keys())
 
 
-def test_every_spike_has_a_lag_check(graph):
-    assert {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys} == {(n, "lag") for n in NAMES}
+def test_every_spike_has_its_checks(graph):
+    found = {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys}
+    assert found == {(n, check) for n in NAMES for check in ("lag", "conserved")}
 
 
 def test_every_sensor_runs_by_default(definitions):
     repository = definitions.get_repository_def()
     sensors = {s.name: s.default_status for s in repository.sensor_defs}
-    assert set(sensors) == {"appender_sensor", "supervisor_sensor", "lag_sensor", "failure_sensor"}
+    assert set(sensors) == {
+        "appender_sensor", "supervisor_sensor", "lag_sensor", "conserved_sensor", "failure_sensor",
+    }  # fmt: skip
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
     assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
 
@@ -176,15 +181,15 @@ def test_the_thin_function_test_sees_all_of_them():
 class Ledger:
     """What `needs_appender` asks."""
 
-    def __init__(self, token=7, alive=False, behind=True):
-        self.token, self.alive, self.behind = token, alive, behind
+    def __init__(self, token=7, alive=False, behind=True, orphan=None):
+        self.token, self.alive, self.behind, self.orphan = token, alive, behind, orphan
 
     def lease_state(self, resource):
         assert resource == APPENDER_LEASE
         return self.token, self.alive
 
     def backlog(self):
-        return ()
+        return () if self.orphan is None else (Backlog(self.orphan, "live", 3, 1, HOUR, False, 0, True),)
 
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
@@ -196,13 +201,21 @@ class Platform:
 
 
 def request(now=HOUR, **state):
-    return appender_request(Platform(ledger=Ledger(**state)), now)
+    return appender_request(Platform(ledger=Ledger(**state), spikes={"payouts": spike()}), now)
 
 
 def test_a_run_is_requested_for_work_that_nobody_does():
     assert request().tags == {"spike/reason": "commits to publish: payouts"}
     assert isinstance(request(alive=True), dg.SkipReason)
     assert isinstance(request(behind=False), dg.SkipReason)
+
+
+def test_batches_of_a_spike_without_application_file_ask_for_no_run_and_are_told():
+    skipped = request(behind=False, orphan="gone")
+    assert (
+        "gone: 3 batches wait, and no application file that can be read describes this spike"
+        in skipped.skip_message
+    )
 
 
 def test_a_run_key_is_new_after_every_run_that_worked_and_for_every_minutes_attempt():
@@ -266,7 +279,8 @@ def test_a_drain_names_its_run_and_passes_its_terms_on():
         def run(self):
             yield REPORT
 
-    def drain(holder, pool, terms):
+    def drain(holder, pool, terms, run_id):
+        assert run_id == "r1"
         asked.append((holder, terms))
         return Drains()
 
@@ -387,3 +401,30 @@ def test_dagsters_s3_client_waits_no_longer_than_ours():
     theirs = BoundedS3Resource(endpoint_url="http://127.0.0.1:1").get_client().meta.config
     for setting in ("connect_timeout", "read_timeout", "retries", "max_pool_connections", "s3"):
         assert getattr(theirs, setting) == getattr(ours, setting)
+
+
+# the check of held batches
+
+
+def test_a_held_batch_fails_its_spikes_check_with_the_reason_until_it_is_decided_on():
+    held = Batch(7, "payouts", "live", 1, BatchState.HELD, (), Counts(3, 2, 0, 0), HOUR, held_reason="odd")
+
+    class Ledger:
+        def __init__(self):
+            self.found = {"payouts": held}
+
+        def held(self):
+            return self.found
+
+    ledger = Ledger()
+    platform = Platform(ledger=ledger, spikes={"payouts": spike(), "session": spike("session")})
+    first = held_events(platform, None, HOUR)
+    told = {e.asset_key.path[-1]: (e.check_name, e.passed, e.description) for e in first.asset_events}
+    assert told == {
+        "payouts": ("conserved", False, "batch 7 is held: odd"),
+        "session": ("conserved", True, "no batch is held"),
+    }
+    assert held_events(platform, first.cursor, HOUR + timedelta(seconds=30)).asset_events == []
+    ledger.found = {}
+    (event,) = held_events(platform, first.cursor, HOUR + timedelta(seconds=60)).asset_events
+    assert (event.passed, event.asset_key.path[-1]) == (True, "payouts")
