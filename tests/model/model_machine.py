@@ -3,6 +3,7 @@
 Every rule is something that happens in life. `docs/protocol.md` says for each which code answers for it.
 """
 
+import logging
 import sys
 
 import hypothesis.strategies as st
@@ -10,12 +11,13 @@ from builders import BUCKET, IDLE_LIMIT
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_invariants import Watch, expect
-from model_processes import DEADLY, Fault
-from model_world import HOURS, ModelWorld, Record, Violation
+from model_processes import DEADLY, Fault, Process
+from model_world import HOURS, ModelWorld, Record, Violation, event
 
 from spike_pipelines.domain.batch import BatchState, FileKind
 from spike_pipelines.domain.errors import Fenced, Held, Lost, SpikeError, TopicChanged
 
+_services = logging.getLogger("spike_pipelines")
 INDEX = st.integers(0, 5)
 RECORDS = st.lists(
     st.builds(Record, st.sampled_from([FileKind.FINAL, FileKind.DEAD_LETTER, None]), st.sampled_from(HOURS)),
@@ -23,6 +25,32 @@ RECORDS = st.lists(
     max_size=4,
 )
 FAULTS = st.sampled_from([f for f in Fault if f is not Fault.NONE])
+NTH = st.integers(1, 4)
+EFFECTS = st.sampled_from(
+    [
+        "ledger.begin",
+        "store.copy",
+        "catalog.publish",
+        "ledger.mark_published",
+        "store.delete",
+        "ledger.mark_cleaned",
+        "events.report",
+        "ledger.mark_reported",
+        "store.footer",
+        "ledger.acquire",
+        "ledger.renew",
+        "ledger.release",
+        "ledger.datasets",
+        "ledger.backlog",
+        "ledger.changed_files",
+        "ledger.cleanable",
+        "ledger.unreported",
+        "catalog.ensure_table",
+        "catalog.sequence",
+        "store.head",
+        "pause",
+    ]
+)
 # What ends a spike's way until a person acts. Most worlds have none of it, so that most go on.
 CALAMITIES = st.sampled_from(
     [None] * 8 + ["topic recreated", "records lost", "miscounted", "staging spoiled"]
@@ -35,12 +63,13 @@ class Protocol(RuleBasedStateMachine):
 
     @initialize(gappy=st.booleans(), calamity=CALAMITIES, partitions=st.integers(1, 2), records=RECORDS)
     def begin(self, gappy: bool, calamity: str | None, partitions: int, records: list[Record]) -> None:
+        _services.setLevel(logging.CRITICAL)  # they tell of every fault that is injected
         self.world = ModelWorld(gappy=gappy, partitions=partitions)
         self.watch = Watch(self.world)
         self.calamity = calamity
         self.names = 0
         self.world.produce(0, records)
-        self.open_epoch()
+        self.world.open("driver-0")
 
     # Kafka
 
@@ -85,11 +114,12 @@ class Protocol(RuleBasedStateMachine):
 
     # drivers
 
-    @rule()
-    def open_epoch(self) -> None:
-        """A driver that nobody knew before: its checkpoint is empty."""
+    @rule(patient=st.booleans())
+    def open_epoch(self, patient: bool) -> None:
+        """A driver that nobody knew before, with an empty checkpoint; a patient one waits for its turn."""
         self.names += 1
-        self._refusable(lambda: self.world.open(f"driver-{self.names}"))
+        enter = self.world.take_over if patient else self.world.open
+        self._refusable(lambda: enter(f"driver-{self.names}"))
 
     @precondition(lambda self: self.world.drivers)
     @rule(index=INDEX)
@@ -116,6 +146,13 @@ class Protocol(RuleBasedStateMachine):
         attempt, perhaps at other ranges."""
         self.world.stage(self._driver(index), most)
 
+    @rule(records=RECORDS)
+    def go_on(self, records: list[Record]) -> None:
+        """What happens all day: records come, the newest driver stages and registers them."""
+        self.world.produce(0, records)
+        if post := self.world.stage(self.world.drivers[-1], 4):
+            self.world.post(post)
+
     @precondition(lambda self: self.world.posts)
     @rule(index=INDEX)
     def restage(self, index: int) -> None:
@@ -141,7 +178,7 @@ class Protocol(RuleBasedStateMachine):
     def miscount(self) -> None:
         """A driver says that it read one record more than it did."""
         post = self.world.posts[-1]
-        if post.identity not in self.world.numbers:
+        if post.identity not in self.world.numbers and post.token == self.world.drivers[-1].token:
             object.__setattr__(post.batch, "read", post.batch.read + 1)
             self.world.stopped = self.calamity
 
@@ -192,13 +229,29 @@ class Protocol(RuleBasedStateMachine):
         self._process(index).finish()
 
     @precondition(lambda self: self._running())
-    @rule(index=INDEX, effects=st.integers(0, 25), fault=FAULTS)
-    def fault(self, index: int, effects: int, fault: Fault) -> None:
+    @rule(index=INDEX, at=EFFECTS, nth=NTH, fault=FAULTS)
+    def fault(self, index: int, at: str, nth: int, fault: Fault) -> None:
         """One effect of a process does not go as it should."""
-        process = self._process(index)
-        for _ in range(effects):
-            process.step()
-        note(f"{process.name} at {process.waits_for}: {fault}")
+        self._disturb(self._process(index), at, nth, fault)
+
+    @rule(records=RECORDS, at=EFFECTS, nth=NTH, fault=FAULTS)
+    def faulty_run(self, records: list[Record], at: str, nth: int, fault: Fault) -> None:
+        """A run with something to do is disturbed at one of its effects."""
+        self.go_on(records)
+        self._disturb(self.world.run(), at, nth, fault)
+
+    @precondition(lambda self: self.world.posts)
+    @rule(index=INDEX, at=st.sampled_from(["ledger.begin", "broker.topics"]), fault=FAULTS)
+    def faulty_post(self, index: int, at: str, fault: Fault) -> None:
+        """A POST whose handling is disturbed: the driver gets no answer, or none that tells."""
+        post = self.world.posts[-1 - index % len(self.world.posts)]
+        self._disturb(self.world.send(post), at, 1, fault)
+
+    def _disturb(self, process: Process, at: str, nth: int, fault: Fault) -> None:
+        """The process goes on to the `nth` effect called `at`; if it never comes there, to its end."""
+        if not process.reach(at, nth):
+            return
+        event(f"fault: {fault}, at {at}")
         process.step(fault)
         self.world.late += process.late
         process.late = []
@@ -230,9 +283,11 @@ class Protocol(RuleBasedStateMachine):
         if not hasattr(self, "watch"):
             return
         failed = sys.exc_info()[0] is not None
+        _services.setLevel(logging.NOTSET)
         for process in self.world.processes:
             process.kill()
         if not failed:
+            event(f"calamity: {self.world.stopped}")
             finale(self.world, self.watch)
 
     # helpers

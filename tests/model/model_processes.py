@@ -56,6 +56,15 @@ class Process:
             self.step()
         raise AssertionError(f"{self.name} has no bound: it still waits for {self.waits_for}")
 
+    def reach(self, effect: str, nth: int = 1) -> bool:
+        """Go on up to the `nth` effect of that name, without it; False if the process ends before."""
+        for _ in range(2_000):
+            nth -= self.waits_for == effect
+            if nth == 0 or self.waits_for is None:
+                return nth == 0
+            self.step()
+        raise AssertionError(f"{self.name} has no bound: it still waits for {self.waits_for}")
+
     def kill(self) -> None:
         if self.waits_for is not None:
             self.step(Fault.BEFORE)

@@ -2,15 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 from builders import BUCKET, HOUR, IDLE_LIMIT, NEXT_HOUR, SameThread, spike
+from hypothesis import currently_in_test_context
+from hypothesis import event as hypothesis_event
 from model_processes import Port, Process
 
-from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
@@ -35,13 +38,20 @@ from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.register import EpochToken, Registered, Registrar, staging_prefix
 
 HOURS = (HOUR, NEXT_HOUR)
+Row = Mapping[str, Any]
 TERMS = Terms(
-    idle=timedelta(seconds=1),
+    idle=timedelta(0),
     longest=timedelta(seconds=8),
     poll_seconds=0.5,
     report_every=timedelta(seconds=1),
 )
 LEASE_SECONDS = 15.0
+
+
+def event(what: str) -> None:
+    """For the statistics of a run of the state machine."""
+    if currently_in_test_context():
+        hypothesis_event(what)
 
 
 class Violation(AssertionError):
@@ -78,7 +88,21 @@ def decode(body: bytes) -> tuple[Place, ...]:
 
 
 class RecordStore(MemoryObjectStore):
-    """The store in memory, with files of lines instead of Parquet."""
+    """The store in memory, with files of lines instead of Parquet. Counts its writes."""
+
+    writes = 0
+
+    def put(self, *arguments, **named):
+        self.writes += 1
+        return super().put(*arguments, **named)
+
+    def copy(self, *arguments, **named):
+        self.writes += 1
+        return super().copy(*arguments, **named)
+
+    def delete(self, *arguments, **named):
+        self.writes += 1
+        return super().delete(*arguments, **named)
 
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         stored = self._source(bucket, key)
@@ -87,10 +111,29 @@ class RecordStore(MemoryObjectStore):
         return ParquetFooter(len(decode(stored.body)))
 
     def places(self, key: str) -> tuple[Place, ...]:
+        if key not in self._bucket(BUCKET):
+            raise Violation(f"I4: {key} is live and not there")
         return decode(self._source(BUCKET, key).body)
 
     def infos(self, prefix: str) -> Mapping[str, ObjectInfo]:
         return {key: v.info(key) for key, v in self._bucket(BUCKET).items() if key.startswith(prefix)}
+
+
+class CountingCatalog(MemoryCatalog):
+    writes = 0
+
+    def publish(self, table, *, sequence, add, remove, base=None):
+        add = list(add)
+        if base == self.sequence(table):
+            self.refuse_twice(table, sequence, add)
+        self.writes += 1
+        return super().publish(table, sequence=sequence, add=add, remove=remove, base=base)
+
+    def refuse_twice(self, table, sequence, add) -> None:
+        """Iceberg would list a file twice, and readers would see its records twice."""
+        twice = {f.uri for f in add} & self.files(table).keys()
+        if twice and self.sequence(table) < sequence:
+            raise Violation(f"I2: {sorted(twice)} would be in {table} twice")
 
 
 class Clock:
@@ -157,7 +200,7 @@ class ModelWorld:
     clock: Clock = field(default_factory=Clock)
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     store: RecordStore = field(default_factory=lambda: RecordStore(BUCKET))
-    catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
+    catalog: CountingCatalog = field(default_factory=CountingCatalog)
     records: dict[Place, Record] = field(default_factory=dict)
     drivers: list[Driver] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
@@ -295,8 +338,10 @@ class ModelWorld:
         except InvariantBroken:
             raise
         except SpikeError as refused:
+            event(f"POST: {type(refused).__name__}")
             self._refused(post, refused)
             return refused
+        event(f"POST: {'new' if answer.new else 'known'}")
         self._registered(post, answer)
         return answer
 
@@ -364,8 +409,8 @@ class ModelWorld:
             holder=holder,
             pause=lambda: process.effect("pause", lambda: self.clock.advance(TERMS.poll_seconds)),
         )
-        with tolerated():
-            for item in drain.run():
+        with tolerated(), closing(drain.run()) as items:
+            for item in items:
                 if isinstance(item, Trouble):
                     if item.final:
                         raise Violation(f"an appender run gave up: {item.message}")
@@ -419,14 +464,18 @@ class ModelWorld:
         with self.ledger.begin() as tx:
             return tx.files(number)
 
-    def rows(self, table: sa.Table) -> list[sa.RowMapping]:
-        with self.ledger._read() as db:
-            return list(db.execute(_selects(table)).mappings())
+    def rows(self, table: sa.Table) -> list[Row]:
+        """Every row, past SQLAlchemy: the checks read all of it after each step. Times are microseconds."""
+        with closing(self.ledger._engine.raw_connection()) as db:
+            found = db.cursor().execute(f'SELECT * FROM "{table.name}"')
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
 
-
-@cache
-def _selects(table: sa.Table) -> sa.Select:
-    return sa.select(table)
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """Another one after every write, wherever it went."""
+        with closing(self.ledger._engine.raw_connection()) as db:
+            return db.driver_connection.total_changes, self.store.writes, self.catalog.writes
 
 
 class tolerated:  # noqa: N801 - reads as a context
@@ -437,14 +486,3 @@ class tolerated:  # noqa: N801 - reads as a context
 
     def __exit__(self, kind, error, trace) -> bool:
         return isinstance(error, Transient | Conflict)
-
-
-TABLES = (
-    schema.positions,
-    schema.batches,
-    schema.batch_ranges,
-    schema.files,
-    schema.commits,
-    schema.epochs,
-    schema.datasets,
-)
