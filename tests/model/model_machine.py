@@ -11,8 +11,8 @@ from builders import BUCKET, IDLE_LIMIT
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_invariants import Watch, expect
-from model_processes import DEADLY, Fault, Process
 from model_world import HOURS, ModelWorld, Record, Violation, event
+from processes import DEADLY, Fault, Process
 
 from spike_pipelines.domain.batch import BatchState, FileKind
 from spike_pipelines.domain.errors import Fenced, Held, Lost, SpikeError, TopicChanged

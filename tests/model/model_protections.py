@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from builders import BUCKET, HOUR
 from model_invariants import Watch, expect
 from model_machine import finale
-from model_processes import Fault
 from model_world import CountingCatalog, ModelWorld, Record, RecordStore, encode
+from processes import Fault
 
 from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.ledger.ledger import SqlLedger

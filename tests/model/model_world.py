@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from builders import BUCKET, HOUR, IDLE_LIMIT, NEXT_HOUR, SameThread, spike
 from hypothesis import currently_in_test_context
 from hypothesis import event as hypothesis_event
-from model_processes import Port, Process
+from processes import Port, Process, SteppedDrain
 
 from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
@@ -32,7 +32,7 @@ from spike_pipelines.domain.errors import (
 )
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.ports import HourReport, ObjectInfo, ParquetFooter
-from spike_pipelines.services.drain import Drain, Terms, Trouble
+from spike_pipelines.services.drain import Terms, Trouble
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.register import EpochToken, Registered, Registrar, staging_prefix
@@ -170,19 +170,6 @@ class Post:
     token: EpochToken
     batch: NewBatch
     identity: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SteppedDrain(Drain):
-    """An appender run in one thread whose pauses somebody decides on."""
-
-    pause: Callable[[], None]
-
-    def _pool(self) -> SameThread:
-        return SameThread()
-
-    def _pause(self) -> None:
-        self.pause()
 
 
 @cache

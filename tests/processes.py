@@ -6,12 +6,15 @@ of them interleave in any order, and each can be killed before, after or long be
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from builders import SameThread
 from greenlet import greenlet
 
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.services.drain import Drain
 
 
 class Killed(BaseException):
@@ -132,3 +135,16 @@ class Port:
 
     def begin(self) -> object:
         return self._process.transaction(self._inner.begin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteppedDrain(Drain):
+    """An appender run in one thread whose pauses somebody decides on."""
+
+    pause: Callable[[], None]
+
+    def _pool(self) -> SameThread:
+        return SameThread()
+
+    def _pause(self) -> None:
+        self.pause()
