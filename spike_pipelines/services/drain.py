@@ -53,7 +53,10 @@ def needs_appender(ledger: Ledger) -> str | None:
     behind = [d.name for d in ledger.datasets() if d.reported < d.sequence]
     if waiting:
         return f"batches wait: {', '.join(waiting)}"
-    return f"commits to publish: {', '.join(behind)}" if behind else None
+    if behind:
+        return f"commits to publish: {', '.join(behind)}"
+    uncleaned = ledger.uncleaned()
+    return f"staging to clean up: {', '.join(uncleaned)}" if uncleaned else None
 
 
 @dataclass(slots=True)
@@ -139,10 +142,11 @@ class Drain:
         return len(due)
 
     def _work(self) -> tuple[str, ...]:
-        """Spikes with a batch to commit, a commit to publish, or both; the longest waiting first."""
+        """Spikes with a batch to commit, a commit to publish or staging to clean up: what waits longest,
+        first; a run that died between two of these leaves the next one to do."""
         waiting = [b.spike for b in self.ledger.backlog() if not b.blocked]
         behind = [d.spike for d in self.ledger.datasets() if d.published < d.sequence]
-        return tuple(dict.fromkeys(waiting + behind))
+        return tuple(dict.fromkeys([*waiting, *behind, *self.ledger.uncleaned()]))
 
     def _turn(self, name: str) -> None:
         if name not in self.spikes:

@@ -346,11 +346,12 @@ def test_reports_cover_what_was_published_since_the_last_one(opened):
 def test_only_published_batches_are_cleaned_and_once(opened):
     first, second = add(opened, key="a"), add(opened, 10, 20, key="b")
     commit(opened, first), commit(opened, second)
-    assert opened.cleanable("payouts", 9) == {}
+    assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())
     opened.mark_published("payouts", 1)
     assert opened.cleanable("payouts", 9) == {first.number: ("p/a",)}
+    assert opened.uncleaned() == ("payouts",)
     opened.mark_cleaned([first.number])
-    assert opened.cleanable("payouts", 9) == {}
+    assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())
 
 
 def test_the_backlog_tells_who_waits_who_is_held_and_who_is_taken(opened):
