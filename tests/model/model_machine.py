@@ -16,6 +16,7 @@ from processes import DEADLY, Fault, Process
 
 from spike_pipelines.domain.batch import BatchState, FileKind
 from spike_pipelines.domain.errors import Fenced, Held, Lost, SpikeError, TopicChanged
+from spike_pipelines.services.audit import Auditor
 
 _services = logging.getLogger("spike_pipelines")
 INDEX = st.integers(0, 5)
@@ -335,6 +336,7 @@ def finale(world: ModelWorld, watch: Watch) -> None:
     watch.check()
     if not world.stopped:
         everything_is_accounted_for(world)
+        the_audit_finds_nothing(world)
     nothing_is_left_to_do(world)
 
 
@@ -381,6 +383,14 @@ def everything_is_accounted_for(world: ModelWorld) -> None:
     ]
     expected = [place for place, record in world.records.items() if record.kind is not None]
     expect(sorted(visible) == sorted(expected), "I1: readers do not see every record exactly once")
+
+
+def the_audit_finds_nothing(world: ModelWorld) -> None:
+    """`spike audit` recomputes the same in its own way: it agrees that nothing is broken."""
+    spikes = {world.spike.name: world.spike}
+    auditor = Auditor(world.ledger, world.broker, world.store, world.catalog, spikes)
+    breached = {f.invariant: f.breaches for f in auditor.run() if not f.ok}
+    expect(not breached, f"the audit says {breached}")
 
 
 def nothing_is_left_to_do(world: ModelWorld) -> None:

@@ -2,8 +2,11 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 from model_machine import Protocol
+
+pytestmark = pytest.mark.timeout(900)
 
 _PLAIN = settings(
     max_examples=2_000,
