@@ -98,10 +98,9 @@ class Way:
         Process("way", self.body).finish()
 
     def recover(self) -> None:
-        """Nobody is alive: leases run out, and everything is done once more, twice."""
+        """Nobody is alive: leases run out, and everything is done once more."""
         with self.world.ledger.begin() as tx:
             tx._db.execute(sa.text("UPDATE leases SET expires_at = clock_timestamp() - interval '1 ms'"))
-        self.go()
         self.go()
 
     def visible(self) -> tuple[int, ...]:
