@@ -111,6 +111,8 @@ def status(code: int, error: str) -> Callable[[S3Answers, AWSRequest], AWSRespon
     """Refused with this status; nothing happened. A 200 has the error in its body, as a copy may."""
 
     def answer(_: S3Answers, request: AWSRequest) -> AWSResponse:
+        if request.method == "HEAD":  # its answer has no body to put an error into
+            return response(request, 500 if code == 200 else code, b"")
         return response(request, code, xml(error))
 
     return answer

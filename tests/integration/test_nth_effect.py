@@ -27,7 +27,7 @@ from wire_faults import (
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.adapters.ledger import SqlLedger
-from spike_pipelines.adapters.s3 import S3ObjectStore
+from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import StagedFile
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
@@ -63,9 +63,7 @@ class Way:
             self.world.store,
         )
         with suppress(Transient, Conflict):
-            driver = direct.driver(self.spike)
-            driver.world = World(direct.ledger, direct.broker, self.world.store)
-            self.stage_both(driver)
+            self.stage_both(direct.driver(self.spike))
         with suppress(Transient, Conflict), closing(self.drain(process).run()) as items:
             for item in items:
                 assert not (isinstance(item, Trouble) and item.final), item
@@ -197,9 +195,25 @@ ANSWERS = {
 }
 
 
+@pytest.fixture
+def retrying(s3, monkeypatch):
+    """The platform's own client: it sends a request again by itself."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    return connect(s3.endpoint)
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_whatever_request_s3_answers_badly_the_next_run_ends_in_the_same_state(ledger, s3, store, answer):
-    client = s3.client()
+    fail_each_request(ledger, s3.client(), answer)
+
+
+@pytest.mark.usefixtures("store")
+def test_whatever_request_is_sent_twice_by_the_sdk_the_state_is_the_same(ledger, retrying):
+    fail_each_request(ledger, retrying, "503 after success")
+
+
+def fail_each_request(ledger, client, answer) -> None:
     answers = S3Answers(client)
     for nth, way in ways(ledger, S3ObjectStore(client)):
         answers.arm(nth, ANSWERS[answer])
