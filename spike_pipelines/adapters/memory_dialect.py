@@ -6,7 +6,7 @@ translated here. Times are whole microseconds since 1970, so that adding seconds
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import JSON, DateTime, Interval
 from sqlalchemy.dialects import registry
@@ -43,7 +43,9 @@ class _Json(JSON):
 
 
 class _Compiler(SQLiteCompiler):
-    def visit_values(self, element: Any, asfrom: bool = False, from_linter: Any = None, **kw: Any) -> str:
+    def visit_values(
+        self, element: Any, asfrom: Any = False, from_linter: Any = None, visiting_cte: Any = None, **kw: Any
+    ) -> str:
         """`(VALUES …) AS name (columns)`: SQLite calls them column1, column2 …"""
         name = self.preparer.quote(element.name)
         columns = ", ".join(
@@ -51,7 +53,8 @@ class _Compiler(SQLiteCompiler):
         )
         if from_linter:
             from_linter.froms[element._de_clone()] = element.name
-        return f"(SELECT {columns} FROM ({self._render_values(element, **kw)})) AS {name}"
+        values = self._render_values(element, **kw)  # type: ignore[no-untyped-call]
+        return f"(SELECT {columns} FROM ({values})) AS {name}"
 
     def visit_bool_and_func(self, function: Any, **kw: Any) -> str:
         return f"min{self.function_argspec(function, **kw)}"
@@ -73,7 +76,7 @@ class MemoryDialect(SQLiteDialect_pysqlite):
     supports_statement_cache = True
     statement_compiler = _Compiler
     type_compiler_cls = _TypeCompiler
-    colspecs: ClassVar[Any] = {
+    colspecs = {  # noqa: RUF012 - the base class has it so
         **SQLiteDialect_pysqlite.colspecs,
         DateTime: _Time,
         Interval: _Span,

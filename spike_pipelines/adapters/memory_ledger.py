@@ -5,8 +5,8 @@ migrations, and transactions side by side (here they wait for each other).
 """
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,5 +61,7 @@ class MemoryLedger(SqlLedger):
             made.create_function(name, -1, function)
         return made
 
-    def _snapshot(self) -> AbstractContextManager[sa.Connection]:
-        return self._read()
+    @contextmanager
+    def _snapshot(self) -> Iterator[sa.Connection]:
+        with self._read() as db:
+            yield db

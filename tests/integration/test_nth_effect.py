@@ -26,9 +26,10 @@ from wire_faults import (
 )
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
+from spike_pipelines.adapters.iceberg_schema import DEAD_LETTER_TIME, FINAL_TIME
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.batch import StagedFile
+from spike_pipelines.domain.batch import FileKind, StagedFile
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import Terms, Trouble
@@ -271,10 +272,9 @@ def put_with_timestamps(driver: Driver, key, kind, hour, rows) -> StagedFile | N
     if rows == 0:
         return None
     body = BytesIO()
-    columns = {
-        "id": pa.array(range(rows), pa.int64()),
-        "kafka_timestamp": pa.array([hour] * rows, pa.timestamp("us", "UTC")),
-    }
+    times = pa.array([hour] * rows, pa.timestamp("us", "UTC"))
+    final = {"id": pa.array(range(rows), pa.int64()), FINAL_TIME: times}
+    columns = final if kind is FileKind.FINAL else {DEAD_LETTER_TIME: times}
     pq.write_table(pa.table(columns), body)
     absolute = staging_prefix(driver.spike, driver.token.number) + key
     info = driver.world.store.put(BUCKET, absolute, body.getvalue())
