@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from spike_pipelines.domain.batch import BatchState
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/protocol.md").read_text()
 PLACES = sorted(set(re.findall(r"`([\w/]+\.py)(?::(\w+))?`", TEXT)))
@@ -29,6 +31,18 @@ def test_every_rule_of_the_model_is_an_action():
     assert len(rules()) > 20
     actions = set(re.findall(r"`(\w+)`", TEXT.partition("## Actions")[2].partition("## Invariants")[0]))
     assert set(rules()) == actions
+
+
+def test_every_failure_sequence_is_acted_out_somewhere():
+    section = TEXT.partition("## Failure sequences")[2].partition("## Protections")[0]
+    sequences = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    assert len(sequences) == 16
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for sequence in sequences:
+        names = re.findall(r"`(\w+)`", sequence)
+        acted = [name for name in names if re.search(rf"^\s*def {name}\(", sources, re.MULTILINE)]
+        assert acted, sequence
+        assert set(names) - set(acted) <= set(BatchState), sequence
 
 
 def test_every_invariant_is_there():
