@@ -332,7 +332,6 @@ def finale(world: ModelWorld, watch: Watch) -> None:
             break
     else:
         raise Violation("draining has no end")
-    world.settle()
     watch.check()
     if not world.stopped:
         everything_is_accounted_for(world)
@@ -362,7 +361,7 @@ def go_on(world: ModelWorld) -> bool:
         world.stopped != "topic recreated" or not world.ledger.all_positions(),
         "I10: the topic changed, and nobody says",
     )
-    post = world.stage(driver, 5)
+    post = world.stage(driver, 12)
     if post is None:
         return False
     answer = world.post(post)
