@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from model_machine import Protocol
 
-pytestmark = pytest.mark.timeout(900)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+pytestmark = pytest.mark.timeout(0 if PROFILE == "nightly" else 900)
 
 _PLAIN = settings(
     max_examples=2_000,
@@ -22,4 +23,4 @@ PROFILES = {
 }
 
 TestProtocol = Protocol.TestCase
-TestProtocol.settings = PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
+TestProtocol.settings = PROFILES[PROFILE]
