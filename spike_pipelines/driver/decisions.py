@@ -64,7 +64,7 @@ def after_open(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "invalid" | "too_large":
+        case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return Fail()
         case _:
             return Retry()
@@ -81,9 +81,9 @@ def after_register(refusal: Refusal) -> Action:
             return Stop(Exit.REFUSED)
         case "gap" | "overlap" | "conflict" | "held":
             return Resync()
-        case "invalid" | "too_large":
+        case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return Fail()
-        case "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
+        case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
             return Retry()
 
 

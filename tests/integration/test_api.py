@@ -152,7 +152,7 @@ def changed(part, **changes):
         (changed(None, ranges=[]), 422, "invalid", "body.ranges"),
         (changed(None, colour="red"), 422, "invalid", "body.colour"),
         (changed("files", bucket="other"), 422, "invalid", "body.files.0.bucket"),
-        (changed("files", key="../other"), 422, "invalid", "files[0].key"),
+        (changed("files", key="../other"), 422, "bad_key", "files[0].key"),
         (changed("files", key="k" * 901), 422, "invalid", "body.files.0.key"),
         (changed("files", rows=0), 422, "invalid", "body.files.0.rows"),
         (changed("files", etag='"quoted"'), 422, "invalid", "body.files.0.etag"),
