@@ -283,7 +283,8 @@ def test_a_body_that_says_it_is_too_large_is_refused_unread(api):
 
 def test_a_body_that_does_not_say_its_length_is_bounded_too(api):
     pieces = (b" " * 65536 for _ in range(wire.MAX_BODY_BYTES // 65536 + 2))
-    error(api.post("/v1/spikes/payouts/batches", content=pieces), 413, "too_large")
+    headers = {"Content-Type": "application/json"}
+    error(api.post("/v1/spikes/payouts/batches", content=pieces, headers=headers), 413, "too_large")
 
 
 def test_a_large_body_within_the_limit_is_read(api, world, spike):
