@@ -17,7 +17,7 @@ class Statements:
     def __init__(self, ledger):
         self._engine, self.seen = ledger._engine, 0
 
-    def _count(self, conn, cursor, statement, parameters, context, many):
+    def _count(self, conn, cursor, statement, parameters, context, many):  # noqa: PLR0917 - SQLAlchemy's
         self.seen += len(parameters) if many else 1
 
     def __enter__(self):
