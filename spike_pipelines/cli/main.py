@@ -16,6 +16,7 @@ from spike_pipelines.cli import (
     read,
     smoke,
     stack,
+    token,
     up,
     where,
 )
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
 )
-for module in (up, stack, applications, produce, read, where, audit, operations, ledger, smoke, chaos):
+for module in (up, stack, applications, produce, read, where, audit, operations, ledger, token, smoke, chaos):
     module.register(app)
 
 

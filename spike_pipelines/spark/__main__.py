@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> Exit:
 def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     board = VitalsBoard()
     _stop_on_signals(board)
-    client = AppenderClient(env.appender_url, spike.name, env.token.get_secret_value())
+    client = AppenderClient(env.appender_url, spike.name, env.bearer)
     session = Session(client, board, driver=env.driver_id, version=spike.version)
     store = S3ObjectStore(connect(env.s3_endpoint))
     engine = SparkEngine(partial(start_spark, spike, env), spike, env, store, plan)

@@ -39,6 +39,10 @@ tokens = sa.Table(
     sa.Column("spike", sa.Text, primary_key=True),
     sa.Column("token_sha256", sa.Text, primary_key=True),
     sa.Column("created_at", Time, nullable=False, server_default=_now),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False, unique=True),
+    # Past it the token is refused. The row stays, so that a revoked token is never registered anew.
+    sa.Column("expires_at", Time),
+    sa.Column("last_used_at", Time),
 )
 
 epochs = sa.Table(
@@ -212,7 +216,8 @@ files = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("staging_key", sa.Text, nullable=False),
+    # A staged object is registered once: two batches with the same file would commit its records twice.
+    sa.Column("staging_key", sa.Text, nullable=False, unique=True),
     sa.Column("staging_etag", sa.Text, nullable=False),
     sa.Column("final_key", sa.Text, unique=True),
     sa.Column("final_etag", sa.Text),
@@ -227,7 +232,8 @@ files = sa.Table(
     ),
     sa.Index(None, "batch"),
     sa.Index(None, "dataset", "added"),
-    sa.Index(None, "dataset", "removed"),
+    # Most files are never removed: their commits have one index less to write.
+    sa.Index(None, "dataset", "removed", postgresql_where=sa.text("removed is not null")),
     sa.Index(None, "dataset", "hour"),
 )
 
