@@ -117,7 +117,7 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as the ledger has it."""
+    """A batch as the ledger has it. `epoch` is 0 for a swap's: no driver wrote it."""
 
     number: int
     spike: str
