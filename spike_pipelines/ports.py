@@ -582,6 +582,12 @@ class RetentionLedger(SwapLedger, Protocol):
     def swept_once(self, spike: str, before: datetime, limit: int, after: int = 0) -> tuple[Condemned, ...]:
         """Deleted once before `before`, to be deleted once more; ids above `after`, in order."""
 
+    def kept_superseded(self, dataset: str) -> tuple[LedgerFile, ...]:
+        """Superseded files that retention has not condemned: readers of older snapshots need them."""
+
+    def condemned_early(self) -> tuple[str, ...]:
+        """Final keys that were condemned although their replacement is not published (I9): none."""
+
     def mark_condemned(self, files: Iterable[int]) -> None: ...
 
     def mark_swept(self, files: Iterable[int]) -> None: ...

@@ -10,6 +10,7 @@ from spike_pipelines.orchestration.assets import asset_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
+from spike_pipelines.orchestration.retention import retention, retention_schedule
 from spike_pipelines.orchestration.supervisor import recovery, supervisor_sensor
 from spike_pipelines.settings import Settings
 
@@ -19,7 +20,8 @@ def build(spikes: Iterable[Spike], settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=asset_specs(spikes),
         asset_checks=[lag_checks(spikes)],
-        jobs=[appender, recovery],
+        jobs=[appender, recovery, retention],
+        schedules=[retention_schedule],
         sensors=[appender_sensor, supervisor_sensor, lag_sensor(), failure_sensor],
         resources=resources(settings),
         executor=dg.in_process_executor,

@@ -7,9 +7,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState
+from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import OPEN_SWAPS
 from spike_pipelines.ports import Condemned, StagedFate
 
@@ -91,6 +93,24 @@ class RetentionQueries(ABC):
             f.c.swept_at.is_(None),
         )
         return self._found(query, limit, after)
+
+    def kept_superseded(self, dataset: str) -> tuple[LedgerFile, ...]:
+        f = s.files
+        query = sa.select(f).where(
+            f.c.dataset == dataset, f.c.state == FileState.SUPERSEDED, f.c.condemned_at.is_(None)
+        )
+        with self._read() as db:
+            return tuple(rows.file(row) for row in db.execute(query).mappings())
+
+    def condemned_early(self) -> tuple[str, ...]:
+        f, d = s.files, s.datasets
+        query = (
+            sa.select(f.c.final_key)
+            .join(d, d.c.name == f.c.dataset)
+            .where(f.c.condemned_at.is_not(None), f.c.removed > d.c.published)
+        )
+        with self._read() as db:
+            return tuple(db.execute(query.order_by(f.c.id)).scalars())
 
     def mark_condemned(self, files: Iterable[int]) -> None:
         self._mark(s.files.c.condemned_at, files)
