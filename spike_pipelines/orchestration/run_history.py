@@ -67,26 +67,31 @@ def _needed(instance: dg.DagsterInstance, run_id: str) -> bool:
     found = instance.get_records_for_run(run_id, of_type=set(_KINDS), limit=MOST_EVENTS + 1)
     if len(found.records) > MOST_EVENTS:
         return True
-    return any(_newest(instance, record) for record in found.records)
+    places = {_place(record) for record in found.records}
+    return any(_newest_run(instance, *place) == run_id for place in places if place is not None)
 
 
-def _newest(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> bool:
+_Place = tuple[DagsterEventType, dg.AssetKey, str | None]
+
+
+def _place(record: dg.EventLogRecord) -> _Place | None:
     event = record.event_log_entry.dagster_event
     if event is None or event.asset_key is None:
-        return False
-    key, partition = event.asset_key, event.partition
-    if partition is not None:
-        latest = instance.event_log_storage.get_latest_storage_id_by_partition(
-            key, event.event_type, {partition}
-        )
-        return latest.get(partition, record.storage_id) <= record.storage_id
-    fetch = (
-        instance.fetch_materializations
-        if event.event_type is DagsterEventType.ASSET_MATERIALIZATION
-        else instance.fetch_observations
-    )
-    newest = fetch(key, limit=1).records
-    return not newest or newest[0].storage_id <= record.storage_id
+        return None
+    return event.event_type, event.asset_key, event.partition
+
+
+def _newest_run(
+    instance: dg.DagsterInstance, kind: DagsterEventType, key: dg.AssetKey, partition: str | None
+) -> str | None:
+    """The run that logged the newest event there. Asked by run: storage ids of a run's events and of the
+    index are not the same everywhere."""
+    partitions = None if partition is None else [partition]
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions)
+    materialized = kind is DagsterEventType.ASSET_MATERIALIZATION
+    fetch = instance.fetch_materializations if materialized else instance.fetch_observations
+    newest = fetch(wanted, limit=1).records
+    return newest[0].run_id if newest else None
 
 
 def _delete(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 LETTERS = [
     (b'{"id": "x1", "n": "7"}', "wrong_type"),  # parses with the mended schema
     (b'{"id": "x2", "n": "8", "keep": false}', "wrong_type"),  # parses now, and is filtered
-    (b"not json \xf0", "malformed_json"),  # stays dead
+    (b"not json \xf0", "malformed_json"),  # stays dead, for the reason it has by today's rules
     (b'{"id": "x3", "n": "9"}', "out_of_range"),  # of far in the future: stays dead, and where it was
 ]
 
@@ -123,7 +123,7 @@ def test_mended_records_become_rows_and_all_others_keep_bytes_place_and_hour(sta
     done, prefix = again(stack, "1")
     counts = done.batch.counts
     assert (counts.read, counts.final, counts.dead_letter, counts.filtered) == (4, 1, 2, 1)
-    assert done.still == {"malformed_json": 1, "timestamp_out_of_range": 1}
+    assert done.still == {"invalid_utf8": 1, "timestamp_out_of_range": 1}
     (final,) = rows(stack, prefix, done.batch.files, FileKind.FINAL)
     assert (final["id"], final["n"], final["kafka_offset"], final["kafka_timestamp"]) == ("x1", "7", 0, AT)
     assert final["hour"] == AT.replace(minute=0)
@@ -143,7 +143,7 @@ def test_records_of_other_reasons_are_not_touched(stack):
     assert [(row["value"], row["reason"]) for row in dead] == [
         (LETTERS[0][0], "wrong_type"),
         (LETTERS[1][0], "wrong_type"),
-        (LETTERS[2][0], "malformed_json"),
+        (LETTERS[2][0], "invalid_utf8"),
         (LETTERS[3][0], "timestamp_out_of_range"),
     ]
     assert [row["detail"] for row in dead] == ["n", "n", None, "n"]

@@ -102,7 +102,9 @@ def test_every_sensor_runs_by_default(definitions):
     sensors = {s.name: s.default_status for s in repository.sensor_defs}
     assert set(sensors) == {"appender_sensor", "supervisor_sensor", "lag_sensor", "failure_sensor"}
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
-    assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
+    schedules = {s.name: (s.default_status, s.cron_schedule) for s in repository.schedule_defs}
+    assert schedules == {"retention_schedule": (dg.DefaultScheduleStatus.RUNNING, "17 * * * *")}
+    assert {"appender", "recovery", "retention"} <= {job.name for job in repository.get_all_jobs()}
 
 
 def test_loading_definitions_reaches_for_nothing(monkeypatch):
