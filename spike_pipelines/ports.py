@@ -464,6 +464,10 @@ class SwapTransaction(LedgerTransaction, Protocol):
 
     def replaced(self, swap: int) -> tuple[LedgerFile, ...]: ...
 
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        """By the batch number of each finished swap, the drivers' batches whose records it took, through
+        any number of swaps. What is tied so is superseded together or not at all."""
+
     def stage_swap(self, swap: int, batch: int) -> None: ...
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
@@ -487,8 +491,8 @@ class SwapLedger(Ledger, Protocol):
 
     def swap_books(self) -> tuple[SwapBook, ...]: ...
 
-    def sources(self, batch: int) -> frozenset[int]:
-        """The live lane's batches whose records a swap's batch holds; a driver's batch is its own."""
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        """See `SwapTransaction.sources`."""
 
 
 # dead letters

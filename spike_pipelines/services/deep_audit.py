@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from spike_pipelines.domain.batch import LIVE_LANE, Batch
+from spike_pipelines.domain.batch import Batch
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import DatasetState, SwapLedger
@@ -54,7 +54,7 @@ class DeepAuditor:
         records = self.places(spike, state.sequence)
         batches = self.ledger.committed_batches(state.name, state.sequence)
         filtered = sum(b.counts.filtered for b in batches)
-        swapped = {b.number: self.ledger.sources(b.number) for b in batches if b.lane != LIVE_LANE}
+        swapped = self.ledger.sources(state.spike)
         breaches = [
             *duplicates(records),
             *strangers(records, batches, swapped),

@@ -1,6 +1,8 @@
 """Swaps in the ledger: the verbs of `ports.SwapTransaction`, and what people and the audit ask."""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 
@@ -63,6 +65,9 @@ class SwapVerbs:
         f, x = s.files, s.swap_files
         query = sa.select(f).select_from(f.join(x, x.c.file == f.c.id)).where(x.c.swap == swap)
         return tuple(rows.file(row) for row in self._db.execute(query.order_by(f.c.id)).mappings())
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        return _sources(self._db, spike)
 
     def stage_swap(self, swap: int, batch: int) -> None:
         self._move(swap, SwapState.PLANNED, SwapState.STAGED, batch=batch)
@@ -166,27 +171,30 @@ class SwapQueries(ABC):
             found = db.execute(_BOOKS).mappings()
             return tuple(SwapBook(**(dict(row) | {"kind": SwapKind(row["kind"])})) for row in found)
 
-    def sources(self, batch: int) -> frozenset[int]:
-        """Numbers of the live lane's batches whose records a swap's batch holds, through any number of
-        swaps; the batch itself if a driver wrote it."""
-        w, x, f = s.swaps, s.swap_files, s.files
-        found = sa.select(sa.cast(sa.literal(batch), sa.BigInteger).label("number")).cte(
-            "found", recursive=True
-        )
-        before = sa.select(f.c.batch).select_from(
-            found.join(w, w.c.batch == found.c.number)
-            .join(x, x.c.swap == w.c.number)
-            .join(f, f.c.id == x.c.file)
-        )
-        found = found.union(before)
-        made = sa.select(w.c.batch).where(w.c.batch.is_not(None))
-        query = sa.select(found.c.number).where(found.c.number.not_in(made))
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
         with self._read() as db:
-            return frozenset(db.execute(query).scalars())
+            return _sources(db, spike)
 
     def _swaps(self, query: sa.Select[tuple[object, ...]]) -> tuple[Swap, ...]:
         with self._read() as db:
             return tuple(rows.swap(row) for row in db.execute(query).mappings())
+
+
+def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
+    w, x, f = s.swaps, s.swap_files, s.files
+    took = w.join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    done = (w.c.spike == spike) & (w.c.state == SwapState.SWAPPED)
+    first = sa.select(w.c.batch.label("made"), f.c.batch.label("source")).select_from(took).where(done)
+    found = first.cte("found", recursive=True)
+    further = sa.select(found.c.made, f.c.batch).select_from(
+        found.join(w, w.c.batch == found.c.source).join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    )
+    found = found.union(further)
+    swapped = sa.select(w.c.batch).where(done)
+    sources: dict[int, set[int]] = defaultdict(set)
+    for made, source in db.execute(sa.select(found).where(found.c.source.not_in(swapped))):
+        sources[made].add(source)
+    return {made: frozenset(numbers) for made, numbers in sources.items()}
 
 
 def _books() -> sa.Select[tuple[object, ...]]:
