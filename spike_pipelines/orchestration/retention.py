@@ -25,7 +25,7 @@ def retain(context: dg.OpExecutionContext, config: RetainConfig) -> None:
     context.add_output_metadata(retention_metadata(found))
 
 
-@dg.op(required_resource_keys={"platform"}, out=dg.Out(dg.Nothing), ins={"after": dg.In(dg.Nothing)})
+@dg.op(required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
 def prune(context: dg.OpExecutionContext, config: RetainConfig) -> None:
     """Delete Dagster's runs that are older than their objective and that no partition needs."""
     keep = timedelta(days=context.resources.platform.settings.retention_run_days)
@@ -51,7 +51,8 @@ def pruned_metadata(done: Pruned) -> dict[str, int]:
 
 @dg.job(description="Deletes what no reader, driver or run can need any more.")
 def retention() -> None:
-    prune(retain())
+    retain()
+    prune()
 
 
 retention_schedule = dg.ScheduleDefinition(

@@ -86,8 +86,8 @@ def strangers(
     )
     placed = records.merge(ranges, on=["batch", "partition"], how="left")
     placed["inside"] = (placed["offset"] >= placed["start"]) & (placed["offset"] < placed["end"])
-    inside = placed.groupby(["batch", *_PLACE], as_index=False)["inside"].any()
-    outside = inside[~inside["inside"]]
+    inside = placed.groupby(["batch", *_PLACE])["inside"].any().reset_index()
+    outside = inside.loc[~inside["inside"]]
     return [
         f"partition {r.partition} offset {r.offset} is not in the ranges of batch {r.batch}"
         for r in outside.itertuples()

@@ -13,6 +13,7 @@ from itertools import islice
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.epochs import EpochState
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import (
     EpochPlace,
     Kind,
@@ -48,16 +49,27 @@ class Retainer:
     terms: RetentionTerms
 
     def run(self, *, dry_run: bool = False) -> Iterator[Removal]:
-        """One removal for each spike and kind, as it is done. Errors: `Transient`; then the next run does
-        what is left."""
-        known = {state.name: state for state in self.ledger.datasets()}
+        """One removal for each spike and kind, as it is done. Raises `Transient` in the end, naming the
+        spikes where something did not answer; the next run does what is left."""
+        known = {state.name: state.published for state in self.ledger.datasets()}
+        failures = []
         for spike in self.spikes.values():
-            yield self._staging(spike, dry_run=dry_run)
-            if state := known.get(spike.dataset.name):
-                yield self._snapshots(spike, dry_run=dry_run)
-                yield self._superseded(spike, state.published, dry_run=dry_run)
-                yield self._tombstones(spike, dry_run=dry_run)
-                yield self._again(spike, dry_run=dry_run)
+            try:
+                yield from self._spike(spike, known.get(spike.dataset.name), dry_run=dry_run)
+            except Transient as error:
+                log.warning("%s: %s", spike.name, error)
+                failures.append(f"{spike.name}: {error}")
+        if failures:
+            raise Transient("retention is not done: " + "; ".join(failures))
+
+    def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
+        """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
+        yield self._staging(spike, dry_run=dry_run)
+        if published is not None:
+            yield self._superseded(spike, published, dry_run=dry_run)
+            yield self._tombstones(spike, dry_run=dry_run)
+            yield self._again(spike, dry_run=dry_run)
+            yield self._snapshots(spike, dry_run=dry_run)
 
     # staging
 
