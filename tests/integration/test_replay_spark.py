@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from builders import spike as plain_spike
 from spark_jvm import own_jvm
 
 from spike_pipelines.adapters.dead_letters import S3DeadLetterReader
+from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
+from spike_pipelines.adapters.replay_job import INVALID
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.spike import Dataset, Location, Resources
@@ -21,7 +24,7 @@ from spike_pipelines.ports import ReplayOrder
 from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
-from spike_pipelines.spark.replay import reparse
+from spike_pipelines.spark.replay import main, reparse
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]
@@ -174,3 +177,28 @@ def test_the_reader_counts_dead_letters_by_reason(stack):
         "wrong_type": 2, "malformed_json": 1, "timestamp_out_of_range": 1,
     }  # fmt: skip
     assert json.loads(found["wrong_type"].sample)["id"] == "x1"
+
+
+APPLICATION = Path(__file__).parents[2] / "deployments/applications/crt-payout-v1-1.0.yaml"
+
+
+def test_the_job_reads_its_order_and_writes_its_answer(stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKE_S3_ENDPOINT", stack.s3.endpoint)
+    order = ReplayOrder("crt-payout-v1-1.0", (dead_letter_file(stack, "6"),), None, AT, None)
+    told, answer = tmp_path / "order.json", tmp_path / "answer.json"
+    told.write_text(OrderFile.of(order).model_dump_json())
+    assert main([str(APPLICATION), str(told), str(answer)]) == 0
+    done = AnswerFile.model_validate_json(answer.read_bytes()).reparsed()
+    assert done.batch.counts.read == done.batch.counts.dead_letter == 4
+    assert sum(done.still.values()) == 4
+
+
+def test_a_job_without_its_application_or_its_files_says_so(stack, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SPIKE_S3_ENDPOINT", stack.s3.endpoint)
+    told, answer = tmp_path / "order.json", tmp_path / "answer.json"
+    assert main([str(tmp_path / "none.yaml"), str(told), str(answer)]) == INVALID
+    order = ReplayOrder("crt-payout-v1-1.0", ("final/none.parquet",), None, AT, None)
+    told.write_text(OrderFile.of(order).model_dump_json())
+    assert main([str(APPLICATION), str(told), str(answer)]) == 1
+    assert "final/none.parquet" in caplog.text
+    assert not answer.exists()
