@@ -12,7 +12,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING
 
 from spike_pipelines.adapters.appender_probe import AppenderProbe
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.processes import LocalProcesses
@@ -49,8 +49,13 @@ class Platform:
         self.settings = settings or Settings.from_env()
 
     @cached_property
+    def applications(self) -> Applications:
+        """A broken file is told where its spike is shown; the other spikes go on."""
+        return read_applications(self.settings.applications_dir)
+
+    @property
     def spikes(self) -> Mapping[str, Spike]:
-        return {spike.name: spike for spike in load_applications(self.settings.applications_dir)}
+        return self.applications.spikes
 
     @cached_property
     def ledger(self) -> SqlLedger:

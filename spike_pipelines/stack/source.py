@@ -44,6 +44,13 @@ class LiveStatus:
     rates: Rates = field(default_factory=Rates)
 
     def rows(self) -> tuple[SpikeRow, ...]:
+        broken = self.platform.applications.broken
+        return (
+            *self._spikes(),
+            *(SpikeRow(name, "INVALID", problem=broken[name]) for name in sorted(broken)),
+        )
+
+    def _spikes(self) -> tuple[SpikeRow, ...]:
         names = tuple(self.platform.spikes)
         try:
             decisions = {d.spike: d for d in self.platform.supervisor.look()}

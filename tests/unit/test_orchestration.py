@@ -13,7 +13,8 @@ import pytest
 from builders import HOUR, NEXT_HOUR, partition, spike
 
 import spike_pipelines.orchestration as package
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
+from spike_pipelines.adapters.s3 import connect
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -24,8 +25,10 @@ from spike_pipelines.orchestration.appender import (
     materialization,
     run_drain,
 )
+from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
+from spike_pipelines.orchestration.resources import BoundedS3Resource
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
 from spike_pipelines.ports import DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -47,7 +50,7 @@ def applications():
 
 @pytest.fixture(scope="module")
 def definitions(applications):
-    return build(applications, Settings())
+    return build(Applications({spike.name: spike for spike in applications}, {}), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,24 @@ def test_loading_definitions_reaches_for_nothing(monkeypatch):
         raise AssertionError("definitions went out while they loaded")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    dg.Definitions.validate_loadable(build([spike()], Settings()))
+    dg.Definitions.validate_loadable(build(Applications({spike().name: spike()}, {}), Settings()))
+
+
+def test_a_broken_application_file_is_a_failing_check_and_hides_no_other_spike(tmp_path):
+    for path in Settings().applications_dir.glob("crt-*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    broken = tmp_path / "crt-payout-v1-1.0.yaml"
+    broken.write_text(broken.read_text().replace("lag:", "leg:"))
+    definitions = build(read_applications(tmp_path), Settings())
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert dg.AssetKey(["dataset", "session"]) in graph.get_all_asset_keys()
+    assert dg.AssetKey(["dataset", "payout"]) not in graph.get_all_asset_keys()
+    (check,) = broken_checks(read_applications(tmp_path).broken)
+    result = dg.materialize([check], selection=dg.AssetSelection.all_asset_checks())
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.asset_key.path[-1], evaluation.passed) == ("crt_payout_v1_1_0", False)
+    assert "unknown key 'leg'" in (evaluation.description or "")
 
 
 DECORATORS = {
@@ -362,3 +382,10 @@ def test_the_cursor_remembers_what_was_told():
     assert lag_events(platform, first.cursor, now + timedelta(seconds=30)).asset_events == []
     observer.verdict = LagVerdict.LOST
     assert len(lag_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events) == 1
+
+
+def test_dagsters_s3_client_waits_no_longer_than_ours():
+    ours = connect("http://127.0.0.1:1").meta.config
+    theirs = BoundedS3Resource(endpoint_url="http://127.0.0.1:1").get_client().meta.config
+    for setting in ("connect_timeout", "read_timeout", "retries", "max_pool_connections", "s3"):
+        assert getattr(theirs, setting) == getattr(ours, setting)
