@@ -7,8 +7,12 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.retention import Kind, Removal
 from spike_pipelines.orchestration import run_history
+from spike_pipelines.orchestration.retention import retention
 from spike_pipelines.orchestration.run_history import Pruned, prune_runs
+from spike_pipelines.settings import Settings
 
 HOURS = dg.AssetKey(["dataset", "payouts"])
 SPIKE = dg.AssetKey(["spike", "payouts"])
@@ -116,3 +120,42 @@ def test_a_cursor_whose_run_was_deleted_by_hand_begins_again(instance, monkeypat
     free = ran(instance)
     assert prune(instance) == Pruned(deleted=1)
     assert free not in runs(instance)
+
+
+class Platform:
+    """One removal, and runs kept for 30 days."""
+
+    settings = Settings()
+
+    @property
+    def retainer(self):
+        return self
+
+    def run(self, *, dry_run):
+        yield Removal("payouts", Kind.STAGING, 0 if dry_run else 2, 5)
+
+
+def test_the_hourly_job_reports_what_went_as_metadata_of_its_run(instance):
+    done = retention.execute_in_process(instance=instance, resources={"platform": Platform()})
+    assert done.success
+    told = {
+        name: value.value
+        for event in done.all_events
+        if event.event_type_value == "STEP_OUTPUT"
+        for name, value in event.step_output_data.metadata.items()
+    }
+    assert (told["objects"], told["bytes"], told["deleted runs"]) == (2, 5, 0)
+    assert "| payouts | orphaned staging | 2 | 5 | 0 |" in told["by kind"]
+
+
+def test_data_that_cannot_be_retained_does_not_keep_old_runs(instance):
+    class Down(Platform):
+        def run(self, *, dry_run):
+            raise Transient("the store is down")
+            yield
+
+    done = retention.execute_in_process(
+        instance=instance, resources={"platform": Down()}, raise_on_error=False
+    )
+    assert not done.success
+    assert [e.step_key for e in done.all_events if e.is_step_success] == ["prune"]
