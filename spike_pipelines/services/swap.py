@@ -59,6 +59,8 @@ class Swapper:
         lease = self._acquire(number)
         with released(self.ledger, lease):
             swap = self._look(number)
+            if swap.state is SwapState.ABORTED:
+                raise SwapRefused(f"{swap} was aborted before: {swap.problem}")
             try:
                 if swap.state is SwapState.PLANNED:
                     swap = self._stage(spike, swap, produce, lease)

@@ -193,6 +193,14 @@ def test_of_two_replays_at_once_one_is_refused(world, ran):
     assert breaches(world) == {}
 
 
+def test_an_aborted_swap_stays_aborted(world, ran):
+    """Another replay may abort a plan in the moment before its maker takes the lease."""
+    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swapper(world).abort(swap.number, "taken for dead")
+    with pytest.raises(SwapRefused, match="aborted before: taken for dead"):
+        swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike))
+
+
 def test_an_aborted_swap_lets_the_next_one_have_its_files(world, ran):
     first = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
     assert swapper(world).abort(first.number, "no longer wanted").problem == "no longer wanted"
