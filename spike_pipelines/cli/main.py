@@ -9,10 +9,12 @@ from typer.core import TyperGroup
 from spike_pipelines.cli import (
     applications,
     audit,
+    dlq,
     ledger,
     operations,
     produce,
     read,
+    retain,
     smoke,
     stack,
     up,
@@ -44,7 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
 )
-for module in (up, stack, applications, produce, read, where, audit, operations, ledger, smoke):
+COMMANDS = (up, stack, applications, produce, read, where, audit, operations, ledger, dlq, retain, smoke)
+for module in COMMANDS:
     module.register(app)
 
 

@@ -3,14 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from spike_pipelines.domain.errors import InvalidSpec
 
 
-class Environment(BaseModel):
-    """Each field is `SPIKE_<FIELD>`. `driver_id` names this process for ever, `token` is the spike's own.
+class SparkEnvironment(BaseModel):
+    """What any Spark process of ours is told. Each field is `SPIKE_<FIELD>`.
 
     `spark_jars` is a folder of connector jars, or a comma-separated list of jars; `spark_master` is
     `local[driver.cores]` if not given. Started by spark-submit, Spark's own configuration counts.
@@ -18,10 +19,6 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    driver_id: str
-    token: SecretStr
-    appender_url: str
-    kafka_bootstrap: str
     s3_endpoint: str | None = None
     spark_jars: str | None = None
     spark_master: str | None = None
@@ -29,7 +26,7 @@ class Environment(BaseModel):
     state_dir: Path = Path(".spike")
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> "Environment":
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         env = os.environ if env is None else env
         found = {name: env[key] for name in cls.model_fields if (key := f"SPIKE_{name.upper()}") in env}
         try:
@@ -45,3 +42,12 @@ class Environment(BaseModel):
         if folder.is_dir():
             return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
         return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())
+
+
+class Environment(SparkEnvironment):
+    """A driver's. `driver_id` names this process for ever, `token` is the spike's own."""
+
+    driver_id: str
+    token: SecretStr
+    appender_url: str
+    kafka_bootstrap: str
