@@ -4,9 +4,11 @@ import pytest
 from test_operate import ask, operator, to
 from test_swap import breaches, new_swap, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
 
+from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.services.swap import SwapRefused
+from spike_pipelines.services.where import Fate, Finder
 
 pytestmark = pytest.mark.real
 
@@ -75,3 +77,18 @@ def test_a_swap_that_comes_between_plan_and_rewind_refuses_it(world, ran):  # no
     swapped(world, ran.spike, final=1)
     with pytest.raises(Refused, match="were replaced by a swap"), world.ledger.begin() as tx:
         tx.supersede(numbers, tx.next_sequence("payouts"), 1)
+
+
+def test_a_dead_letter_that_was_replayed_is_found_where_it_is_now(world, ran):  # noqa: F811
+    swap = swapped(world, ran.spike, final=1)
+    (final,) = [f for f in world.ledger.record(swap.batch).files if f.kind is FileKind.FINAL]
+    old = [f.final_key for n in world.ledger.sources("payouts")[swap.batch]
+           for f in world.ledger.record(n).files if f.kind is FileKind.DEAD_LETTER]  # fmt: skip
+
+    class Reader:
+        def holds(self, bucket, key, partition, offset):
+            return key in {*old, final.final_key}
+
+    finder = Finder(world.ledger, world.broker, Reader(), world.spikes)
+    (found,) = finder.offset(ran.spike.topic, 0, 5).found
+    assert (found.fate, found.file.id) == (Fate.FINAL, final.id)
