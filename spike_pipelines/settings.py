@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from spike_pipelines.domain.errors import InvalidSpec
 
@@ -31,6 +31,10 @@ class Settings(BaseModel):
     applications_dir: Path = Path("deployments/applications")
     state_dir: Path = Path(".spike")
     recovery_window_seconds: float = 3600.0
+    retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
+    retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel
+    retention_keep_snapshots: int = Field(5, ge=1)  # of each table, however old
+    retention_run_days: float = Field(30, gt=0)  # of Dagster's runs and their event logs
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":

@@ -10,10 +10,12 @@ from spike_pipelines.cli import (
     applications,
     audit,
     chaos,
+    dlq,
     ledger,
     operations,
     produce,
     read,
+    retain,
     smoke,
     stack,
     token,
@@ -46,7 +48,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
 )
-for module in (up, stack, applications, produce, read, where, audit, operations, ledger, token, smoke, chaos):
+COMMANDS = (
+    up,
+    stack,
+    applications,
+    produce,
+    read,
+    where,
+    audit,
+    operations,
+    ledger,
+    dlq,
+    retain,
+    token,
+    smoke,
+    chaos,
+)
+for module in COMMANDS:
     module.register(app)
 
 

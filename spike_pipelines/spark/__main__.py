@@ -25,7 +25,7 @@ from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark import config
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
-from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.environment import Environment, SparkEnvironment
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -64,7 +64,7 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     return code
 
 
-def start_spark(spike: Spike, env: Environment) -> SparkSession:
+def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
     """The session of this process: started the first time, the same one after that."""
     conf = SparkConf()
     if not _submitted():

@@ -10,11 +10,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_va
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 
 
-class Environment(BaseModel):
-    """Each field is `SPIKE_<FIELD>`. `driver_id` names this process for ever.
-
-    `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
-    once; `token` is the token itself, where there is no file to mount: every child process sees that one.
+class SparkEnvironment(BaseModel):
+    """What any Spark process of ours is told. Each field is `SPIKE_<FIELD>`.
 
     `spark_jars` is a folder of connector jars, or a comma-separated list of jars; `spark_master` is
     `local[driver.cores]` if not given. Started by spark-submit, Spark's own configuration counts.
@@ -22,11 +19,6 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    driver_id: str
-    token: SecretStr | None = None
-    token_file: Path | None = None
-    appender_url: str
-    kafka_bootstrap: str
     s3_endpoint: str | None = None
     spark_jars: str | None = None
     spark_master: str | None = None
@@ -34,7 +26,7 @@ class Environment(BaseModel):
     state_dir: Path = Path(".spike")
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> "Environment":
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         env = os.environ if env is None else env
         found = {name: env[key] for name in cls.model_fields if (key := f"SPIKE_{name.upper()}") in env}
         try:
@@ -45,6 +37,28 @@ class Environment(BaseModel):
                 for e in error.errors()
             )
             raise InvalidSpec(f"environment of the driver: {fields}. `spike up` sets these") from error
+
+    def jars(self) -> tuple[str, ...]:
+        if not self.spark_jars:
+            return ()
+        folder = Path(self.spark_jars)
+        if folder.is_dir():
+            return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
+        return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())
+
+
+class Environment(SparkEnvironment):
+    """A driver's. `driver_id` names this process for ever.
+
+    `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
+    once; `token` is the token itself, where there is no file to mount: every child process sees that one.
+    """
+
+    driver_id: str
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    appender_url: str
+    kafka_bootstrap: str
 
     @model_validator(mode="after")
     def _has_a_token(self) -> Self:
@@ -61,11 +75,3 @@ class Environment(BaseModel):
             return self.token_file.read_text().strip()
         except OSError as error:
             raise Transient(f"SPIKE_TOKEN_FILE cannot be read: {error}") from error
-
-    def jars(self) -> tuple[str, ...]:
-        if not self.spark_jars:
-            return ()
-        folder = Path(self.spark_jars)
-        if folder.is_dir():
-            return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
-        return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())

@@ -110,7 +110,9 @@ def test_every_sensor_runs_by_default(definitions):
         "appender_sensor", "supervisor_sensor", "lag_sensor", "conserved_sensor", "failure_sensor",
     }  # fmt: skip
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
-    assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
+    schedules = {s.name: (s.default_status, s.cron_schedule) for s in repository.schedule_defs}
+    assert schedules == {"retention_schedule": (dg.DefaultScheduleStatus.RUNNING, "17 * * * *")}
+    assert {"appender", "recovery", "retention"} <= {job.name for job in repository.get_all_jobs()}
 
 
 def test_loading_definitions_reaches_for_nothing(monkeypatch):

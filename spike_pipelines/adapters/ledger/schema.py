@@ -117,7 +117,7 @@ batches = sa.Table(
     sa.Column("identity", sa.Text, nullable=False, unique=True),
     sa.Column("spike", sa.Text, nullable=False),
     sa.Column("lane", sa.Text, nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger),  # null for a swap's: no driver wrote it
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("records_read", sa.BigInteger, nullable=False),
     sa.Column("records_final", sa.BigInteger, nullable=False),
@@ -146,6 +146,7 @@ batches = sa.Table(
         " (state <> 'aborted' and removed is null and not lost and records_unaccounted = 0)",
         name="batches_audited",
     ),
+    sa.CheckConstraint("(lane = 'live') = (epoch is not null)", name="batches_epoch"),
     # Small however many batches were ever committed: a drain looks at nothing else.
     sa.Index(
         "unfinished_batches",
@@ -224,17 +225,30 @@ files = sa.Table(
     sa.Column("dataset", sa.Text),
     sa.Column("added", sa.BigInteger),
     sa.Column("removed", sa.BigInteger),
+    # Retention's: when the final object was first deleted, and when it was deleted again for good.
+    sa.Column("condemned_at", Time),
+    sa.Column("swept_at", Time),
     sa.CheckConstraint("kind in ('final', 'dead_letter')", name="files_kind"),
     sa.CheckConstraint("state in ('staged', 'live', 'superseded', 'aborted')", name="files_state"),
     sa.CheckConstraint(
         "state <> 'live' or (final_key is not null and final_etag is not null and added is not null)",
         name="files_live",
     ),
+    sa.CheckConstraint("condemned_at is null or state <> 'live'", name="files_condemned"),
+    sa.CheckConstraint("(state = 'superseded') = (removed is not null)", name="files_superseded"),
     sa.Index(None, "batch"),
     sa.Index(None, "dataset", "added"),
     # Most files are never removed: their commits have one index less to write.
     sa.Index(None, "dataset", "removed", postgresql_where=sa.text("removed is not null")),
     sa.Index(None, "dataset", "hour"),
+    # Retention asks for keys and for the beginnings of keys.
+    sa.Index(None, "staging_key", postgresql_ops={"staging_key": "text_pattern_ops"}),
+    sa.Index(
+        "unswept_files",
+        "state",
+        "id",
+        postgresql_where=sa.text("state <> 'live' and final_key is not null and swept_at is null"),
+    ),
 )
 
 datasets = sa.Table(
@@ -258,6 +272,44 @@ commits = sa.Table(
     sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), nullable=False, unique=True),
     sa.Column("committed_at", Time, nullable=False),
     sa.Column("run_id", sa.Text),  # of the Dagster run that promoted it
+)
+
+swaps = sa.Table(
+    "swaps",
+    metadata,
+    sa.Column("number", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), nullable=False),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("application_version", sa.Text, nullable=False),
+    sa.Column("since", Time),
+    sa.Column("until", Time),
+    sa.Column("reason", sa.Text),
+    sa.Column("planned_at", Time, nullable=False),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), unique=True),
+    sa.Column("ended_at", Time),
+    sa.Column("problem", sa.Text),
+    sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
+    sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),
+    sa.CheckConstraint(
+        "case state when 'planned' then batch is null when 'aborted' then true else batch is not null end",
+        name="swaps_batch",
+    ),
+    sa.CheckConstraint("(state in ('swapped', 'aborted')) = (ended_at is not null)", name="swaps_ended"),
+    sa.Index("open_swaps", "spike", postgresql_where=sa.text("state in ('planned', 'staged')")),
+)
+
+swap_files = sa.Table(
+    "swap_files",
+    metadata,
+    sa.Column("swap", sa.BigInteger, sa.ForeignKey("swaps.number"), primary_key=True),
+    sa.Column("file", sa.BigInteger, sa.ForeignKey("files.id"), primary_key=True),
+    # False once the swap is aborted: another one may then replace the file.
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Index("one_swap_of_a_file", "file", unique=True, postgresql_where=sa.text("held")),
 )
 
 leases = sa.Table(

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.operations import OperationStatements
+from spike_pipelines.adapters.ledger.swaps import SwapVerbs
 from spike_pipelines.domain.batch import (
     UNFINISHED,
     Batch,
@@ -30,7 +31,7 @@ from spike_pipelines.ports import Recovery, Refusal
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlTransaction(OperationStatements):
+class SqlTransaction(OperationStatements, SwapVerbs):
     """See `ports.LedgerTransaction`. Lives inside one `SqlLedger.begin()` block."""
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -239,7 +240,7 @@ class SqlTransaction(OperationStatements):
         return int(self._db.execute(query).scalar_one())
 
     def add_batch(
-        self, spike: str, lane: str, batch: NewBatch, *, epoch: int, identity: str, prefix: str
+        self, spike: str, lane: str, batch: NewBatch, *, epoch: int | None, identity: str, prefix: str
     ) -> Batch:
         counts = batch.counts
         row = (
@@ -284,7 +285,8 @@ class SqlTransaction(OperationStatements):
             }
             for r in ranges
         ]
-        self._db.execute(sa.insert(s.batch_ranges), values)
+        if values:
+            self._db.execute(sa.insert(s.batch_ranges), values)
 
     def _insert_hours(self, number: int, hours: tuple[HourCounts, ...]) -> None:
         values = [
