@@ -53,7 +53,7 @@ class Staging(StrEnum):
     """What is to become of a staged object, and why."""
 
     REMOVE_OVER = "its epoch or swap is over and never registered it"
-    REMOVE_OTHER = "another attempt registered its range"
+    REMOVE_OTHER = "its range was registered without it"
     REMOVE_ABORTED = "its batch was aborted"
     REMOVE_CLEANED = "its batch was cleaned up before"
     KEEP_YOUNG = "within grace"
@@ -69,8 +69,8 @@ class Staging(StrEnum):
 @dataclass(frozen=True, slots=True)
 class StagedFacts:
     """What is known of one object. `state` and `cleaned` are its batch's (None: never registered); `over`
-    says that its epoch or swap can register nothing any more, `other_attempt` that files of another
-    attempt at the same range are registered."""
+    says that its epoch or swap can register nothing any more, `other_attempt` that an attempt at the same
+    range is registered: another one, or its own (a committer's marks are no files of it)."""
 
     place: Place | None
     age: timedelta | None

@@ -97,7 +97,8 @@ def test_a_mended_schema_turns_dead_letters_into_rows_that_readers_see(real, ran
     assert (row["payout_id"], row["currency"], row["kafka_offset"]) == ("p1", "USD", 0)
     (dead,) = rows(real, "payout_dead_letters")
     assert (dead["value"], dead["reason"], dead["kafka_offset"]) == (b"{nonsense", "malformed_json", 1)
-    assert keys(real, "staging/") == set()
+    # What is left are the committers' own marks; retention takes them after grace.
+    assert not [key for key in keys(real, "staging/") if key.endswith(".parquet")]
     assert breaches(real) == {}
     assert "malformed_json" in say("list", NAME)
 
