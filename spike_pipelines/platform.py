@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from spike_pipelines.adapters.appender_probe import AppenderProbe
 from spike_pipelines.adapters.applications import load_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.kafka_mirror import KafkaMirror
+from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
@@ -55,6 +57,14 @@ class Platform:
         return KafkaBroker(self.settings.require("kafka_bootstrap"))
 
     @cached_property
+    def surveyor(self) -> KafkaSurveyor:
+        return KafkaSurveyor(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def mirror(self) -> KafkaMirror:
+        return KafkaMirror(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
     def store(self) -> S3ObjectStore:
         return S3ObjectStore(connect(self.settings.s3_endpoint, pool=_COPIES_AT_ONCE))
 
@@ -75,7 +85,7 @@ class Platform:
 
     @cached_property
     def observer(self) -> Observer:
-        return Observer(self.ledger, self.broker, self.cluster, self.spikes)
+        return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
 
     @cached_property
     def auditor(self) -> Auditor:
@@ -103,4 +113,5 @@ class Platform:
             clock=SystemClock(),
             terms=terms or Terms(),
             holder=holder,
+            mirror=self.mirror,
         )

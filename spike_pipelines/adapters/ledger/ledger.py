@@ -11,6 +11,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
+from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.reports import Reports
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind
@@ -22,7 +23,7 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries):
+class SqlLedger(Reports, AuditQueries, LagQueries):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:
