@@ -335,9 +335,10 @@ class LagView:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts for `/metrics`: unfinished batches and their files by (spike, state), everything ever
-    committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+    """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
+    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
 
+    at: datetime
     batches: Mapping[tuple[str, str], int]
     files: Mapping[tuple[str, str], int]
     committed: Mapping[str, int]

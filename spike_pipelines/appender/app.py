@@ -172,9 +172,11 @@ def _reading_routes(app: FastAPI, ledger: SqlLedger, authorised: Callable[..., S
             tx.now()
         return wire.Ok()
 
+    page = metrics.Page(ledger)
+
     @app.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:
-        return metrics.page(ledger)
+        return page.response()
 
 
 def _offset(partition: Partition, offset: int) -> wire.PartitionOffset:

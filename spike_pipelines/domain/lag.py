@@ -159,6 +159,7 @@ class LagReport:
     created_at: datetime | None = None
     epoch_opened_at: datetime | None = None
     restarts: tuple[str, ...] = ()
+    objective_seconds: float | None = None
 
     @property
     def lost(self) -> int:

@@ -116,6 +116,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         created_at=facts.created_at,
         epoch_opened_at=facts.life.opened_at,
         restarts=facts.restarts,
+        objective_seconds=facts.spike.objectives.lag.total_seconds(),
     )
 
 

@@ -14,8 +14,8 @@ from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Clock, HourReport, Ledger, OffsetMirror
-from spike_pipelines.services.promote import Promoter, released
 from spike_pipelines.services.mirror import follow
+from spike_pipelines.services.promote import Promoter, released
 from spike_pipelines.services.publish import Publisher
 
 log = logging.getLogger(__name__)

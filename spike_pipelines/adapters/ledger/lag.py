@@ -136,6 +136,7 @@ class LagQueries(ABC):
         committed = sa.select(d.c.spike, sa.func.sum(d.c.sequence)).group_by(d.c.spike)
         with self._snapshot() as db:
             return Tally(
+                at=db.execute(sa.select(sa.func.clock_timestamp())).scalar_one(),
                 batches={(spike, state): n for spike, state, n in db.execute(batches)},
                 files={(spike, state): n for spike, state, n in db.execute(files)},
                 committed={spike: int(n) for spike, n in db.execute(committed)},
