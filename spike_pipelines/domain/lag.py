@@ -89,10 +89,12 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Life:
     """What is known of the driver. `running` is None if the cluster did not answer; `ended_well`: the
-    newest driver ended by itself with 0. Times are of the open epoch and its batch."""
+    newest driver ended by itself with 0; `started_at` is when the newest driver was started, the other
+    times are of the open epoch and its batch."""
 
     running: bool | None
     ended_well: bool = False
+    started_at: datetime | None = None
     opened_at: datetime | None = None
     batch_started_at: datetime | None = None
     phase: str | None = None

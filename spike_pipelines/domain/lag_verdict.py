@@ -60,11 +60,12 @@ class Sight:
 
     @property
     def quiet_seconds(self) -> float:
-        """Since anything moved: a commit, a staged batch, a new epoch."""
+        """Since anything moved: a commit, a staged batch, a new epoch, a new driver."""
         life, waiting = self.facts.life, self.facts.waiting
-        moved = (self.facts.last_commit_at, life.opened_at, waiting and waiting.oldest_staged_at)
+        staged = waiting.oldest_staged_at if waiting else None
+        moved = (self.facts.last_commit_at, life.opened_at, life.started_at, staged)
         times = [at for at in moved if at]
-        return (self.now - max(times)).total_seconds() if times else float("inf")
+        return (self.now - max(times)).total_seconds() if times else 0.0
 
     @property
     def behind(self) -> str:

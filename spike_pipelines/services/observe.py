@@ -186,6 +186,7 @@ def _process(drivers: Iterable[ObservedDriver] | None) -> Life:
     return Life(
         running=any(d.state is not DriverState.EXITED for d in mine),
         ended_well=ended and mine[-1].exit_code == 0,
+        started_at=mine[-1].started_at if mine else None,
     )
 
 

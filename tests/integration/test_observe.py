@@ -203,7 +203,7 @@ def run(world, mirror=None):
 def metrics(world):
     text = Page(world.ledger, keep_seconds=0).text().decode()
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -214,9 +214,9 @@ def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
     world.settle(spike)
     observer.watch()
     seen = metrics(world)
-    assert seen["kafka_consumergroup_lag", "spike.payouts", "payouts-topic", "0"] == 88
-    assert seen["kafka_consumergroup_current_offset", "spike.payouts", "payouts-topic", "0"] == 12
-    assert seen["kafka_topic_partition_current_offset", "payouts-topic", "0"] == 100
+    assert seen["kafka_consumergroup_lag", "spike.payouts", "0", "payouts-topic"] == 88
+    assert seen["kafka_consumergroup_current_offset", "spike.payouts", "0", "payouts-topic"] == 12
+    assert seen["kafka_topic_partition_current_offset", "0", "payouts-topic"] == 100
     assert seen["kafka_consumergroup_group_sum_lag", "spike", "spike.payouts"] == 88
     assert seen["kafka_consumergroup_group_max_lag_seconds", "spike", "spike.payouts"] > 60
     assert seen["kminion_kafka_consumer_group_topic_lag", "spike.payouts", "payouts-topic"] == 88

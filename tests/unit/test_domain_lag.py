@@ -232,6 +232,19 @@ def test_a_driver_in_trouble_that_moves_nothing_tells_its_own_problem():
     assert "the driver says: S3 answers 503" in report.sentence
 
 
+def test_a_driver_that_never_opened_an_epoch_is_stalled_once_it_had_its_time():
+    def seen(started):
+        life = Life(running=True, started_at=ago(started))
+        return facts(positions={}, age=700, last_commit_at=None, life=life,
+                     first_uncommitted={partition(): RecordTime(0, ago(700))})  # fmt: skip
+
+    assert verdict(seen(30)) is LagVerdict.FALLING_BEHIND
+    report = judge(seen(90), HOUR)
+    assert report.verdict is LagVerdict.STALLED
+    assert "nothing moves for 1 min 30 s" in report.sentence
+    assert "nothing was ever committed" in report.sentence
+
+
 def test_a_new_epoch_has_its_time_before_it_is_stalled():
     life = replace(RUNS, opened_at=ago(10))
     assert verdict(facts(90, age=700, life=life, last_commit_at=ago(701))) is LagVerdict.FALLING_BEHIND
