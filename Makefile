@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: help setup demo test check smoke lock clean
+.PHONY: help setup demo test check smoke chaos lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: setup ## Run all tests
 
 smoke: setup ## The whole pipeline in a scratch folder, with faults, then an audit
 	$(BIN)/spike smoke
+
+chaos: setup ## Hundreds of seeded faults on scratch data, every record counted: SEED=1 FAULTS=510
+	$(BIN)/spike chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(REPORT),--report $(REPORT))
 
 lock: setup ## Resolve pyproject.toml anew into requirements/ (hashes, no addresses)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt

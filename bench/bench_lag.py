@@ -1,6 +1,6 @@
 """What watching lag costs: `python bench/bench_lag.py`. Real Kafka and PostgreSQL, in a folder of their own.
 
-1. A fleet of spikes, each of several partitions, observed, judged and written down; half of the partitions lag.
+1. A fleet of spikes of many partitions is observed, judged and written down; half of the partitions lag.
 2. The metrics page of that fleet.
 3. `lag_seconds` against a ground truth from the produced timestamps, under a bursty load.
 

@@ -5,12 +5,12 @@ pyiceberg and pandas are imported by those who use them: a recovery run waits fo
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from spike_pipelines.adapters.appender_probe import AppenderProbe
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.kafka_mirror import KafkaMirror
 from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
@@ -21,6 +21,8 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.observe import Observer
+from spike_pipelines.services.operate import Operator
+from spike_pipelines.services.project import Projector
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.supervise import Supervisor
@@ -29,6 +31,7 @@ from spike_pipelines.settings import Settings
 if TYPE_CHECKING:
     from spike_pipelines.adapters.iceberg import IcebergCatalog
     from spike_pipelines.services.deep_audit import DeepAuditor
+    from spike_pipelines.services.where import Finder
 
 _COPIES_AT_ONCE = 32
 
@@ -45,8 +48,13 @@ class Platform:
         self.settings = settings or Settings.from_env()
 
     @cached_property
+    def applications(self) -> Applications:
+        """A broken file is told where its spike is shown; the other spikes go on."""
+        return read_applications(self.settings.applications_dir)
+
+    @property
     def spikes(self) -> Mapping[str, Spike]:
-        return {spike.name: spike for spike in load_applications(self.settings.applications_dir)}
+        return self.applications.spikes
 
     @cached_property
     def ledger(self) -> SqlLedger:
@@ -81,7 +89,8 @@ class Platform:
     @cached_property
     def supervisor(self) -> Supervisor:
         appender = AppenderProbe(self.settings.require("appender_url"))
-        return Supervisor(self.ledger, self.cluster, appender, self.spikes)
+        window = timedelta(seconds=self.settings.recovery_window_seconds)
+        return Supervisor(self.ledger, self.cluster, appender, self.spikes, window)
 
     @cached_property
     def observer(self) -> Observer:
@@ -102,9 +111,30 @@ class Platform:
     def publisher(self) -> Publisher:
         return Publisher(self.ledger, self.catalog, self.store)
 
-    def drain(self, holder: str, pool: ThreadPoolExecutor, terms: Terms | None = None) -> Drain:
-        """`holder` names the run in its leases; `pool` copies files."""
-        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder))
+    @cached_property
+    def operator(self) -> Operator:
+        return Operator(self.ledger, self.broker, self.store)
+
+    @cached_property
+    def projector(self) -> Projector:
+        return Projector(self.ledger, self.catalog, self.publisher)
+
+    @cached_property
+    def finder(self) -> "Finder":
+        from spike_pipelines.adapters.record_reader import S3RecordReader  # noqa: PLC0415
+        from spike_pipelines.services.where import Finder  # noqa: PLC0415
+
+        return Finder(self.ledger, self.broker, S3RecordReader(self.settings.s3_endpoint), self.spikes)
+
+    def drain(
+        self,
+        holder: str,
+        pool: ThreadPoolExecutor,
+        terms: Terms | None = None,
+        run_id: str | None = None,
+    ) -> Drain:
+        """`holder` names the run in its leases; `pool` copies files; `run_id` is kept with commits."""
+        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder, run_id=run_id))
         return Drain(
             ledger=self.ledger,
             promoter=promoter,

@@ -5,7 +5,7 @@ and one contract suite under `tests/contract` that both pass. Adapters raise `Tr
 other side did not answer or its answer is unknown, and the errors named here; nothing else on purpose.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,10 +14,12 @@ from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, NewBatch
 from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
+from spike_pipelines.domain.operations import NewOperation, Operation
 from spike_pipelines.domain.promotion import Intent, LedgerFile
 from spike_pipelines.domain.spike import Spike
 
@@ -282,19 +284,25 @@ class Recovery:
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """The committed ranges of one partition of a spike: how many there are, how many offsets they
-    have, and every place where they do not cover `[baseline, committed_end)` exactly once."""
+    have, how many of those were declared lost, and every place where they do not cover
+    `[baseline, committed_end)` exactly once. `staged` is where the last live range ends, staged ones
+    included (the baseline where there is none)."""
 
     spike: str
     position: Position
     ranges: int
     offsets: int
     breaks: tuple[Break, ...]
+    staged: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CommittedSums:
-    """Sums over a spike's committed batches. `unbalanced` are the numbers of batches whose counts do
-    not agree with each other or with their files; `late` those registered after a newer epoch opened."""
+    """Sums over a spike's committed batches that no rewind superseded. `unbalanced` are the numbers of
+    batches whose counts do not agree with each other or with their files; `late` those registered after
+    a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
+    that kind; `undead` those given up or superseded that still have a live file or range."""
 
     spike: str
     batches: int
@@ -304,14 +312,33 @@ class CommittedSums:
     filtered: int
     unbalanced: tuple[int, ...]
     late: tuple[int, ...]
+    unaccounted: int = 0
+    unexplained: tuple[int, ...] = ()
+    undead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Coverage and sums from one snapshot of the database."""
+    """Coverage and sums from one snapshot of the database, and how many operations of each kind there
+    were."""
 
     coverage: tuple[Coverage, ...]
     sums: tuple[CommittedSums, ...]
+    operations: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """All that the ledger knows of a batch: who wrote it (`driver`; None if no driver did), and where it
+    is committed, which Dagster run (`run_id`) made it number `sequence` of which dataset."""
+
+    batch: Batch
+    driver: str | None
+    files: tuple[LedgerFile, ...]
+    operations: tuple[Operation, ...]
+    dataset: str | None = None
+    sequence: int | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,12 +475,56 @@ class LedgerTransaction(Protocol):
 
     def intend(self, intents: Iterable[Intent]) -> None: ...
 
-    def commit_files(self, dataset: str, batch: int, etags: Mapping[int, str]) -> int:
-        """Make the files live at the dataset's next sequence number, and answer that number."""
+    def commit_files(
+        self, dataset: str, batch: int, etags: Mapping[int, str], *, run_id: str | None = None
+    ) -> int:
+        """Make the files live at the dataset's next sequence number, and answer that number. `run_id` is
+        the Dagster run that did it."""
 
     # leases
     def require_lease(self, lease: Lease) -> None:
         """Raise `LeaseLost` unless the lease's token is the newest and has not expired."""
+
+    def revoke_lease(self, resource: str) -> None:
+        """End whoever's lease, and keep others from acting under one until this transaction ends."""
+
+    # audited operations
+    def bump_epoch(self, spike: str, by: str) -> int:
+        """Grant a newer epoch to nobody: every driver of before is fenced. Answers its number."""
+
+    def add_operation(self, new: NewOperation) -> int: ...
+
+    def find_operation(self, request: str) -> Operation | None: ...
+
+    def next_sequence(self, dataset: str, *, above: int = 0) -> int:
+        """The dataset's next sequence number, beyond `above`; it is the dataset's from now on."""
+
+    def unfinished_batches(self, spike: str, lane: str) -> tuple[Batch, ...]:
+        """Oldest first."""
+
+    def committed_beyond(self, spike: str, lane: str, points: Mapping[Partition, int]) -> tuple[Batch, ...]:
+        """Live committed batches, oldest first, from the first one on that reaches beyond a point."""
+
+    def abort(self, batches: Collection[int], operation: int) -> None:
+        """Give unfinished batches up: their offsets may be read again, their final keys stay known."""
+
+    def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
+        """Take committed batches and their files out of the dataset at `sequence`. Raises `Refused` where a
+        swap replaced one of the files and is not superseded with them."""
+
+    def move_ends(self, spike: str, lane: str, points: Mapping[Partition, int]) -> None:
+        """Set staged and committed end to the points, and the baseline where it lies beyond."""
+
+    def close_positions(self, spike: str, lane: str, topic_ids: Iterable[str], operation: int) -> None:
+        """Read nothing more of these incarnations; what is staged of them is still committed."""
+
+    def add_lost(
+        self, spike: str, lane: str, ranges: Iterable[OffsetRange], *, epoch: int, operation: int
+    ) -> Batch:
+        """A batch without records, committed in its turn: behind what is staged before it."""
+
+    def release_batch(self, batch: int, counted: Recount, operation: int) -> None:
+        """A held batch goes back to be promoted, with the counts that the appender found."""
 
 
 class Ledger(Protocol):
@@ -491,6 +562,9 @@ class Ledger(Protocol):
 
     def mark_reported(self, dataset: str, sequence: int) -> None: ...
 
+    def forget_reported(self, dataset: str) -> None:
+        """Every hour is to be reported again."""
+
     def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
         """Published batches whose staged objects are still there: number → staging keys."""
 
@@ -514,6 +588,25 @@ class Ledger(Protocol):
 
     def last_batches(self, spike: str, limit: int) -> tuple[Batch, ...]:
         """Newest first."""
+
+    # what people look up
+
+    def held(self) -> Mapping[str, Batch]:
+        """The batch that blocks a spike, by spike."""
+
+    def operations(self, spike: str | None, limit: int) -> tuple[Operation, ...]:
+        """Newest first."""
+
+    def record(self, batch: int) -> BatchRecord | None: ...
+
+    def covering(self, topic: str, partition: int, offset: int) -> tuple[int, ...]:
+        """Batches whose ranges have the offset, of all incarnations of the topic: live ones first."""
+
+    def readers(self, topic: str) -> Mapping[str, tuple[Position, ...]]:
+        """Spikes that read or read the topic, closed positions included."""
+
+    def batch_of(self, key: str) -> int | None:
+        """The batch of the file with this final or staging key."""
 
     # what the audit recomputes
 

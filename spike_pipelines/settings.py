@@ -14,6 +14,7 @@ class Settings(BaseModel):
 
     `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`). Without
     `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
+    A recovery counts towards the back-off of the next for `recovery_window_seconds`.
     `state_dir` belongs to the embedded stack: processes, logs, secrets.
     """
 
@@ -27,6 +28,7 @@ class Settings(BaseModel):
     warehouse: str = "s3://spike-lake/warehouse"
     applications_dir: Path = Path("deployments/applications")
     state_dir: Path = Path(".spike")
+    recovery_window_seconds: float = 3600.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":

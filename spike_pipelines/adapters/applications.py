@@ -5,7 +5,8 @@ Every problem of a file is told at once, each as `file:line: what is wrong: way 
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,8 +56,28 @@ def parse_application(text: str, path: Path) -> Spike:
     return application.as_spike(hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
+@dataclass(frozen=True, slots=True)
+class Applications:
+    """What a folder describes: its spikes by name, and by file name without suffix what is wrong with
+    the files that describe none."""
+
+    spikes: Mapping[str, Spike]
+    broken: Mapping[str, str]
+
+
 def load_applications(directory: Path) -> tuple[Spike, ...]:
     """All spikes of a directory, by name. Raises `InvalidSpec` with the problems of all files."""
+    found = read_applications(directory)
+    if found.broken:
+        raise InvalidSpec("\n".join(found.broken.values()))
+    return tuple(found.spikes.values())
+
+
+def read_applications(directory: Path) -> Applications:
+    """As `load_applications`, but one file's mistake does not hide the other spikes (I11).
+
+    Of two spikes that clash, the first by name stands. Raises `InvalidSpec` for the folder itself.
+    """
     if not directory.is_dir():
         raise InvalidSpec(
             f"{directory}: no such directory: set SPIKE_APPLICATIONS_DIR to the folder of application files"
@@ -64,31 +85,33 @@ def load_applications(directory: Path) -> tuple[Spike, ...]:
     paths = sorted(directory.glob(f"*{SUFFIX}"))
     if len(paths) > MAX_APPLICATIONS:
         raise InvalidSpec(f"{directory}: {len(paths)} application files, at most {MAX_APPLICATIONS} are read")
-    spikes: list[Spike] = []
-    problems = [f"{path}: application files end in {SUFFIX}: rename it" for path in directory.glob("*.yml")]
+    spikes: dict[str, Spike] = {}
+    broken = {
+        path.stem: f"{path}: application files end in {SUFFIX}: rename it" for path in directory.glob("*.yml")
+    }
     for path in paths:
         try:
-            spikes.append(load_application(path))
+            spikes[path.stem] = load_application(path)
         except InvalidSpec as error:
-            problems.append(str(error))
-    problems += _clashes(directory, spikes)
-    if problems:
-        raise InvalidSpec("\n".join(problems))
-    return tuple(sorted(spikes, key=lambda spike: spike.name))
+            broken[path.stem] = str(error)
+    for name, problem in _clashes(directory, list(spikes.values())):
+        spikes.pop(name, None)
+        broken[name] = "\n".join(filter(None, (broken.get(name), problem)))
+    return Applications(spikes, broken)
 
 
-def _clashes(directory: Path, spikes: Iterable[Spike]) -> Iterator[str]:
+def _clashes(directory: Path, spikes: Iterable[Spike]) -> Iterator[tuple[str, str]]:
     """Two spikes may not share a Kubernetes name or a table (their dead letters' included)."""
     names: dict[str, Spike] = {}
     tables: dict[str, Spike] = {}
     for spike in spikes:
         first = names.setdefault(spike.resource_name, spike)
         if first is not spike:
-            yield _clash(directory, spike, "name", f"becomes {spike.resource_name}", first)
+            yield spike.name, _clash(directory, spike, "name", f"becomes {spike.resource_name}", first)
         for table in (spike.dataset.name, spike.dataset.dead_letters):
             first = tables.setdefault(table, spike)
             if first is not spike:
-                yield _clash(directory, spike, "dataset", f"writes table {table}", first)
+                yield spike.name, _clash(directory, spike, "dataset", f"writes table {table}", first)
 
 
 def _clash(directory: Path, spike: Spike, key: str, what: str, first: Spike) -> str:

@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Path, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from spike_pipelines import __version__, wire
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens
 from spike_pipelines.appender import errors, metrics
@@ -31,37 +31,40 @@ _bearer = HTTPBearer(auto_error=False)
 log = logging.getLogger(__name__)
 
 
-class Applications:
+class ApplicationFolder:
     """The spikes that application files describe now; a changed folder is read again.
 
     A mistake in one file does not stop the other spikes (I11): until it is mended, what was read last
-    goes on, and a spike that is not in that is told to come again.
+    of it goes on, and a spike never read is told to come again.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._seen: tuple[tuple[str, int], ...] = ()
-        self._spikes: dict[str, Spike] = {}
-        self._problem: str | None = None
+        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._found = Applications({}, {})
 
     def get(self, name: str) -> Spike:
+        """Raises `Transient` where the spike's file, or the folder, cannot be read now."""
         files = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._folder.glob("*.yaml")))
         if files != self._seen:
             self._read()
             self._seen = files  # last: another thread must not see a folder as read before it is
-        if name not in self._spikes and self._problem:
-            raise Transient(f"application files cannot be read: {self._problem}")
-        if name not in self._spikes:
-            raise errors.UnknownSpike(f"no application file describes a spike named {name!r}")
-        return self._spikes[name]
+        found = self._found
+        if name in found.spikes:
+            return found.spikes[name]
+        if found.broken:  # one of them may be this spike's, misnamed
+            raise Transient(f"application files cannot be read: {'; '.join(found.broken.values())}")
+        raise errors.UnknownSpike(f"no application file describes a spike named {name!r}")
 
     def _read(self) -> None:
         try:
-            self._spikes = {spike.name: spike for spike in load_applications(self._folder)}
-            self._problem = None
+            found = read_applications(self._folder)
         except InvalidSpec as error:
-            self._problem = str(error)
-            log.warning("application files: %s; what was read before goes on", error)
+            raise Transient(str(error)) from error
+        for problem in found.broken.values():
+            log.warning("application file %s; what was read of it before goes on", problem)
+        before = {name: spike for name, spike in self._found.spikes.items() if name in found.broken}
+        self._found = Applications({**before, **found.spikes}, found.broken)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -74,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         broker=KafkaBroker(settings.require("kafka_bootstrap")),
         idle_limit=timedelta(seconds=IDLE_SECONDS),
     )
-    return build(registrar, ledger, Applications(settings.applications_dir).get, Tokens(url).allows)
+    return build(registrar, ledger, ApplicationFolder(settings.applications_dir).get, Tokens(url).allows)
 
 
 def build(

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from spike_pipelines.adapters.application_copy import copy_application
-from spike_pipelines.adapters.applications import SUFFIX, load_application, load_applications
+from spike_pipelines.adapters.applications import SUFFIX, load_application, read_applications
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.producer.events import MAKERS
 from spike_pipelines.settings import Settings
@@ -27,7 +28,10 @@ def applications() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
-    console.print(table(load_applications(Settings.from_env().applications_dir)))
+    found = read_applications(Settings.from_env().applications_dir)
+    console.print(table(tuple(found.spikes.values())))
+    if found.broken:
+        raise InvalidSpec("\n".join(found.broken[name] for name in sorted(found.broken)))
 
 
 def new(

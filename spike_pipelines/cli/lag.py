@@ -72,7 +72,7 @@ def ack(
     print(f"{name}: acknowledged the loss of {loss.records:,} records, first seen {loss.seen_at:%F %T}Z")
     print(f"  {loss.detail}")
     if sum(p.lost for p in look(platform, name)[name].partitions):
-        print("  The log still starts beyond what was read, so it is LOST until the spike is rewound.")
+        print("  The log still starts beyond what was read, so it is LOST until `spike resume`.")
 
 
 def look(platform: Platform, name: str | None) -> Mapping[str, LagReport]:

@@ -6,7 +6,20 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from spike_pipelines.cli import applications, audit, lag, produce, read, smoke, stack, up
+from spike_pipelines.cli import (
+    applications,
+    audit,
+    chaos,
+    lag,
+    ledger,
+    operations,
+    produce,
+    read,
+    smoke,
+    stack,
+    up,
+    where,
+)
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.running import adopt
@@ -33,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
 )
-for module in (up, stack, applications, produce, read, audit, lag, smoke):
+for module in (up, stack, applications, produce, read, where, lag, audit, operations, ledger, smoke, chaos):
     module.register(app)
 
 

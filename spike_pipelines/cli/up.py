@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 
 from spike_pipelines.cli.board import Board
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import process, running
-from spike_pipelines.stack.assembly import Assembly, Options
+from spike_pipelines.stack.assembly import PROXIED, Assembly, Options
 from spike_pipelines.stack.errors import StackError
 from spike_pipelines.stack.manager import UP
 from spike_pipelines.stack.snapshot import StackSnapshot
@@ -42,6 +43,9 @@ def up(
         typer.Option(help="Folder of application files.", show_default="SPIKE_APPLICATIONS_DIR"),
     ] = None,
     only: Annotated[str, typer.Option(help="Comma-separated: only these parts.", show_default="all")] = "",
+    via: Annotated[
+        str, typer.Option(help="PART=PORT,…: where clients reach kafka, postgres, s3, appender (a proxy).")
+    ] = "",
     detach: Annotated[bool, typer.Option(help="Return once all is ready; `spike down` ends it.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine: every part real, on loopback, kept in SPIKE_STATE_DIR."""
@@ -54,12 +58,23 @@ def up(
         producer=producer,
         drivers=drivers,
         only=tuple(name for name in only.split(",") if name),
+        via=_ports(via),
     )
     assembly = assemble(StateDir.at(settings.state_dir), options)
     if detach:
         _detached(assembly)
     else:
         _attached(assembly)
+
+
+def _ports(text: str) -> dict[str, int]:
+    found = {}
+    for pair in text.split(",") if text else ():
+        name, _, port = pair.partition("=")
+        if name not in PROXIED or not port.isdigit():
+            raise InvalidSpec(f"--via: '{pair}' is not PART=PORT with a part of {', '.join(PROXIED)}")
+        found[name] = int(port)
+    return found
 
 
 def down() -> None:

@@ -84,15 +84,17 @@ class HourCounts:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Records of one batch. `read` is counted by the driver on its own, not derived."""
+    """Records of one batch. `read` is counted by the driver on its own, not derived. `unaccounted` is
+    what a person let pass when they released the batch (below 0: more rows than records)."""
 
     read: int
     final: int
     dead_letter: int
     filtered: int
+    unaccounted: int = 0
 
     def conserved(self) -> bool:
-        return self.read == self.final + self.dead_letter + self.filtered
+        return self.read == self.final + self.dead_letter + self.filtered + self.unaccounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,12 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as the ledger has it."""
+    """A batch as the ledger has it.
+
+    A `lost` one has no records: its ranges are what a person declared lost. `removed` is the dataset's
+    sequence number at which a rewind superseded it; `operation` the audited operation that did that,
+    aborted it, released it or declared it.
+    """
 
     number: int
     spike: str
@@ -129,6 +136,10 @@ class Batch:
     staged_at: datetime
     committed_at: datetime | None = None
     held_reason: str | None = None
+    application_version: str = "unknown"
+    lost: bool = False
+    removed: int | None = None
+    operation: int | None = None
 
 
 def identity(spike: str, lane: str, epoch: int, ranges: Iterable[OffsetRange]) -> str:

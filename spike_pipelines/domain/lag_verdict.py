@@ -154,8 +154,8 @@ def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
     name = s.spike.name
     if sum(p.lost for p in s.partitions):
         return LagVerdict.LOST, (
-            f"{s.lost:,} records were deleted by Kafka before they were read: rewind {name} or accept the "
-            f"loss, then `spike ack {name}`"
+            f"{s.lost:,} records were deleted by Kafka before they were read: "
+            f"`spike resume {name} --accept-loss` goes on behind them, then `spike ack {name}`"
         )
     if s.facts.loss:
         return LagVerdict.LOST, (
@@ -169,8 +169,8 @@ def _topic_changed(s: Sight) -> tuple[LagVerdict, str] | None:
     if not topic_changed(s.facts):
         return None
     return LagVerdict.TOPIC_CHANGED, (
-        f"topic {s.spike.topic} was deleted and made again: nothing of the new one is read until somebody "
-        f"rewinds {s.spike.name}"
+        f"topic {s.spike.topic} was deleted and made again: nothing of the new one is read: "
+        f"`spike resume {s.spike.name} --accept-loss` begins with it"
     )
 
 

@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+PROMOTION = "promote:"
+
+
+def lease_name(spike: str) -> str:
+    """The resource that whoever promotes this spike's batches holds."""
+    return f"{PROMOTION}{spike}"
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

@@ -64,13 +64,15 @@ class TopicOffsets:
 class Position:
     """How far one lane of a spike has come in one partition.
 
-    `baseline <= committed_end <= staged_end`, all offsets of the next record to read.
+    `baseline <= committed_end <= staged_end`, all offsets of the next record to read. A `closed` one
+    belongs to a topic that was deleted: what is staged of it is still committed, nothing more is read.
     """
 
     partition: Partition
     baseline: int
     staged_end: int
     committed_end: int
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

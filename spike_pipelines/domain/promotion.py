@@ -61,6 +61,8 @@ def conservation_problem(
     `footer_rows` is what the appender counted, by file id. `exact_topic` says that offsets of the
     topic have no gaps (no transactions, no compaction), so that ranges count records too.
     """
+    if batch.lost:
+        return None
     files = tuple(files)
     for file in files:
         if footer_rows[file.id] != file.rows:
@@ -76,6 +78,7 @@ def conservation_problem(
         return (
             f"read {counts.read} is not "
             f"final {counts.final} + dead-letter {counts.dead_letter} + filtered {counts.filtered}"
+            + (f" + unaccounted {counts.unaccounted}" if counts.unaccounted else "")
         )
     offsets = total(batch.ranges)
     if counts.read > offsets:

@@ -24,7 +24,8 @@ def check_identity(positions: Mapping[Partition, Position], topic: TopicOffsets)
             raise TopicChanged(
                 f"topic {topic.topic} has id {topic.topic_id}, the ledger's offsets belong to "
                 f"{known.topic_id}: "
-                "it was deleted and made again. Nothing is reset silently: rewind the spike to go on"
+                "it was deleted and made again. Nothing is reset silently: "
+                "`spike resume NAME --accept-loss --why …` begins with the new one"
             )
 
 
@@ -51,7 +52,8 @@ def starting_point(
         if log_start > offset:
             raise Lost(
                 f"{partition}: the next record to read is {offset}, and Kafka's log starts at {log_start}: "
-                f"{log_start - offset} offsets are gone. Rewind the spike, or declare them lost"
+                f"{log_start - offset} offsets are gone. "
+                "`spike resume NAME --accept-loss --why …` declares them lost"
             )
     return StartingPoint(offsets, baselines)
 

@@ -149,10 +149,22 @@ def _without_epoch(facts: SpikeFacts, driver: Driver, age: timedelta, now: datet
             return Decision(facts.spike, Verdict.BLOCKED, sentence)
         if now - at <= START_GRACE:  # a driver that has not asked again since does not retry
             return Decision(facts.spike, Verdict.RETRYING, sentence)
+    by = _fenced_by(facts, driver, now)
+    if by is not None:
+        return Decision(facts.spike, Verdict.WAITING, f"the driver is fenced by {by} and ends by itself")
     if age <= START_GRACE:
         return Decision(facts.spike, Verdict.STARTING, f"driver started {age.total_seconds():.0f} s ago")
     cause = f"driver runs for {age.total_seconds():.0f} s and has not opened an epoch"
     return _restart(facts, driver, cause)
+
+
+def _fenced_by(facts: SpikeFacts, driver: Driver, now: datetime) -> str | None:
+    """The operation that fenced the driver just now: it granted an epoch to nobody while the driver ran."""
+    epoch = facts.epoch
+    if epoch is None or epoch.state is not EpochState.RETIRED or epoch.driver == driver.id:
+        return None
+    just_now = driver.started_at <= epoch.opened_at and now - epoch.opened_at <= START_GRACE
+    return epoch.driver if just_now else None
 
 
 def _with_epoch(

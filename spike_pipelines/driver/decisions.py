@@ -36,13 +36,9 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Resync:
-    """The ledger is elsewhere than this driver thinks: open a new epoch and read from its offsets."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """This request is refused as it is. Counted as a failure: a new epoch, with back-off, bounded."""
+class NewEpoch:
+    """This request can never succeed: the ledger is elsewhere than this driver thinks, or refuses what
+    it sends. Open a new epoch and read from its offsets; with back-off, and bounded, as any failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ class Stop:
     exit: Exit
 
 
-Action: TypeAlias = Wait | Retry | Resync | Fail | Stop
+Action: TypeAlias = Wait | Retry | NewEpoch | Stop
 
 
 def after_open(refusal: Refusal) -> Action:
@@ -65,8 +61,10 @@ def after_open(refusal: Refusal) -> Action:
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
         case "invalid" | "too_large":
-            return Fail()
-        case _:
+            return NewEpoch()
+        case "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
+            return Retry()
+        case "gap" | "overlap" | "conflict" | "too_many_staged":  # what only batches are told
             return Retry()
 
 
@@ -79,10 +77,8 @@ def after_register(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "gap" | "overlap" | "conflict" | "held":
-            return Resync()
-        case "invalid" | "too_large":
-            return Fail()
+        case "gap" | "overlap" | "conflict" | "held" | "invalid" | "too_large":
+            return NewEpoch()
         case "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
             return Retry()
 

@@ -13,9 +13,8 @@ from spike_pipelines.driver.backoff import back_off_seconds
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.decisions import (
     Action,
-    Fail,
+    NewEpoch,
     Refusal,
-    Resync,
     Retry,
     Stop,
     Wait,
@@ -66,7 +65,7 @@ class Session:
         """The next epoch, once nobody else's is alive. Its offsets are where to go on from.
 
         Errors: `Fenced`, `Halted`; `Transient` when asking the same again later is right (do: the
-        epoch may have been granted already, and only this same request gets it); `Refused`; `Stopped`.
+        epoch may have been granted already, and only this same request gets it); `Conflict`; `Stopped`.
         """
         after = self._grant.epoch if self._grant else None
         request = OpenEpoch(driver=self._driver, after=after, application_version=self._version)
@@ -84,7 +83,7 @@ class Session:
     def register(self, batch: NewBatch) -> BatchAccepted:
         """Hand the batch to the ledger; when this returns it is safe, and the driver may drop it.
 
-        Errors: `Fenced`, `Halted`; `Conflict` (resync: open again); `Transient`, `Refused`; `Stopped`.
+        Errors: `Fenced`, `Halted`; `Conflict` and `Transient` (open a new epoch); `Stopped`.
         """
         if self._grant is None:
             raise Refused("no epoch is open: a batch cannot be registered")
@@ -118,9 +117,7 @@ def _raise(action: Action, refusal: Refusal) -> NoReturn:
             raise Fenced(text)
         case Stop(code):
             raise Halted(text, code)
-        case Resync():
+        case NewEpoch():
             raise Conflict(text)
-        case Fail():
-            raise Refused(text)
         case Retry() | Wait():
             raise Transient(text)

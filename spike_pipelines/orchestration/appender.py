@@ -12,7 +12,7 @@ from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.orchestration.resources import DagsterPlatform
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble, needs_appender
+from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble, needs_appender, orphans
 
 _COPIES_AT_ONCE = 16
 _RETRY_SECONDS = 60  # a run that died before it took the lease is asked for again after as long
@@ -45,7 +45,8 @@ def drain(context: dg.OpExecutionContext, config: AppenderConfig) -> None:
 
 def run_drain(platform: Platform, run_id: str, terms: Terms) -> Iterator[HourReport | Trouble]:
     with ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy") as pool:
-        yield from platform.drain(f"run {run_id} on {gethostname()} pid {os.getpid()}", pool, terms).run()
+        holder = f"run {run_id} on {gethostname()} pid {os.getpid()}"
+        yield from platform.drain(holder, pool, terms, run_id=run_id).run()
 
 
 def materialization(report: HourReport) -> dg.AssetMaterialization:
@@ -98,9 +99,10 @@ def appender_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.S
 
 def appender_request(platform: DagsterPlatform, now: datetime) -> dg.RunRequest | dg.SkipReason:
     """The run key has the lease's token, which every run that works raises, and the attempt's minute."""
-    reason = needs_appender(platform.ledger)
+    reason = needs_appender(platform.ledger, platform.spikes)
     if reason is None:
-        return dg.SkipReason("nothing waits, or an appender run is at work")
+        alone = [f"{name}: {why}" for name, why in orphans(platform.ledger, platform.spikes).items()]
+        return dg.SkipReason("; ".join(["nothing waits, or an appender run is at work", *alone]))
     token, _ = platform.ledger.lease_state(APPENDER_LEASE)
     attempt = int(now.timestamp() // _RETRY_SECONDS)
     return dg.RunRequest(run_key=f"appender-{token}-{attempt}", tags={"spike/reason": reason[:200]})

@@ -22,6 +22,11 @@ def spike_key(spike: Spike) -> dg.AssetKey:
     return dg.AssetKey(["spike", spike.asset_name])
 
 
+def broken_key(name: str) -> dg.AssetKey:
+    """Of a spike of which only the file's name is known."""
+    return dg.AssetKey(["spike", _plain(name)])
+
+
 def dataset_key(table: str) -> dg.AssetKey:
     return dg.AssetKey(["dataset", table])
 

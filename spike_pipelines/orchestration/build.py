@@ -1,26 +1,27 @@
 """All definitions of one set of application files."""
 
-from collections.abc import Iterable
-
 import dagster as dg
 
-from spike_pipelines.domain.spike import Spike
+from spike_pipelines.adapters.applications import Applications
 from spike_pipelines.orchestration.appender import appender, appender_sensor
 from spike_pipelines.orchestration.assets import asset_specs
+from spike_pipelines.orchestration.broken import broken_checks, broken_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
+from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
 from spike_pipelines.orchestration.supervisor import recovery, supervisor_sensor
 from spike_pipelines.settings import Settings
 
 
-def build(spikes: Iterable[Spike], settings: Settings) -> dg.Definitions:
-    spikes = list(spikes)
+def build(applications: Applications, settings: Settings) -> dg.Definitions:
+    """A broken application file is an asset with a failing check; it stops no other spike (I11)."""
+    spikes, broken = list(applications.spikes.values()), applications.broken
     return dg.Definitions(
-        assets=asset_specs(spikes),
-        asset_checks=[lag_checks(spikes)],
+        assets=[*asset_specs(spikes), *broken_specs(broken)],
+        asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
         jobs=[appender, recovery],
-        sensors=[appender_sensor, supervisor_sensor, lag_sensor(), failure_sensor],
+        sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
         resources=resources(settings),
         executor=dg.in_process_executor,
     )

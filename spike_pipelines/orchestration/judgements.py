@@ -142,7 +142,7 @@ def topic_identity(seen: Seen) -> Judgement:
     if report.topic_changed:
         sentence = (
             f"topic {seen.spike.topic} was deleted and made again, its id is {report.topic_id} now: "
-            f"rewind {seen.spike.name} to go on"
+            f"`spike resume {seen.spike.name} --accept-loss` begins with it"
         )
         return Judgement(Grade.ERROR, "CHANGED", sentence, figures)
     return Judgement(Grade.PASSED, str(report.topic_id), f"topic id {report.topic_id}", figures)
@@ -158,17 +158,6 @@ def offsets_contiguous(seen: Seen) -> Judgement:
         return Judgement(Grade.ERROR, "BROKEN", sentence, {"breaks": len(breaks)})
     lately = "committed ranges continue one another" if seen.breaks is not None else "nothing new to check"
     return Judgement(Grade.PASSED, "CONTIGUOUS", lately, {"breaks": 0})
-
-
-def conserved(seen: Seen) -> Judgement:
-    """Whether a batch is held because its counts do not agree (I8)."""
-    reason = seen.report.held_reason
-    if seen.problem:
-        return Judgement(Grade.WARN, "UNKNOWN", f"not observed: {seen.problem}", {})
-    if reason is not None:
-        sentence = f"a batch is held: {reason}. See `spike batch list {seen.spike.name}`"
-        return Judgement(Grade.ERROR, "HELD", sentence, {"held": 1})
-    return Judgement(Grade.PASSED, "CONSERVED", "every batch's counts agree", {"held": 0})
 
 
 def fresh(seen: Seen) -> Judgement:
@@ -205,7 +194,6 @@ SPIKE_CHECKS: Mapping[str, tuple[Judge, str]] = {
     "progress": (progress, "The spike moves while there is something to read"),
     "topic_identity": (topic_identity, "The topic is the one that was read (I10)"),
     "offsets_contiguous": (offsets_contiguous, "Committed ranges have no gap and no overlap (I2)"),
-    "conserved": (conserved, "No batch is held for counts that disagree (I8)"),
 }
 DATASET_CHECKS: Mapping[str, tuple[Judge, str]] = {
     "fresh": (fresh, "Readers see the data within the spike's objective"),

@@ -1,13 +1,25 @@
 """The platform as a Dagster resource; S3 comes through dagster-aws."""
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 
-from spike_pipelines.adapters.s3 import S3ObjectStore
+from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.platform import Platform
 from spike_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class BoundedS3Resource(S3Resource):
+    """dagster-aws's resource with this platform's timeouts, retries and pool: its own wait minutes for a
+    store that does not answer, and a lease lasts 15 s."""
+
+    def get_client(self) -> "S3Client":
+        return connect(self.endpoint_url, region=self.region_name)
 
 
 class DagsterPlatform(Platform):
@@ -32,6 +44,5 @@ class PlatformResource(dg.ConfigurableResource[DagsterPlatform]):
 
 
 def resources(settings: Settings) -> dict[str, object]:
-    """Retries and timeouts as in `adapters.s3.connect`."""
-    s3 = S3Resource(endpoint_url=settings.s3_endpoint, region_name="us-east-1", max_attempts=3)
+    s3 = BoundedS3Resource(endpoint_url=settings.s3_endpoint)
     return {"s3": s3, "platform": PlatformResource(s3=s3)}

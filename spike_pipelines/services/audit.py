@@ -40,12 +40,12 @@ class Auditor:
     def run(self) -> Iterator[Finding]:
         """One finding for each invariant that state can show, as it is computed."""
         books = self.ledger.books()
-        coverage, sums = books.coverage, books.sums
+        coverage, sums, done = books.coverage, books.sums, books.operations
         yield self._observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
-        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage))
+        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums))
         yield self._observed("I3", "readers see the ledger's state", self._readers)
         yield self._observed("I4", "every final object is explained", self._objects)
-        yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage))
+        yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage, sums, done))
         yield self._observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
         yield self._observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums))
         yield self._observed("I9", "staged files are there until published", self._staged)
@@ -120,9 +120,10 @@ class Auditor:
 
     def _identity(self, coverage: Sequence[Coverage]) -> "Figure":
         """I10: the broker's topic ids are the ledger's, and what is to be read next is still there."""
-        topics = self.broker.topics({c.position.partition.topic for c in coverage})
+        read = [c for c in coverage if not c.position.closed]
+        topics = self.broker.topics({c.position.partition.topic for c in read})
         breaches = []
-        for c in coverage:
+        for c in read:
             partition = c.position.partition
             topic = topics.get(partition.topic)
             if topic is None or topic.topic_id != partition.topic_id:
@@ -149,29 +150,42 @@ def no_loss(
     """I1: committed ranges leave nothing out, and all that was in them was read."""
     gaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found > b.expected]
     for s in sums:
-        offsets = sum(c.offsets for c in coverage if c.spike == s.spike)
+        offsets = sum(c.offsets - c.lost for c in coverage if c.spike == s.spike)
         exact = s.spike in spikes and not spikes[s.spike].topic_has_gaps
         if exact and offsets != s.read:
             gaps.append(f"{s.spike}: {offsets:,} offsets are committed, {s.read:,} records were read")
-    total = sum(c.offsets for c in coverage)
-    return Figure(f"{total:,} offsets in {sum(c.ranges for c in coverage):,} ranges", gaps)
+    total, lost = sum(c.offsets for c in coverage), sum(c.lost for c in coverage)
+    declared = f", {lost:,} of them declared lost" if lost else ""
+    return Figure(f"{total:,} offsets in {sum(c.ranges for c in coverage):,} ranges{declared}", gaps)
 
 
-def no_duplicate(coverage: Sequence[Coverage]) -> Figure:
-    """I2: committed ranges are disjoint."""
+def no_duplicate(coverage: Sequence[Coverage], sums: Sequence[CommittedSums]) -> Figure:
+    """I2: committed ranges are disjoint, and nothing of a batch that was given up is live."""
     overlaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found < b.expected]
-    return Figure(f"{len(coverage)} partitions", overlaps)
+    undead = [f"{s.spike}: batch {n} was given up and is live in part" for s in sums for n in s.undead]
+    return Figure(f"{len(coverage)} partitions", overlaps + undead)
 
 
-def monotonic(coverage: Sequence[Coverage]) -> Figure:
-    """I5: in every partition baseline ≤ committed end ≤ staged end."""
+def monotonic(
+    coverage: Sequence[Coverage], sums: Sequence[CommittedSums], operations: Mapping[str, int]
+) -> Figure:
+    """I5: in every partition baseline ≤ committed end ≤ staged end, the staged end is where the last range
+    ends, and whatever went back or was skipped says who did it and why."""
     back = [
         f"{c.spike}: {c.position}"
         for c in coverage
         if not c.position.baseline <= c.position.committed_end <= c.position.staged_end
     ]
+    back += [
+        f"{c.spike}: {c.position.partition} is staged up to {c.staged}, its staged end is "
+        f"{c.position.staged_end}"
+        for c in coverage
+        if c.staged != c.position.staged_end
+    ]
+    back += [f"{s.spike}: nobody accounts for batch {n}" for s in sums for n in s.unexplained]
     waiting = sum(c.position.staged_end - c.position.committed_end for c in coverage)
-    return Figure(f"{waiting:,} offsets staged and not committed", back)
+    done = "".join(f", {number} {kind}" for kind, number in operations.items())
+    return Figure(f"{waiting:,} offsets staged and not committed{done}", back)
 
 
 def fenced(sums: Sequence[CommittedSums]) -> Figure:
@@ -185,7 +199,9 @@ def conserved(sums: Sequence[CommittedSums]) -> Figure:
     broken = [f"{s.spike}: batch {n} does not add up" for s in sums for n in s.unbalanced]
     read, final = sum(s.read for s in sums), sum(s.final for s in sums)
     dead, filtered = sum(s.dead_letter for s in sums), sum(s.filtered for s in sums)
-    return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}", broken)
+    passed = sum(s.unaccounted for s in sums)
+    released = f" + {passed:,} unaccounted for" if passed else ""
+    return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}{released}", broken)
 
 
 def _uri(spike: Spike, file: LedgerFile) -> str:

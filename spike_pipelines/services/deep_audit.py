@@ -53,6 +53,9 @@ class DeepAuditor:
     def _dataset(self, spike: Spike, state: DatasetState) -> Finding:
         records = self.places(spike, state.sequence)
         batches = self.ledger.committed_batches(state.name, state.sequence)
+        # Offsets of a topic that was made again begin anew.
+        incarnation = {b.number: r.partition.topic_id for b in batches for r in b.ranges}
+        records = records.assign(topic_id=records["batch"].map(incarnation))
         filtered = sum(b.counts.filtered for b in batches)
         breaches = [*duplicates(records), *strangers(records, batches), *unaccounted(records, batches)]
         figure = f"{len(records):,} records read, {filtered:,} filtered"
@@ -61,7 +64,8 @@ class DeepAuditor:
 
 def duplicates(records: pd.DataFrame) -> list[str]:
     """Records that are there more than once, in whatever files."""
-    twice = records[records.duplicated(_PLACE, keep="first")]
+    place = [name for name in ("topic_id", *_PLACE) if name in records.columns]
+    twice = records[records.duplicated(place, keep="first")]
     return [
         f"partition {r.partition} offset {r.offset} is there again in batch {r.batch}"
         for r in twice.itertuples()
@@ -86,8 +90,8 @@ def unaccounted(records: pd.DataFrame, batches: Iterable[Batch]) -> list[str]:
     """Batches whose files do not hold exactly the records that were read and not filtered."""
     found = records.groupby("batch").size().to_dict()
     return [
-        f"batch {b.number}: {b.counts.read - b.counts.filtered} records to be found, "
+        f"batch {b.number}: {b.counts.final + b.counts.dead_letter} records to be found, "
         f"{found.get(b.number, 0)} are"
         for b in batches
-        if found.get(b.number, 0) != b.counts.read - b.counts.filtered
+        if found.get(b.number, 0) != b.counts.final + b.counts.dead_letter
     ]

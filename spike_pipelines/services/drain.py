@@ -4,13 +4,13 @@ A commit then costs milliseconds, not the launch of a run. A spike that fails ne
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event
 
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
+from spike_pipelines.domain.errors import Conflict, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Clock, HourReport, Ledger, OffsetMirror
@@ -46,15 +46,27 @@ class Trouble:
     final: bool
 
 
-def needs_appender(ledger: Ledger) -> str | None:
-    """Why an appender run is to be started, or None: the ledger is asked, never the status of runs."""
+def needs_appender(ledger: Ledger, known: Container[str]) -> str | None:
+    """Why an appender run is to be started, or None: the ledger is asked, never the status of runs.
+    Spikes that are not `known` by an application file wait without one: see `orphans`."""
     if ledger.lease_state(APPENDER_LEASE)[1]:
         return None
-    waiting = [b.spike for b in ledger.backlog() if b.free and not b.blocked]
-    behind = [d.name for d in ledger.datasets() if d.reported < d.sequence]
+    waiting = [b.spike for b in ledger.backlog() if b.free and not b.blocked and b.spike in known]
+    behind = [d.name for d in ledger.datasets() if d.reported < d.sequence and d.spike in known]
     if waiting:
         return f"batches wait: {', '.join(waiting)}"
     return f"commits to publish: {', '.join(behind)}" if behind else None
+
+
+def orphans(ledger: Ledger, known: Container[str]) -> Mapping[str, str]:
+    """Spikes with batches that wait, which no application file describes: name → a sentence for a person.
+    Nobody can promote them, and nobody else's run fails for it (I11)."""
+    return {
+        b.spike: f"{b.batches} batches wait, and no application file that can be read describes this spike: "
+        f"put {b.spike}.yaml back, or its records stay in staging"
+        for b in ledger.backlog()
+        if b.spike not in known
+    }
 
 
 @dataclass(slots=True)
@@ -103,6 +115,10 @@ class Drain:
             log.info("another appender run is at work")
             return
         with released(self.ledger, lease), self._pool() as pool:
+            yield from (
+                Trouble(name, sentence, final=False)
+                for name, sentence in orphans(self.ledger, self.spikes).items()
+            )
             yield from self._loop(pool, lease)
 
     def _pool(self) -> ThreadPoolExecutor:
@@ -144,11 +160,9 @@ class Drain:
         """Spikes with a batch to commit, a commit to publish, or both; the longest waiting first."""
         waiting = [b.spike for b in self.ledger.backlog() if not b.blocked]
         behind = [d.spike for d in self.ledger.datasets() if d.published < d.sequence]
-        return tuple(dict.fromkeys(waiting + behind))
+        return tuple(name for name in dict.fromkeys(waiting + behind) if name in self.spikes)
 
     def _turn(self, name: str) -> None:
-        if name not in self.spikes:
-            raise InvalidSpec(f"batches of {name} wait, and no application file describes it any more")
         spike = self.spikes[name]
         committed = self.promoter.promote(spike, limit=_BATCHES_AT_ONCE)
         state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)

@@ -18,7 +18,7 @@ from spike_pipelines.domain.errors import (
     SourceChanged,
     Transient,
 )
-from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.leases import Lease, lease_name
 from spike_pipelines.domain.promotion import LedgerFile, conservation_problem, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Ledger, ObjectInfo, ObjectStore
@@ -36,6 +36,7 @@ class LeaseTerms:
 
     holder: str
     seconds: float = 15.0
+    run_id: str | None = None  # the Dagster run that commits, for provenance
 
 
 class NotOurs(Conflict):
@@ -156,7 +157,7 @@ class Promoter:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.INTENDED, BatchState.COMMITTED)
             tx.advance_committed(spike.name, batch.lane, batch.ranges)
-            sequence = tx.commit_files(spike.dataset.name, batch.number, etags)
+            sequence = tx.commit_files(spike.dataset.name, batch.number, etags, run_id=self.terms.run_id)
         log.info("%s: batch %d committed as %s #%d", spike.name, batch.number, spike.dataset.name, sequence)
 
     def _hold(self, batch: Batch, lease: Lease, reason: str) -> None:
@@ -184,7 +185,3 @@ def released(ledger: Ledger, lease: Lease) -> Iterator[None]:
             log.warning("lease %s is left to expire: %s", lease.resource, error)
         raise
     ledger.release(lease)
-
-
-def lease_name(spike: str) -> str:
-    return f"promote:{spike}"

@@ -30,8 +30,8 @@ class Publisher:
                 self.catalog.publish(
                     table,
                     sequence=plan.sequence,
-                    add=[_live(spike, f) for f in plan.add],
-                    remove=[_live(spike, f) for f in plan.remove],
+                    add=[live_file(spike, f) for f in plan.add],
+                    remove=[live_file(spike, f) for f in plan.remove],
                     base=current,
                 )
         self.ledger.mark_published(spike.dataset.name, state.sequence)
@@ -49,5 +49,5 @@ def tables(spike: Spike) -> Mapping[FileKind, str]:
     return {FileKind.FINAL: spike.dataset.name, FileKind.DEAD_LETTER: spike.dataset.dead_letters}
 
 
-def _live(spike: Spike, file: LedgerFile) -> LiveFile:
+def live_file(spike: Spike, file: LedgerFile) -> LiveFile:
     return LiveFile(f"s3://{spike.final.bucket}/{file.final_key}", file.rows, file.size, file.hour)

@@ -15,7 +15,7 @@ from spike_pipelines.domain.supervision import (
 )
 from spike_pipelines.ports import Appender, Cluster, DriverState, Ledger, ObservedDriver, Recovery
 
-_WINDOW = timedelta(hours=1)
+WINDOW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Supervisor:
     cluster: Cluster
     appender: Appender
     spikes: Mapping[str, Spike]
+    window: timedelta = WINDOW  # for so long a recovery counts towards the back-off of the next
 
     def look(self, names: Iterable[str] | None = None) -> tuple[Decision, ...]:
         """The decision on each spike. Raises `Transient` if anything could not be observed: then nobody
@@ -43,7 +44,7 @@ class Supervisor:
         since = self.appender.since()
         now = self.ledger.now()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
-        recoveries = self.ledger.recoveries(now - _WINDOW)
+        recoveries = self.ledger.recoveries(now - self.window)
         decisions = []
         for spike in chosen:
             mine = [d for d in drivers if d.spike == spike.name]

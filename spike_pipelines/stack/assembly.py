@@ -1,7 +1,8 @@
 """Which parts a stack has, with which settings: from the state folder, the application files and options."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spike_pipelines.domain.errors import InvalidSpec
@@ -18,17 +19,21 @@ from spike_pipelines.stack.parts.producer import Producer
 from spike_pipelines.stack.parts.s3 import PORTS as S3_PORTS
 from spike_pipelines.stack.parts.s3 import REGION, S3, S3Ports
 from spike_pipelines.stack.ports import remembered
+from spike_pipelines.stack.probes import LOOPBACK
 from spike_pipelines.stack.state import StateDir
 
 LAKE = "spike-lake"
 DAGSTER_BUCKET = "spike-dagster"
 PARTITIONS = 2
+PROXIED = ("kafka", "postgres", "s3", "appender")  # what `via` may name
+TUNING = ("SPIKE_RECOVERY_WINDOW_SECONDS",)  # settings that parts take over from our environment
 PORTS = ("postgres", *S3_PORTS, *KAFKA_PORTS, "appender", "dagster", "dagster.code")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `spike up` was asked for. `only` limits the parts to these, for tests; empty: all."""
+    """What `spike up` was asked for. `only` limits the parts to these, for tests; empty: all. `via` has
+    ports at which clients are to reach `kafka`, `postgres`, `s3` and `appender` instead of their own."""
 
     applications: Path
     rate: float = 100.0
@@ -37,6 +42,7 @@ class Options:
     producer: bool = True
     drivers: bool = True
     only: Sequence[str] = ()
+    via: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,14 @@ class Assembly:
 
     def environment(self) -> dict[str, str]:
         """What parts, drivers and a user's shell (`spike env`) are told. Holds secrets."""
+        database, s3 = self._reached("postgres"), f"http://{LOOPBACK}:{self._reached('s3')}"
         return {
-            "SPIKE_LEDGER_URL": self.postgres.url("ledger"),
-            "SPIKE_CATALOG_URL": self.postgres.url("iceberg"),
-            "SPIKE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
-            "SPIKE_S3_ENDPOINT": self.s3.endpoint,
-            "SPIKE_APPENDER_URL": f"http://127.0.0.1:{self.ports['appender']}",
+            **{name: os.environ[name] for name in TUNING if name in os.environ},
+            "SPIKE_LEDGER_URL": self.postgres.url("ledger", database),
+            "SPIKE_CATALOG_URL": self.postgres.url("iceberg", database),
+            "SPIKE_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{self._reached('kafka')}",
+            "SPIKE_S3_ENDPOINT": s3,
+            "SPIKE_APPENDER_URL": f"http://{LOOPBACK}:{self._reached('appender')}",
             "SPIKE_WAREHOUSE": f"s3://{LAKE}/warehouse",
             "SPIKE_APPLICATIONS_DIR": str(self.options.applications.resolve()),
             "SPIKE_STATE_DIR": str(self.state_dir.root),
@@ -85,12 +93,12 @@ class Assembly:
             "AWS_SECRET_ACCESS_KEY": self.s3.secret_key,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL_S3": self.s3.endpoint,
+            "AWS_ENDPOINT_URL_S3": s3,
             "DAGSTER_HOME": str(self.state_dir.dagster_home),
-            "DAGSTER_POSTGRES_URL": self.postgres.url("dagster").replace("+psycopg2", ""),
+            "DAGSTER_POSTGRES_URL": self.postgres.url("dagster", database).replace("+psycopg2", ""),
             "DAGSTER_COMPUTE_LOGS_BUCKET": DAGSTER_BUCKET,
             "DAGSTER_COMPUTE_LOGS_DIR": str(self.state_dir.dagster_home / "compute-logs"),
-            "DAGSTER_S3_ENDPOINT": self.s3.endpoint,
+            "DAGSTER_S3_ENDPOINT": s3,
         }
 
     def tokens(self) -> dict[str, str]:
@@ -98,7 +106,7 @@ class Assembly:
 
     @property
     def dagster_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['dagster']}"
+        return f"http://{LOOPBACK}:{self.ports['dagster']}"
 
     @property
     def postgres(self) -> Postgres:
@@ -124,7 +132,12 @@ class Assembly:
             port=self.ports["kafka"],
             controller_port=self.ports["kafka.controller"],
             topics={spike.topic: PARTITIONS for spike in self.spikes},
+            client_port=self._reached("kafka"),
         )
+
+    def _reached(self, name: str) -> int:
+        """The port at which clients reach a server."""
+        return self.options.via.get(name, self.ports[name])
 
     def _producer(self, env: Mapping[str, str], cwd: Path) -> Part:
         acks = self.state_dir.data / "produced.txt"

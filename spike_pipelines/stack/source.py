@@ -12,6 +12,7 @@ from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.supervision import Decision, Verdict
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.drain import orphans
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.status import SpikeRow
 
@@ -29,6 +30,8 @@ class Rates:
         """Records a second; None until two looks lie apart."""
         now = self.clock()
         points = self.seen.setdefault(spike, deque(maxlen=200))
+        if points and committed < points[-1][1]:
+            points.clear()  # a rewind is no rate
         points.append((now, committed))
         while len(points) > 2 and now - points[0][0] > RATE_SECONDS:
             points.popleft()
@@ -44,16 +47,29 @@ class LiveStatus:
     rates: Rates = field(default_factory=Rates)
 
     def rows(self) -> tuple[SpikeRow, ...]:
+        broken = self.platform.applications.broken
+        return (
+            *self._spikes(),
+            *(SpikeRow(name, "INVALID", problem=broken[name]) for name in sorted(broken)),
+        )
+
+    def _spikes(self) -> tuple[SpikeRow, ...]:
         names = tuple(self.platform.spikes)
         try:
             decisions = {d.spike: d for d in self.platform.supervisor.look()}
             ledger = self.platform.ledger
             epochs, positions = ledger.epochs(), ledger.all_positions()
             commits, now = ledger.last_commits(), ledger.now()
+            waiting = orphans(ledger, self.platform.spikes)
         except Transient as error:
             return tuple(SpikeRow(name, "UNKNOWN", problem=str(error)) for name in names)
         lags, problem = self._lags()
-        return tuple(
+        alone = (
+            SpikeRow(name, "NO_APPLICATION", problem=sentence)
+            for name, sentence in waiting.items()
+            if name not in self.platform.applications.broken
+        )
+        known = (
             self._row(
                 decisions[name],
                 lags.get(name),
@@ -64,6 +80,7 @@ class LiveStatus:
             )
             for name in names
         )
+        return (*known, *alone)
 
     def _lags(self) -> tuple[Mapping[str, LagReport], str | None]:
         try:

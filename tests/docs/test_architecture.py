@@ -1,10 +1,12 @@
 """What the documents claim and code can tell."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+from spike_pipelines.adapters.applications import load_applications
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.batch import TRANSITIONS
 
@@ -22,6 +24,50 @@ def test_the_state_diagram_is_the_transition_table():
     assert edges <= drawn
     states = {state.value for state in TRANSITIONS}
     assert {edge for edge in drawn if edge[0] in states} == edges
+
+
+def imported(package: Path) -> set[str]:
+    """The packages and modules of ours that a package or module imports, by their first name."""
+    files = package.rglob("*.py") if package.is_dir() else [package.with_suffix(".py")]
+    trees = [ast.parse(file.read_text()) for file in files]
+    names = [node.module for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    froms = [
+        f"{node.module}.{alias.name}"
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    return {name.split(".")[1] for name in [*names, *froms] if name and name.startswith("spike_pipelines.")}
+
+
+def test_every_arrow_between_layers_is_an_import():
+    diagram = text("docs/architecture.md").partition("flowchart TD")[2].partition("```")[0]
+    arrows = re.findall(r"^  (\w+) --> (\w+)$", diagram, re.MULTILINE)
+    assert len(arrows) > 10
+    missing = [(a, b) for a, b in arrows if b not in imported(ROOT / "spike_pipelines" / a)]
+    assert not missing
+
+
+def test_datasets_in_examples_are_those_that_ship():
+    shipped = {s.dataset.name for s in load_applications(ROOT / "deployments" / "applications")}
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(
+            r"""spike read (\w+)|(?:read|hours|dead_letters)\("(\w+)\"""", page.read_text()
+        )
+        for name in name
+        if name
+    }
+    assert named
+    assert named <= shipped
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_examples_parse(page):
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        ast.parse(block)
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])

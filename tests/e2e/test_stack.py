@@ -123,6 +123,26 @@ def test_the_appender_run_may_be_killed(stack, spike):
     stack.await_commit(spike)
 
 
+def test_a_rewind_fences_the_driver_and_all_is_read_again_without_anyone(stack, spike, spec):
+    epoch, committed, driver = stack.epoch(spike), stack.committed(spike), stack.driver(spike)
+    said = stack.run("rewind", spike, "--to", "earliest", "--why", "a test", "--who", "ann")
+    assert "committed batches superseded" in said
+    stack.await_("the fenced driver ends", lambda: not driver.is_running())
+    stack.await_("the next driver's epoch", lambda: stack.epoch(spike) > epoch + 1)
+    stack.await_("all is committed again", lambda: stack.committed(spike) > committed)
+    stack.await_("publication", lambda: published(stack, spec.dataset.name))
+    frame = reading.read(spec.dataset.name)
+    assert not frame.duplicated(["kafka_partition", "kafka_offset"]).any()
+    assert audited(stack) == []
+    row = frame.iloc[0]
+    place = f"{spec.topic}:{row['kafka_partition']}:{row['kafka_offset']}"
+    found = stack.run("where", "--offset", place)
+    assert "as a final row" in found
+    assert "by Dagster run " in found
+    assert "superseded at #" in found
+    assert "ann" in stack.run("operations", spike)
+
+
 def test_after_a_restart_all_goes_on_from_the_same_data(stack, spike):
     committed = stack.committed(spike)
     stack.run("down")

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spike_pipelines import wire
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens, register_token
-from spike_pipelines.appender.app import Applications, build
+from spike_pipelines.appender.app import ApplicationFolder, build
 from spike_pipelines.appender.errors import UnknownSpike
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.services.register import Registrar
@@ -385,7 +385,7 @@ def test_an_unknown_path_and_method_answer_in_the_same_words(api):
 
 def test_an_application_file_added_later_is_found(tmp_path):
     source = next(Settings().applications_dir.glob("crt-payout*.yaml"))
-    applications = Applications(tmp_path)
+    applications = ApplicationFolder(tmp_path)
     with pytest.raises(UnknownSpike):
         applications.get("crt-payout-v1-1.0")
     shutil.copy(source, tmp_path)
@@ -398,13 +398,16 @@ def test_an_application_file_added_later_is_found(tmp_path):
 def test_a_mistake_in_one_application_file_does_not_stop_the_other_spikes(tmp_path):
     for source in Settings().applications_dir.glob("crt-*.yaml"):
         shutil.copy(source, tmp_path)
-    applications = Applications(tmp_path)
+    applications = ApplicationFolder(tmp_path)
     good = applications.get("crt-payout-v1-1.0")
     (tmp_path / "broken.yaml").write_text("name: [")
     assert applications.get("crt-payout-v1-1.0") == good
     with pytest.raises(Transient, match=r"broken\.yaml"):
         applications.get("broken")
+    (tmp_path / "crt-payout-v1-1.0.yaml").write_text("name: [")
+    assert applications.get("crt-payout-v1-1.0") == good, "what was read of it before goes on"
     (tmp_path / "broken.yaml").unlink()
+    (tmp_path / "crt-payout-v1-1.0.yaml").unlink()
     with pytest.raises(UnknownSpike):
         applications.get("broken")
 
@@ -412,7 +415,7 @@ def test_a_mistake_in_one_application_file_does_not_stop_the_other_spikes(tmp_pa
 def test_an_appender_that_starts_beside_a_mistake_lets_drivers_wait(tmp_path):
     (tmp_path / "broken.yaml").write_text("name: [")
     with pytest.raises(Transient, match="application files cannot be read"):
-        Applications(tmp_path).get("crt-payout-v1-1.0")
+        ApplicationFolder(tmp_path).get("crt-payout-v1-1.0")
 
 
 def test_what_was_registered_over_http_is_promoted(api, world, spike):

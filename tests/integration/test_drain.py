@@ -9,7 +9,7 @@ from builders import HOUR, NEXT_HOUR
 
 from spike_pipelines.domain.errors import InvariantBroken, LeaseLost, Transient
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import APPENDER_LEASE, Drain, Terms, Trouble, needs_appender
+from spike_pipelines.services.drain import APPENDER_LEASE, Drain, Terms, Trouble, needs_appender, orphans
 
 pytestmark = pytest.mark.real
 
@@ -70,7 +70,7 @@ def test_all_that_waits_becomes_visible_is_reported_and_cleaned(world):
     state = world.dataset(driver.spike)
     assert (state.sequence, state.published, state.reported) == (2, 2, 2)
     assert world.keys("staging/") == []
-    assert needs_appender(world.ledger) is None
+    assert needs_appender(world.ledger, world.spikes) is None
 
 
 def test_a_run_ends_when_idle_and_not_before(world):
@@ -112,7 +112,7 @@ def test_a_spike_that_fails_does_not_delay_another(world):
     assert {t.spike for t in troubles} == {"payouts"}
     assert not any(t.final for t in troubles)
     assert world.dataset(good.spike).reported == 1
-    assert needs_appender(world.ledger) == "batches wait: payouts"
+    assert needs_appender(world.ledger, world.spikes) == "batches wait: payouts"
 
 
 def test_a_spike_that_hangs_does_not_delay_another(world):
@@ -161,13 +161,28 @@ def test_trouble_that_stays_is_told_once_and_not_tried_again_by_this_run(world):
     assert "InvariantBroken" in trouble.message
 
 
-def test_batches_of_a_spike_without_application_file_are_told(world):
+def test_a_spike_without_application_file_waits_alone_and_a_person_is_told(world):
+    orphan, good = world.driver(world.spike("payouts")), world.driver(world.spike("session"))
+    orphan.stage(), good.stage()
+    del world.spikes["payouts"]
+    assert needs_appender(world.ledger, world.spikes) == "batches wait: session"
+    trouble, *reports = drain(world).run()
+    assert (trouble.spike, trouble.final) == ("payouts", False)
+    assert "put payouts.yaml back" in trouble.message
+    assert {r.dataset for r in reports} == {"session"}
+    assert needs_appender(world.ledger, world.spikes) is None
+    assert orphans(world.ledger, world.spikes) == {"payouts": trouble.message}
+    world.spikes["payouts"] = orphan.spike
+    assert needs_appender(world.ledger, world.spikes) == "batches wait: payouts"
+
+
+def test_a_commit_names_the_run_that_made_it(world):
     driver = world.driver(world.spike())
-    driver.stage()
-    run = replace(drain(world), spikes={})
-    (trouble,) = run.run()
-    assert trouble.final
-    assert "no application file describes it any more" in trouble.message
+    number = driver.stage().batch.number
+    run = drain(world)
+    promoter = replace(run.promoter, terms=replace(run.promoter.terms, run_id="run-7"))
+    list(replace(run, promoter=promoter).run())
+    assert world.ledger.record(number).run_id == "run-7"
 
 
 def test_a_publication_that_failed_is_made_up_for(world):
@@ -187,7 +202,7 @@ def test_a_report_counts_as_told_only_once_the_next_item_is_asked_for(world):
     first = next(run)
     run.close()
     assert world.dataset(driver.spike).reported == 0
-    assert needs_appender(world.ledger) == "commits to publish: payouts"
+    assert needs_appender(world.ledger, world.spikes) == "commits to publish: payouts"
     assert first in list(drain(world).run())
     assert list(drain(world).run()) == []
 
@@ -218,7 +233,7 @@ def test_while_one_run_is_alive_another_does_nothing(world):
     driver = world.driver(world.spike())
     driver.stage()
     lease = world.ledger.acquire(APPENDER_LEASE, "first", 15)
-    assert needs_appender(world.ledger) is None
+    assert needs_appender(world.ledger, world.spikes) is None
     assert list(drain(world, holder="second").run()) == []
     assert world.dataset(driver.spike).sequence == 0
     world.ledger.release(lease)
@@ -230,9 +245,9 @@ def test_a_run_that_died_is_taken_over_when_its_lease_is_over(world):
     driver.stage()
     for resource in (APPENDER_LEASE, "promote:payouts"):
         world.ledger.acquire(resource, "dead", 15)
-    assert needs_appender(world.ledger) is None
+    assert needs_appender(world.ledger, world.spikes) is None
     world.execute("UPDATE leases SET expires_at = clock_timestamp() - interval '1 ms'")
-    assert needs_appender(world.ledger) == "batches wait: payouts"
+    assert needs_appender(world.ledger, world.spikes) == "batches wait: payouts"
     assert list(drain(world).run())
 
 
@@ -253,5 +268,5 @@ def test_a_held_batch_asks_for_no_run(world):
     driver = world.driver(world.spike())
     driver.stage()
     world.execute("UPDATE batches SET state = 'held', held_reason = 'odd'")
-    assert needs_appender(world.ledger) is None
+    assert needs_appender(world.ledger, world.spikes) is None
     assert list(drain(world).run()) == []

@@ -10,7 +10,8 @@ from builders import BUCKET, empty, parquet
 
 from spike_pipelines.domain.batch import BatchState, FileState
 from spike_pipelines.domain.errors import Conflict, LeaseLost, Transient
-from spike_pipelines.services.promote import BATCH_METADATA, ETAG_METADATA, Promoter, lease_name
+from spike_pipelines.domain.leases import lease_name
+from spike_pipelines.services.promote import BATCH_METADATA, ETAG_METADATA, Promoter
 from spike_pipelines.services.publish import Publisher
 
 pytestmark = pytest.mark.real

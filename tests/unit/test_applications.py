@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spike_pipelines.adapters.application_copy import copy_application
-from spike_pipelines.adapters.applications import load_application, load_applications
+from spike_pipelines.adapters.applications import load_application, load_applications, read_applications
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Location, Resources, Start
@@ -197,6 +197,13 @@ def test_two_names_that_are_one_in_kubernetes_are_refused(folder):
     (folder / "crt-payout-v1-1-0.yaml").write_text(text.replace(PAYOUT, "crt-payout-v1-1-0"))
     with pytest.raises(InvalidSpec, match="becomes crt-payout-v1-1-0, and so does"):
         load_applications(folder)
+
+
+def test_one_files_mistake_hides_no_other_spike(folder):
+    (folder / f"{PAYOUT}.yaml").write_text("name: [")
+    found = read_applications(folder)
+    assert len(found.spikes) == 3
+    assert list(found.broken) == [PAYOUT]
 
 
 def test_missing_folder_says_which_setting_names_it(tmp_path):

@@ -40,6 +40,12 @@ def facts(*drivers, epoch=None, recoveries=(), appender_since=HOUR - timedelta(d
 RESTART_A = Action(ActionKind.RESTART, "payouts", ("a",))
 RETIRED = owned(state=EpochState.RETIRED)
 
+
+def bumped(seconds):
+    """The epoch that an operation gave to nobody, so long ago."""
+    return epoch(2, "rewind by ann", at=ago(seconds), state=EpochState.RETIRED)
+
+
 TABLE = {
     "a driver that beats is running": (facts(driver(), epoch=owned()), Verdict.RUNNING, None),
     "no driver is started": (facts(), Verdict.MISSING, Action(ActionKind.START, "payouts")),
@@ -48,6 +54,15 @@ TABLE = {
     ),
     "a retired epoch is not retired again": (
         facts(epoch=RETIRED), Verdict.MISSING, Action(ActionKind.START, "payouts"),
+    ),
+    "a driver that a person's rewind has just fenced ends by itself": (
+        facts(driver(), epoch=bumped(5)), Verdict.WAITING, None,
+    ),
+    "a driver that a rewind fenced and that does not end is replaced": (
+        facts(driver(), epoch=bumped(121)), Verdict.HUNG, RESTART_A,
+    ),
+    "a driver that began after the rewind starts": (
+        facts(driver(age=3), epoch=bumped(5)), Verdict.STARTING, None,
     ),
     "a topic made again needs a person": (
         facts(refusal=(ago(1), "topic_changed", "made again")), Verdict.BLOCKED, None,

@@ -7,7 +7,7 @@ import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
 
 from spike_pipelines.domain.batch import HourCounts, NewBatch
-from spike_pipelines.domain.errors import Conflict, Fenced, InvalidSpec, Refused, Transient
+from spike_pipelines.domain.errors import Conflict, Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.decisions import Refusal
@@ -159,8 +159,8 @@ def test_outage_without_an_end_ends_the_tries(setup):
         (409, "fenced", Fenced),
         (409, "gap", Conflict),
         (409, "overlap", Conflict),
-        (422, "invalid", Refused),
-        (413, "too_large", Refused),
+        (422, "invalid", Conflict),
+        (413, "too_large", Conflict),
         (409, "topic_changed", Halted),
         (409, "lost", Halted),
     ],

@@ -105,12 +105,6 @@ def test_offsets_contiguous_names_the_break():
     )
 
 
-def test_conserved_tells_why_a_batch_is_held():
-    made = judged("conserved", replace(FINE, held_reason="9 rows, 10 announced"))
-    assert made.grade is Grade.ERROR
-    assert "9 rows, 10 announced" in made.sentence
-
-
 def test_fresh_is_what_readers_see():
     behind = DatasetState("payouts", "payouts", 9, 4, 4)
     assert judged("fresh", replace(FINE, lag_seconds=31.0)).grade is Grade.ERROR

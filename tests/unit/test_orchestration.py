@@ -14,7 +14,9 @@ import pytest
 from builders import HOUR, NEXT_HOUR, partition, spike
 
 import spike_pipelines.orchestration as package
-from spike_pipelines.adapters.applications import load_applications
+from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
+from spike_pipelines.adapters.s3 import connect
+from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
@@ -26,10 +28,13 @@ from spike_pipelines.orchestration.appender import (
     materialization,
     run_drain,
 )
+from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
+from spike_pipelines.orchestration.conserved import held_events
+from spike_pipelines.orchestration.resources import BoundedS3Resource
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
-from spike_pipelines.ports import DatasetState, HourReport
+from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
 from spike_pipelines.services.supervise import Recovered
 from spike_pipelines.settings import Settings
@@ -49,7 +54,7 @@ def applications():
 
 @pytest.fixture(scope="module")
 def definitions(applications):
-    return build(applications, Settings())
+    return build(Applications({spike.name: spike for spike in applications}, {}), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,9 @@ def test_every_spike_and_dataset_has_its_checks(graph, applications):
 def test_every_sensor_runs_by_default(definitions):
     repository = definitions.get_repository_def()
     sensors = {s.name: s.default_status for s in repository.sensor_defs}
-    assert set(sensors) == {"appender_sensor", "supervisor_sensor", "lag_sensor", "failure_sensor"}
+    assert set(sensors) == {
+        "appender_sensor", "supervisor_sensor", "lag_sensor", "conserved_sensor", "failure_sensor",
+    }  # fmt: skip
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
     assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
 
@@ -119,7 +126,24 @@ def test_loading_definitions_reaches_for_nothing(monkeypatch):
         raise AssertionError("definitions went out while they loaded")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    dg.Definitions.validate_loadable(build([spike()], Settings()))
+    dg.Definitions.validate_loadable(build(Applications({spike().name: spike()}, {}), Settings()))
+
+
+def test_a_broken_application_file_is_a_failing_check_and_hides_no_other_spike(tmp_path):
+    for path in Settings().applications_dir.glob("crt-*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    broken = tmp_path / "crt-payout-v1-1.0.yaml"
+    broken.write_text(broken.read_text().replace("lag:", "leg:"))
+    definitions = build(read_applications(tmp_path), Settings())
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert dg.AssetKey(["dataset", "session"]) in graph.get_all_asset_keys()
+    assert dg.AssetKey(["dataset", "payout"]) not in graph.get_all_asset_keys()
+    (check,) = broken_checks(read_applications(tmp_path).broken)
+    result = dg.materialize([check], selection=dg.AssetSelection.all_asset_checks())
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.asset_key.path[-1], evaluation.passed) == ("crt_payout_v1_1_0", False)
+    assert "unknown key 'leg'" in (evaluation.description or "")
 
 
 DECORATORS = {
@@ -163,15 +187,15 @@ def test_the_thin_function_test_sees_all_of_them():
 class Ledger:
     """What `needs_appender` asks."""
 
-    def __init__(self, token=7, alive=False, behind=True):
-        self.token, self.alive, self.behind = token, alive, behind
+    def __init__(self, token=7, alive=False, behind=True, orphan=None):
+        self.token, self.alive, self.behind, self.orphan = token, alive, behind, orphan
 
     def lease_state(self, resource):
         assert resource == APPENDER_LEASE
         return self.token, self.alive
 
     def backlog(self):
-        return ()
+        return () if self.orphan is None else (Backlog(self.orphan, "live", 3, 1, HOUR, False, 0, True),)
 
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
@@ -183,13 +207,21 @@ class Platform:
 
 
 def request(now=HOUR, **state):
-    return appender_request(Platform(ledger=Ledger(**state)), now)
+    return appender_request(Platform(ledger=Ledger(**state), spikes={"payouts": spike()}), now)
 
 
 def test_a_run_is_requested_for_work_that_nobody_does():
     assert request().tags == {"spike/reason": "commits to publish: payouts"}
     assert isinstance(request(alive=True), dg.SkipReason)
     assert isinstance(request(behind=False), dg.SkipReason)
+
+
+def test_batches_of_a_spike_without_application_file_ask_for_no_run_and_are_told():
+    skipped = request(behind=False, orphan="gone")
+    assert (
+        "gone: 3 batches wait, and no application file that can be read describes this spike"
+        in skipped.skip_message
+    )
 
 
 def test_a_run_key_is_new_after_every_run_that_worked_and_for_every_minutes_attempt():
@@ -253,7 +285,8 @@ def test_a_drain_names_its_run_and_passes_its_terms_on():
         def run(self):
             yield REPORT
 
-    def drain(holder, pool, terms):
+    def drain(holder, pool, terms, run_id):
+        assert run_id == "r1"
         asked.append((holder, terms))
         return Drains()
 
@@ -315,7 +348,7 @@ def test_the_cursor_remembers_what_was_told():
     platform = Watched(LagVerdict.OK)
     now = datetime.fromtimestamp(10_000, HOUR.tzinfo)
     first = check_events(platform, None, now)
-    assert {e.check_name for e in first.asset_events} == SPIKE_NAMES | {"fresh"}
+    assert {e.check_name for e in first.asset_events} == SPIKE_NAMES - {"conserved"} | {"fresh"}
     assert check_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events == []
     platform.verdict = LagVerdict.LOST
     changed = check_events(platform, first.cursor, now + timedelta(seconds=120))
@@ -341,7 +374,7 @@ def test_an_executed_check_gives_the_same_as_the_event():
 def test_a_ledger_that_does_not_answer_fails_what_only_it_knows_as_a_warning():
     platform = Watched(LagVerdict.UNKNOWN, down=True)
     events = {e.check_name: e for e in check_events(platform, None, HOUR).asset_events}
-    for name in ("conserved", "offsets_contiguous", "fresh"):
+    for name in ("offsets_contiguous", "fresh"):
         assert (events[name].passed, events[name].severity.value) == (False, "WARN")
 
 
@@ -370,3 +403,37 @@ class Watched:
     def recent_breaks(self, since):
         assert since < HOUR
         return {}
+
+
+def test_dagsters_s3_client_waits_no_longer_than_ours():
+    ours = connect("http://127.0.0.1:1").meta.config
+    theirs = BoundedS3Resource(endpoint_url="http://127.0.0.1:1").get_client().meta.config
+    for setting in ("connect_timeout", "read_timeout", "retries", "max_pool_connections", "s3"):
+        assert getattr(theirs, setting) == getattr(ours, setting)
+
+
+# the check of held batches
+
+
+def test_a_held_batch_fails_its_spikes_check_with_the_reason_until_it_is_decided_on():
+    held = Batch(7, "payouts", "live", 1, BatchState.HELD, (), Counts(3, 2, 0, 0), HOUR, held_reason="odd")
+
+    class Ledger:
+        def __init__(self):
+            self.found = {"payouts": held}
+
+        def held(self):
+            return self.found
+
+    ledger = Ledger()
+    platform = Platform(ledger=ledger, spikes={"payouts": spike(), "session": spike("session")})
+    first = held_events(platform, None, HOUR)
+    told = {e.asset_key.path[-1]: (e.check_name, e.passed, e.description) for e in first.asset_events}
+    assert told == {
+        "payouts": ("conserved", False, "batch 7 is held: odd"),
+        "session": ("conserved", True, "no batch is held"),
+    }
+    assert held_events(platform, first.cursor, HOUR + timedelta(seconds=30)).asset_events == []
+    ledger.found = {}
+    (event,) = held_events(platform, first.cursor, HOUR + timedelta(seconds=60)).asset_events
+    assert (event.passed, event.asset_key.path[-1]) == (True, "payouts")

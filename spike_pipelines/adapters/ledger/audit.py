@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, Batch, BatchState, FileKind, FileState
 from spike_pipelines.domain.offsets import Break, Partition
+from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.ports import Books, CommittedSums, Coverage
 
@@ -29,7 +30,7 @@ class AuditQueries(ABC):
 
     def books(self) -> Books:
         with self._snapshot() as db:
-            return Books(_coverages(db), _sums(db))
+            return Books(_coverages(db), _sums(db), _operations(db))
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         f = s.files
@@ -46,7 +47,11 @@ class AuditQueries(ABC):
         query = (
             sa.select(b)
             .select_from(b.join(c, c.c.batch == b.c.number))
-            .where(c.c.dataset == dataset, c.c.sequence <= sequence)
+            .where(
+                c.c.dataset == dataset,
+                c.c.sequence <= sequence,
+                sa.or_(b.c.removed.is_(None), b.c.removed > sequence),
+            )
             .order_by(b.c.number)
         )
         with self._read() as db:
@@ -81,34 +86,60 @@ def _coverages(db: sa.Connection) -> tuple[Coverage, ...]:
     for row in db.execute(_RANGE_BREAKS).mappings():
         partition = Partition(row["topic"], row["topic_id"], row["partition"])
         breaks[_partition_key(row)].append(Break(partition, row["expected"], row["start_offset"]))
+    tops = {_partition_key(row): row["staged"] for row in db.execute(_STAGED_ENDS).mappings()}
     positions = sa.select(s.positions).where(s.positions.c.lane == LIVE_LANE)
     found = ((row, _partition_key(row)) for row in db.execute(positions).mappings())
-    return tuple(_coverage(row, sums.get(key), breaks[key]) for row, key in found)
+    return tuple(_coverage(row, sums.get(key), breaks[key], tops.get(key)) for row, key in found)
+
+
+def _operations(db: sa.Connection) -> dict[str, int]:
+    o = s.operations
+    counted = db.execute(sa.select(o.c.kind, sa.func.count()).group_by(o.c.kind).order_by(o.c.kind))
+    return {kind: number for kind, number in counted}  # noqa: C416 - rows are no pairs for mypy
 
 
 def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
-    unbalanced, late = defaultdict(list), defaultdict(list)
-    for spike, number in db.execute(_UNBALANCED):
-        unbalanced[spike].append(number)
-    for spike, number in db.execute(_LATE):
-        late[spike].append(number)
+    unbalanced, late = _numbers(db, _UNBALANCED), _numbers(db, _LATE)
+    unexplained, undead = _numbers(db, _UNEXPLAINED), _numbers(db, _UNDEAD)
     return tuple(
-        CommittedSums(**row, unbalanced=tuple(unbalanced[row["spike"]]), late=tuple(late[row["spike"]]))
+        CommittedSums(
+            **row,
+            unbalanced=unbalanced[row["spike"]],
+            late=late[row["spike"]],
+            unexplained=unexplained[row["spike"]],
+            undead=undead[row["spike"]],
+        )
         for row in db.execute(_SUMS).mappings()
     )
+
+
+def _numbers(db: sa.Connection, query: sa.Select[tuple[str, int]]) -> Mapping[str, tuple[int, ...]]:
+    """Batch numbers by spike."""
+    found: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for spike, number in db.execute(query):
+        found[spike] += (number,)
+    return found
 
 
 def _partition_key(row: sa.RowMapping) -> tuple[str, str, int]:
     return row["spike"], row["topic_id"], row["partition"]
 
 
-def _coverage(row: sa.RowMapping, sums: sa.RowMapping | None, breaks: list[Break]) -> Coverage:
+def _coverage(
+    row: sa.RowMapping, sums: sa.RowMapping | None, breaks: list[Break], staged: int | None
+) -> Coverage:
     position = rows.position(row)
     end = sums["last_end"] if sums else position.baseline
     if end != position.committed_end:
         breaks = [*breaks, Break(position.partition, end, position.committed_end)]
     return Coverage(
-        row["spike"], position, sums["ranges"] if sums else 0, sums["offsets"] if sums else 0, tuple(breaks)
+        row["spike"],
+        position,
+        sums["ranges"] if sums else 0,
+        sums["offsets"] if sums else 0,
+        tuple(breaks),
+        staged=position.baseline if staged is None else staged,
+        lost=sums["lost"] if sums else 0,
     )
 
 
@@ -128,6 +159,7 @@ def _committed_ranges() -> sa.Subquery:
             r.c.partition,
             r.c.start_offset,
             r.c.end_offset,
+            b.c.lost,
             sa.func.coalesce(before, p.c.baseline).label("expected"),
         )
         .select_from(
@@ -155,26 +187,40 @@ _RANGE_SUMS = sa.select(
     sa.func.count().label("ranges"),
     sa.cast(sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset), sa.BigInteger).label("offsets"),
     sa.func.max(_ranges.c.end_offset).label("last_end"),
+    sa.cast(
+        sa.func.coalesce(
+            sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset).filter(_ranges.c.lost), 0
+        ),
+        sa.BigInteger,
+    ).label("lost"),
 ).group_by(_ranges.c.spike, _ranges.c.topic_id, _ranges.c.partition)
 
+_r = s.batch_ranges
+_STAGED_ENDS = (
+    sa.select(_r.c.spike, _r.c.topic_id, _r.c.partition, sa.func.max(_r.c.end_offset).label("staged"))
+    .where(_r.c.live, _r.c.lane == LIVE_LANE)
+    .group_by(_r.c.spike, _r.c.topic_id, _r.c.partition)
+)
+
 _b = s.batches
-_committed = (_b.c.state == BatchState.COMMITTED) & (_b.c.lane == LIVE_LANE)
+_committed = (_b.c.state == BatchState.COMMITTED) & (_b.c.lane == LIVE_LANE) & _b.c.removed.is_(None)
 
 
 def _sum(column: sa.ColumnElement[int], label: str) -> sa.Label[int]:
     return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger).label(label)
 
 
+_committed_only: sa.ColumnElement[int] = sa.case((_committed, 1), else_=0)
 _SUMS = (
     sa.select(
         _b.c.spike,
-        sa.func.count().label("batches"),
-        _sum(_b.c.records_read, "read"),
-        _sum(_b.c.records_final, "final"),
-        _sum(_b.c.records_dead_letter, "dead_letter"),
-        _sum(_b.c.records_filtered, "filtered"),
+        _sum(_committed_only, "batches"),
+        _sum(_committed_only * _b.c.records_read, "read"),
+        _sum(_committed_only * _b.c.records_final, "final"),
+        _sum(_committed_only * _b.c.records_dead_letter, "dead_letter"),
+        _sum(_committed_only * _b.c.records_filtered, "filtered"),
+        _sum(_committed_only * _b.c.records_unaccounted, "unaccounted"),
     )
-    .where(_committed)
     .group_by(_b.c.spike)
     .order_by(_b.c.spike)
 )
@@ -193,7 +239,8 @@ def _rows_of(kind: FileKind) -> sa.ScalarSelect[int]:
 _UNBALANCED = sa.select(_b.c.spike, _b.c.number).where(
     _committed,
     sa.or_(
-        _b.c.records_read != _b.c.records_final + _b.c.records_dead_letter + _b.c.records_filtered,
+        _b.c.records_read
+        != _b.c.records_final + _b.c.records_dead_letter + _b.c.records_filtered + _b.c.records_unaccounted,
         _b.c.records_final != _rows_of(FileKind.FINAL),
         _b.c.records_dead_letter != _rows_of(FileKind.DEAD_LETTER),
     ),
@@ -203,4 +250,39 @@ _LATE = sa.select(_b.c.spike, _b.c.number).where(
     sa.exists().where(
         _newer.c.spike == _b.c.spike, _newer.c.number > _b.c.epoch, _newer.c.opened_at < _b.c.staged_at
     )
+)
+
+
+def _explained(*kinds: OperationKind) -> sa.ColumnElement[bool]:
+    """The batch's operation is one of these kinds, and says who and why."""
+    o = s.operations
+    return (
+        sa.exists()
+        .where(o.c.id == _b.c.operation, o.c.spike == _b.c.spike, o.c.kind.in_(kinds))
+        .where(sa.func.trim(o.c.who) != "", sa.func.trim(o.c.why) != "")
+        .correlate(_b)
+    )
+
+
+_released = sa.exists().where(
+    s.operations.c.batch == _b.c.number, s.operations.c.kind == OperationKind.RELEASE
+)
+_UNEXPLAINED = sa.select(_b.c.spike, _b.c.number).where(
+    _b.c.lane == LIVE_LANE,
+    sa.or_(
+        sa.and_(
+            _b.c.state == BatchState.ABORTED,
+            sa.not_(_explained(OperationKind.DISCARD, OperationKind.REWIND)),
+        ),
+        sa.and_(_b.c.removed.is_not(None), sa.not_(_explained(OperationKind.REWIND))),
+        sa.and_(_b.c.records_unaccounted != 0, sa.not_(_released)),
+        sa.and_(_b.c.lost, _b.c.operation.is_(None)),
+    ),
+)
+_UNDEAD = sa.select(_b.c.spike, _b.c.number).where(
+    sa.or_(_b.c.state == BatchState.ABORTED, _b.c.removed.is_not(None)),
+    sa.or_(
+        sa.exists().where(s.files.c.batch == _b.c.number, s.files.c.state == FileState.LIVE),
+        sa.exists().where(_r.c.batch == _b.c.number, _r.c.live),
+    ),
 )

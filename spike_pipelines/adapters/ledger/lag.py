@@ -193,7 +193,7 @@ def _epochs(db: sa.Connection) -> tuple[Mapping[str, Any], Mapping[str, Mapping[
 
 def _positions(db: sa.Connection) -> Mapping[str, Mapping[Partition, Position]]:
     found: dict[str, dict[Partition, Position]] = defaultdict(dict)
-    query = sa.select(s.positions).where(s.positions.c.lane == LIVE_LANE)
+    query = sa.select(s.positions).where(s.positions.c.lane == LIVE_LANE, s.positions.c.closed_by.is_(None))
     for row in db.execute(query).mappings():
         position = rows.position(row)
         found[row["spike"]][position.partition] = position

@@ -12,18 +12,19 @@ from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
 from spike_pipelines.adapters.ledger.lag import LagQueries
+from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind
 from spike_pipelines.domain.errors import LeaseLost
-from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.leases import PROMOTION, Lease
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.ports import Backlog, DatasetState
 
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, LagQueries):
+class SqlLedger(Reports, AuditQueries, ProvenanceQueries, LagQueries):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:
@@ -128,7 +129,7 @@ class SqlLedger(Reports, AuditQueries, LagQueries):
                     sa.func.bool_and(t.c.expires_at <= sa.func.clock_timestamp()), sa.true()
                 ).label("free"),
             )
-            .select_from(b.outerjoin(t, t.c.resource == sa.func.concat("promote:", b.c.spike)))
+            .select_from(b.outerjoin(t, t.c.resource == sa.func.concat(PROMOTION, b.c.spike)))
             .where(b.c.state.in_(_UNFINISHED))
             .group_by(b.c.spike, b.c.lane)
             .order_by(sa.func.min(b.c.staged_at))
@@ -163,6 +164,11 @@ class SqlLedger(Reports, AuditQueries, LagQueries):
 
     def mark_reported(self, dataset: str, sequence: int) -> None:
         self._raise_to(s.datasets.c.reported, dataset, sequence)
+
+    def forget_reported(self, dataset: str) -> None:
+        d = s.datasets
+        with translated(), self._engine.begin() as db:
+            db.execute(sa.update(d).where(d.c.name == dataset).values(reported=0))
 
     def _raise_to(self, column: sa.Column[int], dataset: str, sequence: int) -> None:
         """Never lowers: two projections may finish in the wrong order."""

@@ -79,7 +79,9 @@ class Reports(ABC):
         p = s.positions
         found: dict[str, dict[Partition, Position]] = defaultdict(dict)
         with self._read() as db:
-            for row in db.execute(sa.select(p).where(p.c.lane == LIVE_LANE)).mappings():
+            for row in db.execute(
+                sa.select(p).where(p.c.lane == LIVE_LANE, p.c.closed_by.is_(None))
+            ).mappings():
                 position = rows.position(row)
                 found[row["spike"]][position.partition] = position
         return dict(found)

@@ -10,6 +10,7 @@ from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind, FileState
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
+from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 
 Row = sa.RowMapping
@@ -34,7 +35,13 @@ def epoch(row: Row) -> Epoch:
 
 def position(row: Row) -> Position:
     partition = Partition(row["topic"], row["topic_id"], row["partition"])
-    return Position(partition, row["baseline"], row["staged_end"], row["committed_end"])
+    return Position(
+        partition,
+        row["baseline"],
+        row["staged_end"],
+        row["committed_end"],
+        closed=row["closed_by"] is not None,
+    )
 
 
 def offset_range(row: Row) -> OffsetRange:
@@ -52,11 +59,19 @@ def batch(row: Row, ranges: Iterable[OffsetRange]) -> Batch:
         state=BatchState(row["state"]),
         ranges=tuple(sorted(ranges)),
         counts=Counts(
-            row["records_read"], row["records_final"], row["records_dead_letter"], row["records_filtered"]
+            row["records_read"],
+            row["records_final"],
+            row["records_dead_letter"],
+            row["records_filtered"],
+            row["records_unaccounted"],
         ),
         staged_at=row["staged_at"],
         committed_at=row["committed_at"],
         held_reason=row["held_reason"],
+        application_version=row["application_version"],
+        lost=row["lost"],
+        removed=row["removed"],
+        operation=row["operation"],
     )
 
 
@@ -75,6 +90,25 @@ def file(row: Row) -> LedgerFile:
         final_etag=row["final_etag"],
         added=row["added"],
         removed=row["removed"],
+    )
+
+
+def operation(row: Row) -> Operation:
+    return Operation(
+        id=row["id"],
+        at=row["at"],
+        request=row["request"],
+        spike=row["spike"],
+        kind=OperationKind(row["kind"]),
+        author=Author(row["who"], row["why"]),
+        summary=row["summary"],
+        batch=row["batch"],
+        epoch=row["epoch"],
+        sequence=row["sequence"],
+        moves=tuple(
+            Move(Partition(topic, topic_id, index), staged, committed, to)
+            for topic, topic_id, index, staged, committed, to in row["moves"]
+        ),
     )
 
 

@@ -50,6 +50,32 @@ epochs = sa.Table(
     sa.Index(None, "spike", "driver"),
 )
 
+# What people did to the ledger, for ever: the only way in which offsets go back or are skipped (I5).
+operations = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    # Made by the caller, so that a commit of unknown outcome can be looked up.
+    sa.Column("request", sa.Text, nullable=False, unique=True),
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False, server_default=_now),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("batch", sa.BigInteger),
+    sa.Column("epoch", sa.BigInteger),
+    sa.Column("sequence", sa.BigInteger),
+    # [topic, topic id, partition, staged end before, committed end before, both ends after]
+    sa.Column("moves", JSONB, nullable=False, server_default="[]"),
+    sa.CheckConstraint(
+        "kind in ('release', 'discard', 'rewind', 'accept_loss', 'project')", name="operations_kind"
+    ),
+    sa.CheckConstraint("who <> '' and why <> ''", name="operations_who_why"),
+    sa.Index(None, "spike", "at"),
+    sa.Index(None, "batch"),
+)
+
 positions = sa.Table(
     "positions",
     metadata,
@@ -61,6 +87,8 @@ positions = sa.Table(
     sa.Column("baseline", sa.BigInteger, nullable=False),
     sa.Column("committed_end", sa.BigInteger, nullable=False),
     sa.Column("staged_end", sa.BigInteger, nullable=False),
+    # The operation after which this topic id is read no more: the topic was deleted and made again.
+    sa.Column("closed_by", sa.BigInteger, sa.ForeignKey("operations.id")),
     sa.CheckConstraint(
         "0 <= baseline and baseline <= committed_end and committed_end <= staged_end", name="positions_order"
     ),
@@ -84,11 +112,24 @@ batches = sa.Table(
     sa.Column("committed_at", Time),
     sa.Column("held_reason", sa.Text),
     sa.Column("cleaned_at", Time),
+    # read = final + dead letter + filtered + unaccounted (I8): what a person let pass.
+    sa.Column("records_unaccounted", sa.BigInteger, nullable=False, server_default="0"),
+    # Ranges that a person declared lost, without a record.
+    sa.Column("lost", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The dataset's sequence number at which a rewind superseded the batch.
+    sa.Column("removed", sa.BigInteger),
+    sa.Column("operation", sa.BigInteger, sa.ForeignKey("operations.id")),
     sa.ForeignKeyConstraint(["spike", "epoch"], ["epochs.spike", "epochs.number"]),
     sa.CheckConstraint(
         "state in ('staged', 'intended', 'held', 'committed', 'aborted')", name="batches_state"
     ),
     sa.CheckConstraint("(state = 'committed') = (committed_at is not null)", name="batches_committed"),
+    sa.CheckConstraint("removed is null or state = 'committed'", name="batches_removed"),
+    sa.CheckConstraint(
+        "operation is not null or lane <> 'live' or"
+        " (state <> 'aborted' and removed is null and not lost and records_unaccounted = 0)",
+        name="batches_audited",
+    ),
     # Small however many batches were ever committed: a drain looks at nothing else.
     sa.Index(
         "unfinished_batches",
@@ -128,6 +169,14 @@ batch_ranges = sa.Table(
         "start_offset",
         unique=True,
         postgresql_where=sa.text("live"),
+    ),
+    # Small: written when a batch is given up or superseded.
+    sa.Index(
+        "past_ranges",
+        "topic_id",
+        "partition",
+        "start_offset",
+        postgresql_where=sa.text("not live"),
     ),
 )
 
@@ -190,6 +239,7 @@ commits = sa.Table(
     sa.Column("sequence", sa.BigInteger, primary_key=True),
     sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), nullable=False, unique=True),
     sa.Column("committed_at", Time, nullable=False),
+    sa.Column("run_id", sa.Text),  # of the Dagster run that promoted it
 )
 
 leases = sa.Table(

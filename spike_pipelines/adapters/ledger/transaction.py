@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.operations import OperationStatements
 from spike_pipelines.domain.batch import (
     UNFINISHED,
     Batch,
@@ -29,7 +30,7 @@ from spike_pipelines.ports import Recovery, Refusal
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlTransaction:
+class SqlTransaction(OperationStatements):
     """See `ports.LedgerTransaction`. Lives inside one `SqlLedger.begin()` block."""
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -151,7 +152,9 @@ class SqlTransaction:
 
     def positions(self, spike: str, lane: str) -> Mapping[Partition, Position]:
         p = s.positions
-        found = self._db.execute(sa.select(p).where(p.c.spike == spike, p.c.lane == lane)).mappings()
+        found = self._db.execute(
+            sa.select(p).where(p.c.spike == spike, p.c.lane == lane, p.c.closed_by.is_(None))
+        ).mappings()
         return {position.partition: position for position in map(rows.position, found)}
 
     def add_positions(self, spike: str, lane: str, baselines: Mapping[Partition, int]) -> None:
@@ -339,14 +342,17 @@ class SqlTransaction:
                 values,
             )
 
-    def commit_files(self, dataset: str, batch: int, etags: Mapping[int, str]) -> int:
-        d = s.datasets
-        sequence: int = self._db.execute(
-            sa.update(d).where(d.c.name == dataset).values(sequence=d.c.sequence + 1).returning(d.c.sequence)
-        ).scalar_one()
+    def commit_files(
+        self, dataset: str, batch: int, etags: Mapping[int, str], *, run_id: str | None = None
+    ) -> int:
+        sequence = self.next_sequence(dataset)
         self._db.execute(
             sa.insert(s.commits).values(
-                dataset=dataset, sequence=sequence, batch=batch, committed_at=sa.func.clock_timestamp()
+                dataset=dataset,
+                sequence=sequence,
+                batch=batch,
+                committed_at=sa.func.clock_timestamp(),
+                run_id=run_id,
             )
         )
         if etags:

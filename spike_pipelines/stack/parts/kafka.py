@@ -1,5 +1,6 @@
 """A single Apache Kafka node (KRaft: broker and controller in one process)."""
 
+import contextlib
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,12 +54,14 @@ appender.out.layout.pattern = %d{ISO8601} %p %m (%c)%n
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """`topics` (name → partitions) are created once it runs; one that exists is left as it is."""
+    """`topics` (name → partitions) are created once it runs; one that exists is left as it is. Clients
+    are told to come to `client_port`, where a proxy may stand in between."""
 
     data: Path
     port: int
     controller_port: int
     topics: Mapping[str, int] | None = None
+    client_port: int | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -77,16 +80,17 @@ class Kafka:
         )
 
     def create_topics(self, topics: Mapping[str, int]) -> None:
-        """Create the topics (name → partitions) that are not there yet."""
-        admin = self.admin()
+        """Create the topics (name → partitions) that are not there yet. Raises `PartFailed`: the broker may
+        die again in the middle of it."""
         try:
-            for name, partitions in topics.items():
-                try:
-                    admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)])
-                except TopicAlreadyExistsError:
-                    continue
-        finally:
-            admin.close()
+            admin = self.admin()
+            try:
+                for name, partitions in topics.items():
+                    _create_topic(admin, name, partitions)
+            finally:
+                admin.close()
+        except KafkaError as error:
+            raise PartFailed(f"kafka: topics {', '.join(topics)} cannot be created: {error}") from error
 
     def admin(self) -> KafkaAdminClient:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap)
@@ -117,7 +121,7 @@ class Kafka:
         return dict(SETTINGS) | {
             "log.dirs": str(self.data / "log"),
             "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.client_port or self.port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
         }
 
@@ -130,3 +134,8 @@ class Kafka:
         except KafkaError as error:
             return str(error)
         return None
+
+
+def _create_topic(admin: KafkaAdminClient, name: str, partitions: int) -> None:
+    with contextlib.suppress(TopicAlreadyExistsError):
+        admin.create_topics([NewTopic(name, num_partitions=partitions, replication_factor=1)])

@@ -42,9 +42,9 @@ class Postgres:
     port: int
     password: str
 
-    def url(self, database: str) -> str:
-        """SQLAlchemy URL of a database."""
-        return f"postgresql+psycopg2://{USER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
+    def url(self, database: str, port: int | None = None) -> str:
+        """SQLAlchemy URL of a database; another `port` is a proxy's."""
+        return f"postgresql+psycopg2://{USER}:{self.password}@{LOOPBACK}:{port or self.port}/{database}"
 
     def part(self) -> Part:
         options = (word for key, value in OPTIONS.items() for word in ("-c", f"{key}={value}"))

@@ -1,0 +1,41 @@
+"""`spike ledger project`: redo what is derived from the ledger."""
+
+from typing import Annotated
+
+import typer
+
+from spike_pipelines.cli.operations import request
+from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.platform import Platform
+
+
+def project(
+    name: Annotated[str | None, typer.Argument(help="Of the spike.", show_default="all")] = None,
+    why: Annotated[str, typer.Option(help="Written down where a table differed.")] = "tables redone",
+    who: Annotated[str | None, typer.Option(help="Who does it.", show_default="$USER@host")] = None,
+    *,
+    events: Annotated[
+        bool, typer.Option("--events", help="Also let the next run tell Dagster of every hour again.")
+    ] = False,
+) -> None:
+    """Bring Iceberg tables to the ledger's live files, and finish publication and clean-up."""
+    platform = Platform()
+    datasets = {state.spike for state in platform.ledger.datasets() if state.sequence}
+    chosen = [spike for spike in platform.spikes.values() if name in (None, spike.name)]
+    if not chosen:
+        raise InvalidSpec(f"no application file describes {name}: there are {', '.join(platform.spikes)}")
+    for spike in chosen:
+        if spike.name not in datasets:
+            typer.echo(f"{spike.name}: nothing was ever committed")
+            continue
+        for done in platform.projector.project(spike, request(who, why), events=events):
+            change = f"{done.added} files added, {done.removed} removed"
+            right = "as the ledger has it" if not done.added + done.removed else change
+            typer.echo(f"{done.table} at #{done.sequence}: {right}")
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Work on what is derived from the ledger.", no_args_is_help=True)
+    group.callback()(lambda: None)
+    group.command("project")(project)
+    app.add_typer(group, name="ledger")

@@ -1,0 +1,338 @@
+"""What a person decides: release or discard a held batch, rewind a spike, accept a loss (design, 3.6, 3.7).
+
+Each is one transaction under the spike's lock. It takes the promotion lease away, so that an appender run
+that is at work acts before it or not at all, and opens an epoch that nobody has, so that every driver of
+before is fenced; the supervisor then starts one that reads from the ledger's offsets.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from spike_pipelines.domain.batch import LIVE_LANE, Batch
+from spike_pipelines.domain.errors import (
+    Conflict,
+    NotParquet,
+    ObjectMissing,
+    Refused,
+    SourceChanged,
+    TopicMissing,
+    Transient,
+)
+from spike_pipelines.domain.held import Recount, recount, require_held
+from spike_pipelines.domain.leases import lease_name
+from spike_pipelines.domain.offsets import OffsetRange, Partition, Position, TopicOffsets, total
+from spike_pipelines.domain.operations import (
+    Author,
+    Move,
+    NewOperation,
+    Operation,
+    OperationKind,
+    check_readable,
+    moves_to,
+)
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.rewind import (
+    Earliest,
+    Target,
+    ToOffsets,
+    Unit,
+    align_down,
+    align_up,
+    bounded,
+    log_starts,
+    offsets_of,
+)
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`name` is unique for ever: after an unknown outcome the same request is told from another one."""
+
+    name: str
+    author: Author
+
+
+@dataclass(frozen=True, slots=True)
+class RewindPlan:
+    """What a rewind does: ends that go back, committed batches superseded, unfinished ones aborted."""
+
+    moves: tuple[Move, ...]
+    superseded: tuple[Batch, ...]
+    aborted: tuple[Batch, ...]
+
+    @property
+    def rows(self) -> int:
+        """Final rows that readers see no more until they are read again."""
+        return sum(b.counts.final for b in self.superseded)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.superseded)} committed batches superseded ({self.rows:,} final rows), "
+            f"{len(self.aborted)} unfinished aborted; {'; '.join(map(str, self.moves))}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    ledger: Ledger
+    broker: Broker
+    store: ObjectStore
+
+    # held batches
+
+    def count_again(self, spike: Spike, number: int) -> Recount:
+        """What a release would write down. Errors: `Refused` where a release cannot help."""
+        with self.ledger.begin() as tx:
+            batch = require_held(tx.batch(number), number, spike.name)
+            files = tx.files(number)
+        return self._recount(spike, batch, files)
+
+    def release(self, spike: Spike, number: int, request: Request) -> Operation:
+        """Let a held batch be promoted with the counts that its files have. Errors: `Refused`,
+        `Conflict`, `Transient`."""
+        with self.ledger.begin() as tx:
+            batch = require_held(tx.batch(number), number, spike.name)
+            files = tx.files(number)
+        counted = self._recount(spike, batch, files)
+
+        def act(tx: LedgerTransaction) -> None:
+            tx.lock_spike(spike.name, spike.dataset.name)
+            if require_held(tx.batch(number), number, spike.name) != batch:
+                raise Conflict(f"batch {number} was changed meanwhile: look again")
+            summary = f"batch {number} released with {counted.counts.unaccounted:,} records unaccounted for"
+            new = _new(spike, OperationKind.RELEASE, request, f"{summary}; held: {batch.held_reason}")
+            tx.release_batch(number, counted, tx.add_operation(replace(new, batch=number)))
+
+        return self._once(request, act)
+
+    def _recount(self, spike: Spike, batch: Batch, files: Sequence[LedgerFile]) -> Recount:
+        rows: dict[int, int] = {}
+        for f in files:
+            try:
+                rows[f.id] = self.store.footer(spike.staging.bucket, f.staging_key, size=f.size).rows
+            except (ObjectMissing, SourceChanged, NotParquet) as problem:
+                raise Refused(
+                    f"batch {batch.number} cannot be released: {problem}. Discarding it has its records "
+                    f"read again: `spike batch discard {spike.name} {batch.number} --why …`"
+                ) from problem
+        return recount(batch, files, rows, exact_topic=not spike.topic_has_gaps)
+
+    def discard(self, spike: Spike, number: int, request: Request) -> Operation:
+        """Give a held batch up, and all that is staged behind it: the records are read again. Errors:
+        `Refused` where Kafka no longer has them, `Conflict`, `Transient`."""
+        topic = self._topic(spike)
+
+        def act(tx: LedgerTransaction) -> None:
+            self._take(tx, spike)
+            held = require_held(tx.batch(number), number, spike.name)
+            waiting = tx.unfinished_batches(spike.name, LIVE_LANE)
+            if waiting[0].number != number:
+                raise Conflict(f"batch {waiting[0].number} waits before {number}: decide on that one first")
+            positions = tx.positions(spike.name, LIVE_LANE)
+            _check_open(waiting, positions)
+            moves = moves_to({p: x.committed_end for p, x in positions.items()}, positions)
+            check_readable(moves, topic)
+            summary = f"batch {number} and {len(waiting) - 1} behind it discarded; held: {held.held_reason}"
+            new = _new(spike, OperationKind.DISCARD, request, summary)
+            self._go_back(tx, spike, replace(new, batch=number), RewindPlan(moves, (), waiting))
+
+        return self._once(request, act)
+
+    # rewind
+
+    def plan(self, spike: Spike, target: Target) -> RewindPlan:
+        """What `rewind` would do now; changes nothing. Errors: `Refused`, `Transient`."""
+        topic, at_time = self._topic(spike), self._at_time(spike, target)
+        with self.ledger.begin() as tx:
+            return _plan(tx, spike, target, topic, at_time)
+
+    def rewind(self, spike: Spike, target: Target, request: Request) -> Operation | None:
+        """Take the spike back to the target, in one transaction; None if nothing lies beyond it. Errors:
+        `Refused` (Kafka no longer has the records, the target lies ahead), `Transient`."""
+        topic, at_time = self._topic(spike), self._at_time(spike, target)
+
+        def act(tx: LedgerTransaction) -> None:
+            self._take(tx, spike)
+            plan = _plan(tx, spike, target, topic, at_time)
+            if plan.moves:
+                self._go_back(tx, spike, _new(spike, OperationKind.REWIND, request, str(plan)), plan)
+
+        try:
+            return self._once(request, act)
+        except _NotDoneError:
+            return None
+
+    @staticmethod
+    def _go_back(tx: LedgerTransaction, spike: Spike, new: NewOperation, plan: RewindPlan) -> None:
+        """The effects of discard and rewind; the caller's transaction makes them one."""
+        gone = [b.number for b in plan.superseded]
+        sequence = tx.next_sequence(spike.dataset.name) if gone else None
+        epoch = tx.bump_epoch(spike.name, f"{new.kind} by {new.author.who}")
+        operation = tx.add_operation(replace(new, epoch=epoch, sequence=sequence, moves=plan.moves))
+        tx.abort([b.number for b in plan.aborted], operation)
+        if sequence is not None:
+            tx.supersede(gone, sequence, operation)
+        tx.move_ends(spike.name, LIVE_LANE, {m.partition: m.to for m in plan.moves})
+        tx.refuse(spike.name, None)
+
+    # what Kafka no longer has
+
+    def accept_loss(self, spike: Spike, request: Request) -> Operation:
+        """Declare lost what Kafka deleted before it was read, or the rest of a topic that was made again;
+        the spike goes on behind it. Errors: `Refused` where nothing is lost, `TopicMissing`, `Transient`."""
+        topic = self._topic(spike)
+        if topic is None:
+            raise TopicMissing(f"topic {spike.topic} does not exist: create it first")
+
+        def act(tx: LedgerTransaction) -> None:
+            tx.lock_spike(spike.name, spike.dataset.name)
+            positions = tx.positions(spike.name, LIVE_LANE)
+            if any(p.topic_id != topic.topic_id for p in positions):
+                _begin_anew(tx, spike, topic, positions, request)
+            else:
+                _skip_lost(tx, spike, topic, positions, request)
+            tx.refuse(spike.name, None)
+
+        return self._once(request, act)
+
+    # what they share
+
+    @staticmethod
+    def _take(tx: LedgerTransaction, spike: Spike) -> None:
+        """From here to the end of the transaction no driver registers and no run commits for the spike."""
+        tx.lock_spike(spike.name, spike.dataset.name)
+        tx.revoke_lease(lease_name(spike.name))
+
+    def _once(self, request: Request, act: Callable[[LedgerTransaction], None]) -> Operation:
+        """Do it; if the outcome is unknown, the ledger tells. Raises `_NotDoneError` if `act` did nothing."""
+        try:
+            with self.ledger.begin() as tx:
+                act(tx)
+        except Transient:
+            if found := self._find(request):
+                return found
+            raise
+        if done := self._find(request):
+            return done
+        raise _NotDoneError("there was nothing to do")
+
+    def _find(self, request: Request) -> Operation | None:
+        with self.ledger.begin() as tx:
+            return tx.find_operation(request.name)
+
+    def _topic(self, spike: Spike) -> TopicOffsets | None:
+        return self.broker.topics([spike.topic]).get(spike.topic)
+
+    def _at_time(self, spike: Spike, target: Target) -> Mapping[Partition, int]:
+        topic = self._topic(spike) if isinstance(target, datetime) else None
+        if topic is None or not isinstance(target, datetime):
+            return {}
+        return self.broker.offsets_at(topic.partitions(), target)
+
+
+class _NotDoneError(Refused):
+    """Nothing was to be done."""
+
+
+def _plan(
+    tx: LedgerTransaction,
+    spike: Spike,
+    target: Target,
+    topic: TopicOffsets | None,
+    at_time: Mapping[Partition, int],
+) -> RewindPlan:
+    positions = tx.positions(spike.name, LIVE_LANE)
+    _check_topic(positions, topic)
+    assert topic is not None or not positions
+    match target:
+        case Earliest():
+            wanted = log_starts(positions, topic) if topic else {}
+        case ToOffsets():
+            wanted = offsets_of(target, positions)
+        case datetime():
+            wanted = {p: offset for p, offset in at_time.items() if p in positions}
+    points = bounded(wanted, positions)
+    committed = tx.committed_beyond(spike.name, LIVE_LANE, points)
+    align = align_up if isinstance(target, Earliest) else align_down
+    aligned = align(points, [Unit((b.number,), b.ranges) for b in committed])
+    moves = moves_to(aligned.points, positions)
+    check_readable(moves, topic)
+    gone = frozenset(aligned.superseded)
+    waiting = tx.unfinished_batches(spike.name, LIVE_LANE)
+    return RewindPlan(
+        moves,
+        tuple(b for b in committed if b.number in gone),
+        tuple(b for b in waiting if all(r.partition in positions for r in b.ranges)),
+    )
+
+
+def _check_topic(positions: Mapping[Partition, Position], topic: TopicOffsets | None) -> None:
+    """Raise `Refused` unless the topic is there and the one that the ledger knows."""
+    nowhere = 2**62
+    check_readable([Move(p, nowhere, nowhere, nowhere) for p in positions], topic)
+
+
+def _check_open(batches: Sequence[Batch], positions: Mapping[Partition, Position]) -> None:
+    for b in batches:
+        for r in b.ranges:
+            if r.partition not in positions:
+                raise Refused(
+                    f"{r.partition} of batch {b.number} belongs to a topic that was deleted: its records "
+                    "cannot be read again. Release the batch, or mend what it is held for"
+                )
+
+
+def _skip_lost(
+    tx: LedgerTransaction,
+    spike: Spike,
+    topic: TopicOffsets,
+    positions: Mapping[Partition, Position],
+    request: Request,
+) -> None:
+    """A range without records, behind what is staged: it is committed in its turn."""
+    ends = (
+        {p: positions[p].staged_end if p in positions else 0 for p in topic.partitions()} if positions else {}
+    )
+    lost = [
+        OffsetRange(p, end, topic.log_start[p.index])
+        for p, end in ends.items()
+        if end < topic.log_start[p.index]
+    ]
+    if not lost:
+        raise Refused(f"nothing of {spike.name} is lost: Kafka has the next record of every partition")
+    summary = f"{total(lost):,} offsets declared lost: {', '.join(map(str, lost))}"
+    epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
+    new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)
+    operation = tx.add_operation(replace(new, epoch=epoch))
+    tx.add_positions(spike.name, LIVE_LANE, {r.partition: 0 for r in lost if r.partition not in positions})
+    tx.add_lost(spike.name, LIVE_LANE, lost, epoch=epoch, operation=operation)
+    tx.advance_staged(spike.name, LIVE_LANE, lost)
+
+
+def _begin_anew(
+    tx: LedgerTransaction,
+    spike: Spike,
+    topic: TopicOffsets,
+    positions: Mapping[Partition, Position],
+    request: Request,
+) -> None:
+    """Close the old incarnation's positions, begin at the new one's log start. What was staged or
+    committed of the old one stays."""
+    old = {p.topic_id for p in positions if p.topic_id != topic.topic_id}
+    ends = ", ".join(f"{p} from {x.staged_end}" for p, x in sorted(positions.items()) if p.topic_id in old)
+    summary = (
+        f"topic {topic.topic} was made again with id {topic.topic_id}, read from its log start; "
+        f"of {', '.join(sorted(old))} lost without a count: {ends}"
+    )
+    epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
+    new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)
+    tx.close_positions(spike.name, LIVE_LANE, old, tx.add_operation(replace(new, epoch=epoch)))
+    starts = {p: topic.log_start[p.index] for p in topic.partitions() if p not in positions}
+    tx.add_positions(spike.name, LIVE_LANE, starts)
+
+
+def _new(spike: Spike, kind: OperationKind, request: Request, summary: str) -> NewOperation:
+    return NewOperation(request.name, spike.name, kind, request.author, summary)

@@ -1,0 +1,154 @@
+"""Tables redone from the ledger after whatever happened to them, and who may do it when."""
+
+import pytest
+
+from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.operations import Author, OperationKind
+from spike_pipelines.domain.rewind import Earliest
+from spike_pipelines.ports import LiveFile
+from spike_pipelines.services.operate import Operator, Request
+from spike_pipelines.services.project import Projector
+
+pytestmark = pytest.mark.real
+
+REQUEST = Request("req", Author("ann", "the table was dropped"))
+
+
+def project(world, spike, *, catalog=None, events=False, name="req"):
+    catalog = catalog or world.catalog
+    request = Request(name, REQUEST.author)
+    return Projector(world.ledger, catalog, world.publisher).project(spike, request, events=events)
+
+
+@pytest.fixture
+def ran(world):
+    driver = world.driver(world.spike())
+    for _ in range(3):
+        driver.stage()
+    world.settle(driver.spike)
+    return world
+
+
+def clean(world):
+    assert not {k: f.breaches for k, f in world.audit().items() if not f.ok}
+
+
+def tables(world):
+    return world.catalog._tables["payouts"]
+
+
+def drop(world):
+    del world.catalog._tables["payouts"], world.catalog._tables["payouts_dead_letters"]
+
+
+def restore_an_older_one(world):
+    tables(world).sequence = 1
+    for uri in list(tables(world).files)[2:]:
+        del tables(world).files[uri]
+
+
+def lose_a_file(world):
+    del tables(world).files[next(iter(tables(world).files))]
+
+
+def gain_a_file(world):
+    tables(world).files["s3://lake/stranger"] = LiveFile("s3://lake/stranger", 1, 1, None)
+
+
+def restore_the_ledger_instead(world):
+    tables(world).sequence = 40
+    gain_a_file(world)
+
+
+def nothing(world):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("harm", "audited"),
+    [
+        (nothing, 0),
+        (drop, 0),
+        (restore_an_older_one, 0),
+        (lose_a_file, 1),
+        (gain_a_file, 1),
+        (restore_the_ledger_instead, 1),
+    ],
+)
+def test_a_table_is_brought_to_the_ledgers_live_files_whatever_happened_to_it(ran, harm, audited):
+    harm(ran)
+    for name in ("first", "second"):
+        project(ran, ran.spikes["payouts"], name=name)
+        clean(ran)
+        done = ran.ledger.operations("payouts", 9)
+        assert [o.kind for o in done] == [OperationKind.PROJECT] * audited
+    driver = ran.driver(ran.spikes["payouts"], after=1)
+    driver.stage()
+    ran.settle(driver.spike)
+    clean(ran)
+
+
+def test_it_takes_one_snapshot_of_each_table(ran):
+    drop(ran)
+    seen = []
+    original = ran.catalog.publish
+    ran.catalog.publish = lambda *a, **k: seen.append((a[0], len(k["add"]))) or original(*a, **k)
+    project(ran, ran.spikes["payouts"])
+    assert seen == [("payouts", 6), ("payouts_dead_letters", 3)]
+
+
+def test_a_commit_that_comes_between_is_kept(ran):
+    driver = ran.driver(ran.spikes["payouts"], after=1)
+    driver.stage()
+    lose_a_file(ran)
+
+    class Racing:
+        def __getattr__(self, name):
+            return getattr(ran.catalog, name)
+
+        def publish(self, *arguments, **named):
+            if ran.dataset(driver.spike).published < 5:
+                ran.settle(driver.spike)
+            return ran.catalog.publish(*arguments, **named)
+
+    project(ran, driver.spike, catalog=Racing())
+    clean(ran)
+    state = ran.dataset(driver.spike)
+    assert state.published == state.sequence
+
+
+def test_superseded_files_do_not_come_back(ran):
+    spike = ran.spikes["payouts"]
+    Operator(ran.ledger, ran.broker, ran.store).rewind(spike, Earliest(), REQUEST)
+    project(ran, spike, name="later")
+    assert ran.catalog.files("payouts") == {}
+    clean(ran)
+
+
+def test_events_are_told_again_on_request(ran):
+    spike = ran.spikes["payouts"]
+    ran.ledger.mark_reported("payouts", 3)
+    project(ran, spike)
+    assert ran.dataset(spike).reported == 3
+    project(ran, spike, events=True)
+    assert ran.dataset(spike).reported == 0
+    assert len(ran.ledger.unreported("payouts")) == 2
+
+
+def test_staged_objects_of_published_batches_are_cleaned_up(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    world.promoter().promote(driver.spike, limit=9)
+    project(world, driver.spike)
+    assert world.keys("staging/") == []
+    clean(world)
+
+
+def test_a_spike_that_never_committed_has_no_table_to_redo(world):
+    with pytest.raises(Conflict, match="payouts never committed"):
+        project_new(world)
+
+
+def project_new(world):
+    projector = Projector(world.ledger, world.catalog, world.publisher)
+    projector._state(world.spike())
