@@ -56,6 +56,13 @@ class Platform:
     def spikes(self) -> Mapping[str, Spike]:
         return self.applications.spikes
 
+    def close(self) -> None:
+        """Give back the connections of the parts that were made. Kafka's have a thread each, which would
+        go on for ever."""
+        for name in ("surveyor", "mirror", "broker", "ledger"):
+            if (part := self.__dict__.pop(name, None)) is not None:
+                part.close()
+
     @cached_property
     def ledger(self) -> SqlLedger:
         return SqlLedger(self.settings.require("ledger_url"))

@@ -32,7 +32,7 @@ from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
 from spike_pipelines.orchestration.conserved import held_events
-from spike_pipelines.orchestration.resources import BoundedS3Resource
+from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -339,6 +339,20 @@ def test_an_observation_tells_what_was_done_and_what_the_driver_said_last():
     assert plain["ended drivers"] == "a"
     assert plain["started driver"] == "b"
     assert "line 1\nline 2" in plain["log tail"]
+
+
+def test_connections_end_with_the_tick_that_made_them():
+    closed = []
+
+    class Part:
+        def close(self):
+            closed.append(self)
+
+    with dg.build_resources(resources(Settings())) as made:
+        made.platform.__dict__["surveyor"] = Part()
+        made.platform.__dict__["ledger"] = Part()
+        assert closed == []
+    assert len(closed) == 2
 
 
 # the checks
