@@ -568,6 +568,9 @@ class Ledger(Protocol):
     def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
         """Published batches whose staged objects are still there: number → staging keys."""
 
+    def uncleaned(self) -> tuple[str, ...]:
+        """Spikes with a published batch whose staged objects are still there."""
+
     def mark_cleaned(self, batches: Iterable[int]) -> None: ...
 
     # what people and sensors look at: one query each, for all spikes (live lane)

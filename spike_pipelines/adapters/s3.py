@@ -173,6 +173,10 @@ class S3ObjectStore:
                     f"s3://{bucket}/{key} is shorter than the {size} bytes registered"
                 ) from error
             tail = answer["Body"].read()
+        if "ContentRange" not in answer:
+            raise Transient(
+                f"read s3://{bucket}/{key}: a range was asked for, and something else was answered"
+            )
         total = answer["ContentRange"].rpartition("/")[2]
         if total != str(size):
             raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")

@@ -55,7 +55,10 @@ def needs_appender(ledger: Ledger, known: Container[str]) -> str | None:
     behind = [d.name for d in ledger.datasets() if d.reported < d.sequence and d.spike in known]
     if waiting:
         return f"batches wait: {', '.join(waiting)}"
-    return f"commits to publish: {', '.join(behind)}" if behind else None
+    if behind:
+        return f"commits to publish: {', '.join(behind)}"
+    uncleaned = [name for name in ledger.uncleaned() if name in known]
+    return f"staging to clean up: {', '.join(uncleaned)}" if uncleaned else None
 
 
 def orphans(ledger: Ledger, known: Container[str]) -> Mapping[str, str]:
@@ -157,10 +160,12 @@ class Drain:
         return len(due)
 
     def _work(self) -> tuple[str, ...]:
-        """Spikes with a batch to commit, a commit to publish, or both; the longest waiting first."""
+        """Spikes with a batch to commit, a commit to publish or staging to clean up: what waits longest,
+        first; a run that died between two of these leaves the next one to do."""
         waiting = [b.spike for b in self.ledger.backlog() if not b.blocked]
         behind = [d.spike for d in self.ledger.datasets() if d.published < d.sequence]
-        return tuple(name for name in dict.fromkeys(waiting + behind) if name in self.spikes)
+        due = [*waiting, *behind, *self.ledger.uncleaned()]
+        return tuple(name for name in dict.fromkeys(due) if name in self.spikes)
 
     def _turn(self, name: str) -> None:
         spike = self.spikes[name]

@@ -1,4 +1,4 @@
-"""The ledger in a real PostgreSQL: what each verb promises. There is no other implementation."""
+"""What each verb of the ledger promises: in a real PostgreSQL, and in memory."""
 
 import subprocess
 import sys
@@ -9,10 +9,11 @@ from importlib.resources import as_file, files
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from builders import HOUR, epoch, new_batch, partition, staged_file
+from builders import HOUR, empty, epoch, new_batch, partition, staged_file
 
-from spike_pipelines.adapters.ledger import SqlLedger, Tokens, migrate, register_token
+from spike_pipelines.adapters.ledger import SqlLedger, Tokens, migrate, register_token, schema
 from spike_pipelines.adapters.ledger.migrate import config
+from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, HourCounts
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken, LeaseLost, Transient
@@ -21,13 +22,26 @@ from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import Intent
 from spike_pipelines.ports import Recovery, Refusal
 
-pytestmark = pytest.mark.real
-
 NOWHERE = "postgresql+psycopg2://nobody@127.0.0.1:1/nothing"
 
 
 def r(start, end, index=0):
     return OffsetRange(partition(index), start, end)
+
+
+@pytest.fixture(params=[pytest.param("postgres", marks=pytest.mark.real), "memory"])
+def ledger(request):
+    """The real one, and the one of the model."""
+    if request.param == "memory":
+        return MemoryLedger()
+    session_ledger = request.getfixturevalue("session_ledger")
+    empty(session_ledger)
+    return session_ledger
+
+
+server_only = pytest.mark.parametrize(
+    "ledger", [pytest.param("postgres", marks=pytest.mark.real)], indirect=True
+)
 
 
 @pytest.fixture
@@ -62,16 +76,19 @@ def commit(ledger, batch, final_key=None):
 # the schema
 
 
+@pytest.mark.real
 def test_the_migrated_schema_is_the_declared_one(ledger_url):
     with as_file(files("spike_pipelines.adapters.ledger") / "migrations") as folder:
         command.check(config(ledger_url, str(folder)))
 
 
+@server_only
 def test_migrating_again_changes_nothing(opened, ledger_url):
     migrate(ledger_url)
     assert opened.epochs()["payouts"].driver == "a"
 
 
+@pytest.mark.real
 def test_two_processes_may_migrate_at_once(postgres, ledger_url):
     admin = sa.create_engine(postgres.url("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -129,6 +146,7 @@ def test_an_error_inside_rolls_everything_back(opened):
     assert opened.epochs()["payouts"].state is EpochState.OPEN
 
 
+@server_only
 def test_a_killed_connection_is_transient_and_the_next_one_works(opened):
     def kill(tx):
         pid = tx._db.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
@@ -328,11 +346,12 @@ def test_reports_cover_what_was_published_since_the_last_one(opened):
 def test_only_published_batches_are_cleaned_and_once(opened):
     first, second = add(opened, key="a"), add(opened, 10, 20, key="b")
     commit(opened, first), commit(opened, second)
-    assert opened.cleanable("payouts", 9) == {}
+    assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())
     opened.mark_published("payouts", 1)
     assert opened.cleanable("payouts", 9) == {first.number: ("p/a",)}
+    assert opened.uncleaned() == ("payouts",)
     opened.mark_cleaned([first.number])
-    assert opened.cleanable("payouts", 9) == {}
+    assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())
 
 
 def test_the_backlog_tells_who_waits_who_is_held_and_who_is_taken(opened):
@@ -372,7 +391,7 @@ def test_a_lease_is_one_holders_until_it_is_given_back(ledger):
 
 def expire(ledger):
     with ledger.begin() as tx:
-        tx._db.exec_driver_sql("UPDATE leases SET expires_at = clock_timestamp() - interval '1 ms'")
+        tx._db.execute(sa.update(schema.leases).values(expires_at=HOUR))
 
 
 def test_an_expired_lease_is_taken_over_with_a_greater_token(ledger):
@@ -410,6 +429,7 @@ def test_of_many_who_ask_at_once_one_gets_the_lease(ledger):
 # tokens
 
 
+@server_only
 def test_a_token_speaks_for_its_spike_only(ledger, ledger_url):
     register_token(ledger_url, "payouts", "secret")
     register_token(ledger_url, "payouts", "secret")

@@ -195,6 +195,16 @@ def test_a_publication_that_failed_is_made_up_for(world):
     assert (state.sequence, state.published, state.reported) == (1, 1, 1)
 
 
+def test_a_clean_up_that_never_came_is_made_up_for(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    list(drain(world, catalog=world.catalog, store=world.store).run())
+    world.execute("UPDATE batches SET cleaned_at = NULL")
+    assert needs_appender(world.ledger) == "staging to clean up: payouts"
+    list(drain(world).run())
+    assert needs_appender(world.ledger) is None
+
+
 def test_a_report_counts_as_told_only_once_the_next_item_is_asked_for(world):
     driver = world.driver(world.spike())
     driver.stage()

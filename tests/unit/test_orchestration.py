@@ -200,6 +200,9 @@ class Ledger:
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
 
+    def uncleaned(self):
+        return ()
+
 
 class Platform:
     def __init__(self, **parts):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -181,25 +182,19 @@ class SqlLedger(Reports, AuditQueries, ProvenanceQueries, LagQueries):
     # cleaning staging up
 
     def cleanable(self, spike: str, limit: int) -> Mapping[int, tuple[str, ...]]:
-        b, c, d, f = s.batches, s.commits, s.datasets, s.files
-        ready = (
-            sa.select(b.c.number)
-            .select_from(b.join(c, c.c.batch == b.c.number).join(d, d.c.name == c.c.dataset))
-            .where(
-                b.c.spike == spike,
-                b.c.state == BatchState.COMMITTED,
-                b.c.cleaned_at.is_(None),
-                c.c.sequence <= d.c.published,
-            )
-            .order_by(b.c.number)
-            .limit(limit)
-        )
+        b, f = s.batches, s.files
+        ready = _to_clean(b.c.number).where(b.c.spike == spike).order_by(b.c.number).limit(limit)
         with self._read() as db:
             keys: dict[int, list[str]] = {number: [] for number in db.execute(ready).scalars()}
             wanted = sa.select(f.c.batch, f.c.staging_key).where(f.c.batch.in_(keys))
             for number, key in db.execute(wanted):
                 keys[number].append(key)
         return {number: tuple(found) for number, found in keys.items()}
+
+    def uncleaned(self) -> tuple[str, ...]:
+        query = _to_clean(s.batches.c.spike).distinct().order_by(s.batches.c.spike)
+        with self._read() as db:
+            return tuple(db.execute(query).scalars())
 
     def mark_cleaned(self, batches: Iterable[int]) -> None:
         b = s.batches
@@ -209,3 +204,13 @@ class SqlLedger(Reports, AuditQueries, ProvenanceQueries, LagQueries):
                 .where(b.c.number.in_(list(batches)), b.c.state == BatchState.COMMITTED)
                 .values(cleaned_at=sa.func.clock_timestamp())
             )
+
+
+def _to_clean(column: sa.Column[Any]) -> sa.Select[Any]:
+    """Of committed batches that are published and not cleaned up (I9)."""
+    b, c, d = s.batches, s.commits, s.datasets
+    return (
+        sa.select(column)
+        .select_from(b.join(c, c.c.batch == b.c.number).join(d, d.c.name == c.c.dataset))
+        .where(b.c.state == BatchState.COMMITTED, b.c.cleaned_at.is_(None), c.c.sequence <= d.c.published)
+    )

@@ -47,7 +47,8 @@ class Reports(ABC):
 
     def epochs(self) -> Mapping[str, Epoch]:
         e = s.epochs
-        query = sa.select(e).distinct(e.c.spike).order_by(e.c.spike, e.c.number.desc())
+        newest = sa.select(e.c.spike, sa.func.max(e.c.number)).group_by(e.c.spike)
+        query = sa.select(e).where(sa.tuple_(e.c.spike, e.c.number).in_(newest))
         with self._read() as db:
             return {row["spike"]: rows.epoch(row) for row in db.execute(query).mappings()}
 

@@ -1,11 +1,23 @@
 """The ledger's tables. Constraints repeat what the services already check: the second line of defence."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.functions import GenericFunction
 
 metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"})
 
 Time = sa.DateTime(timezone=True)
+
+
+class clock_timestamp(GenericFunction[Any]):  # noqa: N801 - PostgreSQL's name
+    """The database's time. SQLAlchemy is told its type, so that every driver's answer is a `datetime`."""
+
+    type = Time
+    inherit_cache = True
+
+
 _now = sa.func.clock_timestamp()
 
 spikes = sa.Table(

@@ -1,0 +1,34 @@
+"""Each protection, switched off, is missed by somebody: a scenario goes red without it and only then."""
+
+import logging
+from contextlib import ExitStack
+
+import pytest
+from model_protections import PROTECTIONS, Play, Protection
+from model_world import Violation
+
+from spike_pipelines.domain.errors import InvariantBroken
+
+
+def act(protection: Protection, *off) -> None:
+    with ExitStack() as stack:
+        for switch in (*protection.given, *off):
+            stack.enter_context(switch())
+        play = Play(gappy=protection.gappy)
+        try:
+            protection.scenario(play)
+        finally:
+            for process in play.world.processes:
+                process.kill()
+
+
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda p: p.name)
+def test_with_it_everything_holds(protection):
+    act(protection)
+
+
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda p: p.name)
+def test_without_it_somebody_notices(protection, caplog):
+    caplog.set_level(logging.CRITICAL, "spike_pipelines")
+    with pytest.raises((Violation, InvariantBroken)):
+        act(protection, protection.off)
