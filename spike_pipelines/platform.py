@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from spike_pipelines.adapters.appender_probe import AppenderProbe
 from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.kafka_mirror import KafkaMirror
+from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
@@ -60,6 +62,13 @@ class Platform:
     def spikes(self) -> Mapping[str, Spike]:
         return self.applications.spikes
 
+    def close(self) -> None:
+        """Give back the connections of the parts that were made. Kafka's have a thread each, which would
+        go on for ever."""
+        for name in ("surveyor", "mirror", "broker", "ledger"):
+            if (part := self.__dict__.pop(name, None)) is not None:
+                part.close()
+
     @cached_property
     def ledger(self) -> SqlLedger:
         return SqlLedger(self.settings.require("ledger_url"))
@@ -67,6 +76,14 @@ class Platform:
     @cached_property
     def broker(self) -> KafkaBroker:
         return KafkaBroker(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def surveyor(self) -> KafkaSurveyor:
+        return KafkaSurveyor(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def mirror(self) -> KafkaMirror:
+        return KafkaMirror(self.settings.require("kafka_bootstrap"))
 
     @cached_property
     def store(self) -> S3ObjectStore:
@@ -90,7 +107,7 @@ class Platform:
 
     @cached_property
     def observer(self) -> Observer:
-        return Observer(self.ledger, self.broker, self.cluster, self.spikes)
+        return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
 
     @cached_property
     def auditor(self) -> Auditor:
@@ -163,4 +180,5 @@ class Platform:
             clock=SystemClock(),
             terms=terms or Terms(),
             holder=holder,
+            mirror=self.mirror,
         )

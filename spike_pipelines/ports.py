@@ -8,13 +8,15 @@ other side did not answer or its answer is unknown, and the errors named here; n
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.held import Recount
+from spike_pipelines.domain.lag import LagReport, Loss, Waiting
+from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, Operation
@@ -42,6 +44,43 @@ class Broker(Protocol):
 
     def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
         """For each partition the first record at or after the offset; absent where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyedTopic:
+    """Offsets as a `read_committed` reader sees them (the end is the last stable offset), and for how long
+    Kafka keeps records; None: not deleted by age."""
+
+    offsets: TopicOffsets
+    retention: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was seen of many topics. A topic with a problem (a sentence) was not seen in full and is not
+    among `topics`; one that is in neither does not exist."""
+
+    topics: Mapping[str, SurveyedTopic]
+    problems: Mapping[str, str]
+
+
+class Surveyor(Protocol):
+    """Kafka as those see it who watch a fleet: one broker that is down hides its own topics only (I11)."""
+
+    def survey(self, names: Iterable[str]) -> Survey:
+        """One round of requests for all topics. Raises `Transient` if nobody answers."""
+
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+        """For each partition the first committed record at or after the offset, None if there is none;
+        absent where that could not be read. Raises `Transient` if nobody answers."""
+
+
+class OffsetMirror(Protocol):
+    """Consumer groups, so that every Kafka tool shows what is committed. Written, never read back."""
+
+    def mirror(self, groups: Mapping[str, Mapping[Partition, int]]) -> Mapping[str, str]:
+        """Set each group's offsets; answers the groups that refused, with the reason. Raises `Transient` if
+        nobody answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +342,67 @@ class BatchRecord:
     dataset: str | None = None
     sequence: int | None = None
     run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LagView:
+    """What the ledger knows of every spike's lag, from one snapshot (live lane). `waiting`: unfinished
+    batches; `read`: offsets of the open epoch's last heartbeat; `history`: the window's samples, oldest
+    first; `mirrored`: the sum of committed ends that the consumer group has."""
+
+    now: datetime
+    positions: Mapping[str, Mapping[Partition, Position]]
+    waiting: Mapping[str, Waiting]
+    epochs: Mapping[str, Epoch]
+    read: Mapping[str, Mapping[Partition, int]]
+    commits: Mapping[str, datetime]
+    created: Mapping[str, datetime]
+    recoveries: Mapping[str, tuple[Recovery, ...]]
+    losses: Mapping[str, Loss]
+    history: Mapping[str, tuple[Sample, ...]]
+    mirrored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
+    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+
+    at: datetime
+    batches: Mapping[tuple[str, str], int]
+    files: Mapping[tuple[str, str], int]
+    committed: Mapping[str, int]
+    recoveries: Mapping[tuple[str, str], int]
+    duties: Mapping[str, datetime]
+
+
+class LagLedger(Protocol):
+    """The ledger's side of watching lag. `SqlLedger` is this too."""
+
+    def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        """Raises `Transient` if the database did not answer."""
+
+    def record_lag(self, reports: Mapping[str, LagReport]) -> None:
+        """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
+        first time or has grown. The same again changes nothing."""
+
+    def latest_lag(self) -> Mapping[str, LagReport]: ...
+
+    def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
+        """Oldest first; minutes where there are any, further back every ten minutes."""
+
+    def mark_mirrored(self, sums: Mapping[str, int | None]) -> None: ...
+
+    def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
+        """The loss that is acknowledged now; None if none stands open."""
+
+    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+        """Where ranges committed since then do not continue one another or do not end at the committed
+        end. Spikes without a commit since then are absent."""
+
+    def tally(self) -> Tally: ...
+
+    def succeeded(self, duty: str) -> None: ...
 
 
 class LedgerTransaction(Protocol):

@@ -194,9 +194,11 @@ def _probes(app: FastAPI, ledger: SqlLedger) -> None:
             tx.now()
         return wire.Ok()
 
+    page = metrics.Page(ledger)
+
     @app.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:
-        return metrics.page(ledger)
+        return page.response()
 
 
 def _offset(partition: Partition, offset: int) -> wire.PartitionOffset:

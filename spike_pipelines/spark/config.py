@@ -96,6 +96,9 @@ def local(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
 def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     return {
         "spark.app.name": spike.name,
+        # Names that stay the same over restarts: by default the namespace is the application's id.
+        "spark.metrics.namespace": spike.asset_name,
+        "spark.sql.streaming.metricsEnabled": "true",
         **SQL,
         **MAGIC,
         **{f"spark.hadoop.fs.s3a.{key}": value for key, value in S3A.items()},

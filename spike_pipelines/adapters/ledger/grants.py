@@ -7,7 +7,7 @@
 | `spike_worker` | appender runs, sensors, checks, `spike` …  | add and change rows; not tokens           |
 | `spike_reader` | dashboards, people who look                | read; not tokens                          |
 
-No role but the owner deletes rows or alters tables. A role that the server does not have is left out:
+No role but the owner alters tables, and none deletes rows but the worker those of old lag. A role that the server does not have is left out:
 then one role does everything, and nothing here is needed.
 """
 
@@ -30,6 +30,7 @@ GRANTS: Mapping[str, Sequence[str]] = {
     ),
     WORKER: (
         f"GRANT SELECT, INSERT, UPDATE ON {_EVERYTHING} TO {WORKER}",
+        f"GRANT DELETE ON lag_latest, lag_history TO {WORKER}",
         f"REVOKE ALL ON tokens FROM {WORKER}",
         f"REVOKE INSERT, UPDATE ON alembic_version FROM {WORKER}",
     ),

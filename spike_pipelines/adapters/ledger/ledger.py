@@ -12,6 +12,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
+from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
 from spike_pipelines.adapters.ledger.retention import RetentionQueries
@@ -26,7 +27,7 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries):
+class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:

@@ -332,3 +332,61 @@ recoveries = sa.Table(
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Index(None, "spike", "at"),
 )
+
+# The newest look at each spike's lag: what `/metrics` shows and what a look compares itself with.
+lag_latest = sa.Table(
+    "lag_latest",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("observed_at", Time, nullable=False),
+    sa.Column("report", JSONB, nullable=False),
+    # The committed ends (their sum) that the consumer group has; null: not known, write them again.
+    sa.Column("mirrored", sa.BigInteger),
+)
+
+# Rings: a slot is written over when its time comes again, so the table never grows beyond its slots.
+lag_history = sa.Table(
+    "lag_history",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("step_seconds", sa.Integer, primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("topic_id", sa.Text),
+    sa.Column("log_start", sa.BigInteger, nullable=False),
+    sa.Column("log_end", sa.BigInteger, nullable=False),
+    sa.Column("staged_end", sa.BigInteger, nullable=False),
+    sa.Column("committed_end", sa.BigInteger, nullable=False),
+    sa.Column("lag", sa.BigInteger),
+    sa.Column("staged_lag", sa.BigInteger),
+    sa.Column("read_lag", sa.BigInteger),
+    sa.Column("lag_seconds", sa.Float),
+    sa.Column("time_to_loss_seconds", sa.Float),
+)
+
+losses = sa.Table(
+    "losses",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("seen_at", Time, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("acknowledged_at", Time),
+    sa.Column("acknowledged_by", sa.Text),
+    sa.Column("why", sa.Text),
+    sa.CheckConstraint(
+        "(acknowledged_at is null) = (acknowledged_by is null) and (acknowledged_at is null) = (why is null)",
+        name="losses_acknowledged",
+    ),
+    sa.Index("one_open_loss", "spike", unique=True, postgresql_where=sa.text("acknowledged_at is null")),
+)
+
+# When each of the platform's own duties last succeeded: who watches the watcher.
+duties = sa.Table(
+    "duties",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("succeeded_at", Time, nullable=False),
+)
