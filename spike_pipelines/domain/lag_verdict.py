@@ -20,6 +20,7 @@ from spike_pipelines.domain.lag import (
 from spike_pipelines.domain.lag_history import Sample, Trend, trend
 from spike_pipelines.domain.spike import Spike
 
+FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
 _DANGER = 0.2  # of the retention left: somebody must look, whatever the forecast says
 _HALF_LIFE = 0.5  # of the retention left: from here on a forecast of loss is a verdict of its own
 _WITHOUT_RETENTION = timedelta(days=1)  # where only the log's size deletes, a forecast counts from here on
@@ -280,6 +281,15 @@ def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
     )
 
 
+def _beginning(s: Sight) -> tuple[LagVerdict, str] | None:
+    """A new spike's first batch takes longer than any later one, and holds all that came meanwhile."""
+    began = s.facts.created_at or s.facts.life.opened_at
+    if not _late(s) or s.facts.last_commit_at is not None or began is None or s.now - began > FIRST_COMMIT:
+        return None
+    age = human((s.now - began).total_seconds())
+    return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}; it began {age} ago and has not committed yet"
+
+
 def _catching_up(s: Sight) -> tuple[LagVerdict, str] | None:
     if not _late(s):
         return None
@@ -306,6 +316,7 @@ LADDER: tuple[Rung, ...] = (
     _stopped,
     _stalled,
     _partly_observed,
+    _beginning,
     _falling_behind,
     _catching_up,
     _idle,

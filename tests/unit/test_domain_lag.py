@@ -161,6 +161,15 @@ def test_a_spike_that_never_committed_counts_from_where_it_begins():
     assert (latest.verdict, latest.lag) == (LagVerdict.IDLE, 0)
 
 
+def test_a_new_spike_has_its_time_for_the_first_commit():
+    new = {"positions": {}, "last_commit_at": None, "age": 100, "committed": 0}
+    report = judge(facts(**new, created_at=ago(100), life=replace(RUNS, opened_at=ago(100))), HOUR)
+    assert report.verdict is LagVerdict.CATCHING_UP
+    assert "it began 1 min 40 s ago and has not committed yet" in report.sentence
+    late = judge(facts(**new, created_at=ago(301), life=replace(RUNS, opened_at=ago(100))), HOUR)
+    assert late.verdict is LagVerdict.FALLING_BEHIND
+
+
 def test_a_spike_that_never_committed_and_does_not_run_says_so():
     report = judge(facts(positions={}, last_commit_at=None, life=Life(running=False)), HOUR)
     assert report.verdict is LagVerdict.STOPPED

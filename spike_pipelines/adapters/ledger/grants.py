@@ -7,8 +7,8 @@
 | `spike_worker` | appender runs, sensors, checks, `spike` …  | add and change rows; not tokens           |
 | `spike_reader` | dashboards, people who look                | read; not tokens                          |
 
-No role but the owner alters tables, and none deletes rows but the worker those of old lag. A role that the server does not have is left out:
-then one role does everything, and nothing here is needed.
+No role but the owner alters tables, and none deletes rows but the worker those of old lag. A role that
+the server does not have is left out: then one role does everything, and nothing here is needed.
 """
 
 from collections.abc import Mapping, Sequence
