@@ -482,7 +482,7 @@ class Ledger(Protocol):
     def books(self) -> Books: ...
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
-        """Files that were live at that sequence number."""
+        """Files that were live at that sequence number, in the order they became so."""
 
     def committed_batches(self, dataset: str, sequence: int) -> tuple[Batch, ...]:
         """Batches committed to the dataset up to that sequence number, oldest first."""
