@@ -3,18 +3,23 @@
 pyiceberg and pandas are imported by those who use them: a recovery run waits for neither.
 """
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 from spike_pipelines.adapters.appender_probe import AppenderProbe
 from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.kafka_mirror import KafkaMirror
+from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.drain import Drain, Terms
@@ -24,11 +29,14 @@ from spike_pipelines.services.project import Projector
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.supervise import Supervisor
+from spike_pipelines.services.swap import SWAP_LEASE_SECONDS
 from spike_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from spike_pipelines.adapters.iceberg import IcebergCatalog
     from spike_pipelines.services.deep_audit import DeepAuditor
+    from spike_pipelines.services.replay import Replayer
+    from spike_pipelines.services.retain import Retainer
     from spike_pipelines.services.where import Finder
 
 _COPIES_AT_ONCE = 32
@@ -54,6 +62,13 @@ class Platform:
     def spikes(self) -> Mapping[str, Spike]:
         return self.applications.spikes
 
+    def close(self) -> None:
+        """Give back the connections of the parts that were made. Kafka's have a thread each, which would
+        go on for ever."""
+        for name in ("surveyor", "mirror", "broker", "ledger"):
+            if (part := self.__dict__.pop(name, None)) is not None:
+                part.close()
+
     @cached_property
     def ledger(self) -> SqlLedger:
         return SqlLedger(self.settings.require("ledger_url"))
@@ -61,6 +76,14 @@ class Platform:
     @cached_property
     def broker(self) -> KafkaBroker:
         return KafkaBroker(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def surveyor(self) -> KafkaSurveyor:
+        return KafkaSurveyor(self.settings.require("kafka_bootstrap"))
+
+    @cached_property
+    def mirror(self) -> KafkaMirror:
+        return KafkaMirror(self.settings.require("kafka_bootstrap"))
 
     @cached_property
     def store(self) -> S3ObjectStore:
@@ -84,7 +107,7 @@ class Platform:
 
     @cached_property
     def observer(self) -> Observer:
-        return Observer(self.ledger, self.broker, self.cluster, self.spikes)
+        return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
 
     @cached_property
     def auditor(self) -> Auditor:
@@ -116,6 +139,30 @@ class Platform:
 
         return Finder(self.ledger, self.broker, S3RecordReader(self.settings.s3_endpoint), self.spikes)
 
+    @cached_property
+    def replayer(self) -> "Replayer":
+        from spike_pipelines.adapters.dead_letters import S3DeadLetterReader  # noqa: PLC0415
+        from spike_pipelines.adapters.replay_job import SparkReparser  # noqa: PLC0415
+        from spike_pipelines.services.replay import Replayer  # noqa: PLC0415
+        from spike_pipelines.services.swap import Swapper  # noqa: PLC0415
+
+        pool = ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy")
+        holder = f"replay on {gethostname()} pid {os.getpid()}"
+        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder, SWAP_LEASE_SECONDS))
+        reader = S3DeadLetterReader(self.settings.s3_endpoint)
+        return Replayer(self.ledger, Swapper(self.ledger, promoter), reader, SparkReparser(self.settings))
+
+    @cached_property
+    def retainer(self) -> "Retainer":
+        from spike_pipelines.services.retain import Retainer  # noqa: PLC0415
+
+        terms = RetentionTerms(
+            grace=timedelta(hours=self.settings.retention_grace_hours),
+            snapshots=timedelta(hours=self.settings.retention_snapshot_hours),
+            keep_snapshots=self.settings.retention_keep_snapshots,
+        )
+        return Retainer(self.ledger, self.store, self.catalog, self.spikes, terms)
+
     def drain(
         self,
         holder: str,
@@ -133,4 +180,5 @@ class Platform:
             clock=SystemClock(),
             terms=terms or Terms(),
             holder=holder,
+            mirror=self.mirror,
         )

@@ -5,15 +5,17 @@ and one contract suite under `tests/contract` that both pass. Adapters raise `Tr
 other side did not answer or its answer is unknown, and the errors named here; nothing else on purpose.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
-from spike_pipelines.domain.batch import Batch, BatchState, FileKind, NewBatch
+from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
+from spike_pipelines.domain.lag import LagReport, Loss, Waiting
+from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.observed import DriverState as DriverState
 from spike_pipelines.domain.observed import ObservedDriver as ObservedDriver
@@ -23,6 +25,7 @@ from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Positi
 from spike_pipelines.domain.operations import NewOperation, Operation
 from spike_pipelines.domain.promotion import Intent, LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import NewSwap, Swap, SwapKind
 
 
 class Broker(Protocol):
@@ -47,13 +50,52 @@ class Broker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SurveyedTopic:
+    """Offsets as a `read_committed` reader sees them (the end is the last stable offset), and for how long
+    Kafka keeps records; None: not deleted by age."""
+
+    offsets: TopicOffsets
+    retention: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was seen of many topics. A topic with a problem (a sentence) was not seen in full and is not
+    among `topics`; one that is in neither does not exist."""
+
+    topics: Mapping[str, SurveyedTopic]
+    problems: Mapping[str, str]
+
+
+class Surveyor(Protocol):
+    """Kafka as those see it who watch a fleet: one broker that is down hides its own topics only (I11)."""
+
+    def survey(self, names: Iterable[str]) -> Survey:
+        """One round of requests for all topics. Raises `Transient` if nobody answers."""
+
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+        """For each partition the first committed record at or after the offset, None if there is none;
+        absent where that could not be read. Raises `Transient` if nobody answers."""
+
+
+class OffsetMirror(Protocol):
+    """Consumer groups, so that every Kafka tool shows what is committed. Written, never read back."""
+
+    def mirror(self, groups: Mapping[str, Mapping[Partition, int]]) -> Mapping[str, str]:
+        """Set each group's offsets; answers the groups that refused, with the reason. Raises `Transient` if
+        nobody answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """`etag` without quotes, `size` in bytes, `metadata` with lower-case names."""
+    """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
+    listings."""
 
     key: str
     size: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    modified_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +309,67 @@ class BatchRecord:
     run_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LagView:
+    """What the ledger knows of every spike's lag, from one snapshot (live lane). `waiting`: unfinished
+    batches; `read`: offsets of the open epoch's last heartbeat; `history`: the window's samples, oldest
+    first; `mirrored`: the sum of committed ends that the consumer group has."""
+
+    now: datetime
+    positions: Mapping[str, Mapping[Partition, Position]]
+    waiting: Mapping[str, Waiting]
+    epochs: Mapping[str, Epoch]
+    read: Mapping[str, Mapping[Partition, int]]
+    commits: Mapping[str, datetime]
+    created: Mapping[str, datetime]
+    recoveries: Mapping[str, tuple[Recovery, ...]]
+    losses: Mapping[str, Loss]
+    history: Mapping[str, tuple[Sample, ...]]
+    mirrored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
+    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+
+    at: datetime
+    batches: Mapping[tuple[str, str], int]
+    files: Mapping[tuple[str, str], int]
+    committed: Mapping[str, int]
+    recoveries: Mapping[tuple[str, str], int]
+    duties: Mapping[str, datetime]
+
+
+class LagLedger(Protocol):
+    """The ledger's side of watching lag. `SqlLedger` is this too."""
+
+    def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        """Raises `Transient` if the database did not answer."""
+
+    def record_lag(self, reports: Mapping[str, LagReport]) -> None:
+        """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
+        first time or has grown. The same again changes nothing."""
+
+    def latest_lag(self) -> Mapping[str, LagReport]: ...
+
+    def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
+        """Oldest first; minutes where there are any, further back every ten minutes."""
+
+    def mark_mirrored(self, sums: Mapping[str, int | None]) -> None: ...
+
+    def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
+        """The loss that is acknowledged now; None if none stands open."""
+
+    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+        """Where ranges committed since then do not continue one another or do not end at the committed
+        end. Spikes without a commit since then are absent."""
+
+    def tally(self) -> Tally: ...
+
+    def succeeded(self, duty: str) -> None: ...
+
+
 class LedgerTransaction(Protocol):
     """One database transaction: all of it or nothing. Times are the database's.
 
@@ -322,7 +425,7 @@ class LedgerTransaction(Protocol):
     def find_batch(self, identity: str) -> Batch | None: ...
 
     def add_batch(
-        self, spike: str, lane: str, batch: NewBatch, *, epoch: int, identity: str, prefix: str
+        self, spike: str, lane: str, batch: NewBatch, *, epoch: int | None, identity: str, prefix: str
     ) -> Batch:
         """Write a staged batch down; `prefix` goes before the keys of its files."""
 
@@ -368,8 +471,14 @@ class LedgerTransaction(Protocol):
     def unfinished_batches(self, spike: str, lane: str) -> tuple[Batch, ...]:
         """Oldest first."""
 
-    def committed_beyond(self, spike: str, lane: str, points: Mapping[Partition, int]) -> tuple[Batch, ...]:
-        """Live committed batches, oldest first, from the first one on that reaches beyond a point."""
+    def committed_beyond(
+        self, spike: str, lane: str, points: Mapping[Partition, int], *, since: int | None = None
+    ) -> tuple[Batch, ...]:
+        """Live committed batches, oldest first, from the first one on that reaches beyond a point, or from
+        number `since` on."""
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        """By the batch of each finished swap, the drivers' batches whose records its files hold."""
 
     def abort(self, batches: Collection[int], operation: int) -> None:
         """Give unfinished batches up: their offsets may be read again, their final keys stay known."""
@@ -492,3 +601,177 @@ class Ledger(Protocol):
 
     def staged_files(self) -> tuple[tuple[str, LedgerFile], ...]:
         """(spike, file) of unfinished batches."""
+
+
+# swaps
+
+
+@dataclass(frozen=True, slots=True)
+class SwapBook:
+    """What the ledger has of one finished swap, for the audit: rows of the files it replaced, how many of
+    them are not superseded at the swap's sequence number, and its own counts."""
+
+    number: int
+    spike: str
+    kind: SwapKind
+    replaced_rows: int
+    not_superseded: int
+    read: int
+    final: int
+    dead_letter: int
+    filtered: int
+    file_rows: int
+
+
+class SwapTransaction(LedgerTransaction, Protocol):
+    def add_swap(self, new: NewSwap) -> Swap:
+        """Freeze the files it replaces. Raises `SwapBusy` if an open swap has one of them, `NotLive`."""
+
+    def swap(self, number: int) -> Swap | None:
+        """The swap, locked until the end of the transaction."""
+
+    def replaced(self, swap: int) -> tuple[LedgerFile, ...]: ...
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        """By the batch number of each finished swap, the drivers' batches whose records it took, through
+        any number of swaps. What is tied so is superseded together or not at all."""
+
+    def stage_swap(self, swap: int, batch: int) -> None: ...
+
+    def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
+        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
+
+    def abort_swap(self, swap: Swap, problem: str) -> None: ...
+
+
+class SwapLedger(Ledger, Protocol):
+    def begin(self) -> AbstractContextManager[SwapTransaction]: ...
+
+    def swaps(self, spike: str, limit: int) -> tuple[Swap, ...]:
+        """Newest first."""
+
+    def open_swaps(self, spike: str) -> tuple[Swap, ...]: ...
+
+    def dead_letter_files(
+        self, dataset: str, since: datetime | None, until: datetime | None, limit: int
+    ) -> tuple[LedgerFile, ...]:
+        """Live dead-letter files of hours in `[since, until)`, the newest hour first."""
+
+    def swap_books(self) -> tuple[SwapBook, ...]: ...
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        """See `SwapTransaction.sources`."""
+
+
+# dead letters
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """Dead letters of one reason in one file: how many, and one of them (raw bytes, cut short)."""
+
+    reason: str
+    records: int
+    sample: bytes | None
+    detail: str | None
+
+
+class DeadLetterReader(Protocol):
+    def reasons(self, bucket: str, key: str) -> tuple[ReasonCount, ...]:
+        """What a dead-letter file holds, by reason. Raises `Transient`, `ObjectMissing`, `NotParquet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOrder:
+    """What is to be parsed again: keys of dead-letter files in the spike's final bucket, and of these only
+    the records of `reason` if given. `planned_at` stands in for a clock. Files go below `prefix` (ends in
+    `/`) of the staging bucket; None: count only."""
+
+    spike: str
+    keys: tuple[str, ...]
+    reason: str | None
+    planned_at: datetime
+    prefix: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reparsed:
+    """What came out: every record of the files is in exactly one of final, dead-letter and filtered.
+    `still` are the dead letters by reason."""
+
+    batch: NewBatch
+    still: Mapping[str, int]
+
+
+class Reparser(Protocol):
+    def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
+        """`keep_alive` is called every few seconds; what it raises ends the work.
+        Raises `Transient`, `InvalidSpec`."""
+
+
+# retention
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFate:
+    """What the ledger knows of a staged object: its batch's state, and whether it was cleaned up."""
+
+    state: BatchState
+    cleaned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """A final object that nobody is to see any more. `again` says that it was deleted once before."""
+
+    file: int
+    dataset: str
+    key: str
+    size: int
+    state: FileState
+    again: bool
+
+
+class RetentionLedger(SwapLedger, Protocol):
+    def staged_fates(self, keys: Iterable[str]) -> Mapping[str, StagedFate]:
+        """By staging key; what the ledger does not know is absent."""
+
+    def registered_below(self, prefixes: Iterable[str]) -> frozenset[str]:
+        """Those of the key prefixes below which some file is registered."""
+
+    def ended_swaps(self, numbers: Iterable[int]) -> Mapping[int, bool]:
+        """By number, whether a swap that exists has ended."""
+
+    def superseded(
+        self, dataset: str, kind: FileKind, *, gone_at: int, before: datetime, limit: int, after: int = 0
+    ) -> tuple[Condemned, ...]:
+        """Superseded at a sequence number up to `gone_at`, by a commit before `before`, never deleted;
+        ids above `after`, in order."""
+
+    def tombstones(self, spike: str, limit: int, after: int = 0) -> tuple[Condemned, ...]:
+        """Final keys of aborted intents that were never swept; ids above `after`, in order."""
+
+    def swept_once(self, spike: str, before: datetime, limit: int, after: int = 0) -> tuple[Condemned, ...]:
+        """Deleted once before `before`, to be deleted once more; ids above `after`, in order."""
+
+    def kept_superseded(self, dataset: str) -> tuple[LedgerFile, ...]:
+        """Superseded files that retention has not condemned: readers of older snapshots need them."""
+
+    def condemned_early(self) -> tuple[str, ...]:
+        """Final keys that were condemned although their replacement is not published (I9): none."""
+
+    def mark_condemned(self, files: Iterable[int]) -> None: ...
+
+    def mark_swept(self, files: Iterable[int]) -> None: ...
+
+
+class SnapshotCatalog(Catalog, Protocol):
+    def oldest_sequence(self, table: str) -> int:
+        """The smallest sequence number a reader can still go back to; 0 if it cannot be told."""
+
+    def expirable(self, table: str, *, before: datetime, keep: int) -> int:
+        """How many snapshots `expire` would remove."""
+
+    def expire(self, table: str, *, before: datetime, keep: int) -> int:
+        """Remove snapshots older than `before`, never the newest `keep`; answers how many. The table's
+        sequence number stays."""

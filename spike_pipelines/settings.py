@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from spike_pipelines.domain.errors import InvalidSpec
 
@@ -12,7 +12,8 @@ from spike_pipelines.domain.errors import InvalidSpec
 class Settings(BaseModel):
     """Each field is read from `SPIKE_<FIELD>`; see `spike env` for the embedded stack's values.
 
-    `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`). Without
+    `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`), each process with the
+    role it needs; `ledger_admin_url` is the owner's, for migrations and tokens. Without
     `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
     A recovery counts towards the back-off of the next for `recovery_window_seconds`.
     `state_dir` belongs to the embedded stack: processes, logs, secrets.
@@ -21,6 +22,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ledger_url: SecretStr | None = None
+    ledger_admin_url: SecretStr | None = None
     catalog_url: SecretStr | None = None
     kafka_bootstrap: str | None = None
     s3_endpoint: str | None = None
@@ -29,6 +31,10 @@ class Settings(BaseModel):
     applications_dir: Path = Path("deployments/applications")
     state_dir: Path = Path(".spike")
     recovery_window_seconds: float = 3600.0
+    retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
+    retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel
+    retention_keep_snapshots: int = Field(5, ge=1)  # of each table, however old
+    retention_run_days: float = Field(30, gt=0)  # of Dagster's runs and their event logs
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
@@ -38,6 +44,10 @@ class Settings(BaseModel):
             return cls.model_validate(found)
         except ValidationError as error:
             raise InvalidSpec(f"environment: {error}") from error
+
+    def admin_url(self) -> str:
+        """Of the ledger, as its owner; where there is no such setting, one role does everything."""
+        return self.require("ledger_url" if self.ledger_admin_url is None else "ledger_admin_url")
 
     def require(self, name: str) -> str:
         """The setting's plain value, or an error that says how to set it."""

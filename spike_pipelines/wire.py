@@ -3,13 +3,15 @@
 Everything that comes in from outside is bounded and refuses unknown fields.
 """
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -29,14 +31,26 @@ MAX_COUNT = 2**62
 
 # One line without control characters: names are printed, logged, and kept where NUL cannot be.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Offset = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Epoch = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-PartitionIndex = Annotated[int, Field(ge=0, lt=2**31)]
+# Strict: true, "7" and 7.0 are no counts.
+Offset = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]
+Epoch = Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True)]
+PartitionIndex = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+
+
+def _written_out(value: Any) -> Any:
+    """A bare number is no time: nobody can tell its unit."""
+    if (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT", value)) or isinstance(value, datetime):
+        return value
+    raise ValueError("a time is written as in 2026-11-22T21:00:00Z")
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 ErrorCode = Literal[
     "held", "fenced", "gap", "overlap", "topic_changed", "lost", "topic_missing", "too_many_staged",
-    "invalid", "unauthorized", "unknown_spike", "too_large", "unavailable", "conflict",
+    "invalid", "bad_key", "duplicate", "malformed", "unsupported_media_type", "too_large", "too_slow",
+    "unauthorized", "unknown_spike", "unavailable", "conflict",
 ]  # fmt: skip
 
 
@@ -121,16 +135,16 @@ class Range(Message):
 class File(Message):
     key: Annotated[str, StringConstraints(min_length=1, max_length=900)]
     kind: FileKind
-    hour: AwareDatetime
-    rows: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    size: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    hour: Time
+    rows: Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True)]
+    size: Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True)]
     etag: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9\-]+$")]
 
 
 class Hour(Message):
     """Counts of the records routed to one UTC hour."""
 
-    hour: AwareDatetime
+    hour: Time
     final: Count
     dead_letter: Count
     filtered: Count
@@ -188,8 +202,8 @@ class Heartbeat(Token):
 
     phase: Phase
     read_offsets: Annotated[list[PartitionOffset], Field(max_length=MAX_PARTITIONS)] = []
-    batch_started_at: AwareDatetime | None = None
-    progress_at: AwareDatetime | None = None
+    batch_started_at: Time | None = None
+    progress_at: Time | None = None
     problem: Annotated[str, StringConstraints(max_length=2000), AfterValidator(_without_nul)] | None = None
 
 

@@ -16,6 +16,7 @@ from spike_pipelines.stack.part import Part
 from spike_pipelines.stack.parts.kafka import PORTS as KAFKA_PORTS
 from spike_pipelines.stack.parts.kafka import Kafka
 from spike_pipelines.stack.parts.postgres import Postgres
+from spike_pipelines.stack.parts.postgres_roles import ROLES
 from spike_pipelines.stack.parts.s3 import PORTS as S3_PORTS
 from spike_pipelines.stack.parts.s3 import S3, S3Ports
 from spike_pipelines.stack.ports import remembered
@@ -32,7 +33,8 @@ def stack_dir() -> Iterator[Path]:
 def postgres(stack_dir: Path) -> Iterator[Postgres]:
     """With the empty databases `ledger`, `iceberg` and `dagster`: `postgres.url("ledger")`."""
     port = remembered(stack_dir / "postgres-ports.json", ["postgres"])["postgres"]
-    postgres = Postgres(data=stack_dir / "postgres", port=port, password=secrets.token_hex(8))
+    roles = {role: secrets.token_hex(8) for role in ROLES}
+    postgres = Postgres(stack_dir / "postgres", port, secrets.token_hex(8), roles)
     with running(postgres.part(), stack_dir):
         yield postgres
 

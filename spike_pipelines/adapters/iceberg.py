@@ -186,6 +186,39 @@ class IcebergCatalog:
                 rows[file.file_path] = file.record_count
         return rows
 
+    def oldest_sequence(self, table: str) -> int:
+        found = self.load(table)
+        if found is None:
+            return 0
+        numbers = history.sequences(
+            [s.summary[SEQUENCE] if s.summary else None for s in found.metadata.snapshots]
+        )
+        return min(numbers, default=_sequence(found))
+
+    def expirable(self, table: str, *, before: datetime, keep: int) -> int:
+        found = self.load(table)
+        return 0 if found is None else len(_older(found, before, keep))
+
+    def expire(self, table: str, *, before: datetime, keep: int) -> int:
+        for _ in range(ATTEMPTS):
+            found = self.load(table)
+            gone = () if found is None else _older(found, before, keep)
+            if found is None or not gone:
+                return 0
+            metadata = found.metadata
+            moments = _history(found)
+            try:
+                with translated(f"expire snapshots of table {table}"):
+                    transaction = _Publication(found)
+                    ExpireSnapshots(transaction).by_ids(list(gone)).commit()
+                    transaction.commit_transaction()
+            except CommitFailedException:
+                log.info("table %s was changed meanwhile: looking again", table)
+                continue
+            sweep(found, metadata, moments, gone)
+            return len(gone)
+        raise Transient(f"table {table} was changed by others {ATTEMPTS} times in a row: try again later")
+
     def _existing(self, table: str) -> Table:
         found = self.load(table)
         if found is None:
@@ -224,6 +257,11 @@ def _history(table: Table) -> tuple[history.Moment, ...]:
         history.Moment.of(s.snapshot_id, s.parent_snapshot_id, s.timestamp_ms)
         for s in table.metadata.snapshots
     )
+
+
+def _older(table: Table, before: datetime, keep: int) -> tuple[int, ...]:
+    protected = {ref.snapshot_id for ref in table.metadata.refs.values()}
+    return history.older(_history(table), before, keep, protected)
 
 
 def _evolve(found: Table, table: str, schema: Schema) -> None:

@@ -50,6 +50,23 @@ def expirable(
     return gone if len(gone) >= retention.at_once else ()
 
 
+def older(
+    history: Sequence[Moment], before: datetime, keep: int, protected: Collection[int]
+) -> tuple[int, ...]:
+    """Ids of the snapshots from before a moment, but for the newest `keep` and the protected ones."""
+    candidates = history[: max(0, len(history) - keep)]
+    return tuple(m.snapshot for m in candidates if m.at < before and m.snapshot not in protected)
+
+
+def sequences(told: Iterable[str | None]) -> tuple[int, ...]:
+    """The sequence number at each snapshot, oldest first. One that others made (a compaction) has none of
+    its own and shows what the one before it does; before the first it is unknown, and 0 is safe."""
+    found: list[int] = []
+    for number in told:
+        found.append(int(number) if number is not None else (found[-1] if found else 0))
+    return tuple(found)
+
+
 def linear(history: Sequence[Moment]) -> bool:
     """Whether each snapshot follows the one before: nobody rolled back, or wrote on a branch."""
     return all(after.parent in (None, before.snapshot) for before, after in pairwise(history))

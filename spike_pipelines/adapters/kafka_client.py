@@ -19,9 +19,13 @@ MAX_RESPONSE_BYTES = 100_000_000
 class KafkaClient:
     """Bootstraps when first needed, and again after a failure: brokers may be back at other addresses."""
 
-    def __init__(self, bootstrap: str, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, bootstrap: str, *, timeout_seconds: float, conversation_seconds: float | None = None
+    ) -> None:
+        """`timeout_seconds` is one request's limit, and a conversation's unless that has its own."""
         self._bootstrap = bootstrap
         self._timeout_ms = int(timeout_seconds * 1000)
+        self._conversation_ms = int((conversation_seconds or timeout_seconds) * 1000)
         self._lock = threading.Lock()
         self._manager: Any = None
 
@@ -39,7 +43,7 @@ class KafkaClient:
 
     async def _limited(self, manager: Any, talk: Callable[[Send], Awaitable[T]]) -> T:
         conversation = manager.call_soon(talk, manager.send)
-        return await manager.wait_for(conversation, self._timeout_ms)  # type: ignore[no-any-return]
+        return await manager.wait_for(conversation, self._conversation_ms)  # type: ignore[no-any-return]
 
     def _connected(self) -> Any:
         if not self._lock.acquire(timeout=self._timeout_ms / 1000):

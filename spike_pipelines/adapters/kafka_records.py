@@ -1,6 +1,6 @@
 """What a Fetch response's bytes say of the first record at or after an offset."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,8 +27,24 @@ def first_record(data: bytes | None, offset: int) -> RecordTime | GoOn:
 
     A batch may begin before the offset that was asked for, and one at the end may be cut off.
     """
+    return first_committed_record(data, offset, ())
+
+
+def first_committed_record(
+    data: bytes | None, offset: int, aborted: Iterable[tuple[int, int]]
+) -> RecordTime | GoOn:
+    """The same without records of aborted transactions, given as (producer id, first offset). A producer
+    has one transaction at a time, so its next control record ends the aborted one."""
+    pending = sorted(aborted, key=lambda a: a[1], reverse=True)
+    open_: set[int] = set()
     for batch in MemoryRecords(data or b""):
+        while pending and pending[-1][1] <= batch.base_offset:
+            open_.add(pending.pop()[0])
         if getattr(batch, "is_control_batch", False):
+            open_.discard(batch.producer_id)
+            offset = max(offset, batch.next_offset)
+            continue
+        if getattr(batch, "is_transactional", False) and batch.producer_id in open_:
             offset = max(offset, batch.next_offset)
             continue
         for at, timestamp in _records(batch, offset):

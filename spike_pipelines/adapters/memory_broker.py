@@ -4,10 +4,11 @@ import base64
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
+from spike_pipelines.ports import Survey, SurveyedTopic
 
 
 @dataclass(slots=True)
@@ -26,10 +27,14 @@ class _Topic:
 
 
 class MemoryBroker:
-    """`Broker`, and beside it what a producer and an administrator do. `up = False` makes it `Transient`."""
+    """`Broker`, `Surveyor`, `OffsetMirror`, and what a producer and an administrator do. `up = False` makes
+    it `Transient`; `dark` topics have lost their broker."""
 
     def __init__(self) -> None:
         self.up = True
+        self.dark: set[str] = set()  # topics whose broker is down
+        self.retention: dict[str, timedelta] = {}
+        self.groups: dict[str, dict[Partition, int]] = {}
         self._topics: dict[str, _Topic] = {}
 
     def create(self, topic: str, partitions: int = 1) -> None:
@@ -71,6 +76,31 @@ class MemoryBroker:
         self._check_up()
         found = {p: self._first(self._log(p), offset) for p, offset in offsets.items()}
         return {p: record for p, record in found.items() if record is not None}
+
+    def survey(self, names: Iterable[str]) -> Survey:
+        self._check_up()
+        there = [name for name in sorted(set(names)) if name in self._topics]
+        problems = {
+            n: f"topic {n}: partition 0 has no leader: a broker is down" for n in there if n in self.dark
+        }
+        found = {
+            n: SurveyedTopic(self._offsets(n), self.retention.get(n)) for n in there if n not in self.dark
+        }
+        return Survey(found, problems)
+
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+        self._check_up()
+        known = {
+            p: o
+            for p, o in offsets.items()
+            if p.topic not in self.dark and p.topic in self._topics and self._topics[p.topic].id == p.topic_id
+        }
+        return {p: self._first(self._log(p), offset) for p, offset in known.items()}
+
+    def mirror(self, groups: Mapping[str, Mapping[Partition, int]]) -> Mapping[str, str]:
+        self._check_up()
+        self.groups.update({group: dict(offsets) for group, offsets in groups.items()})
+        return {}
 
     def close(self) -> None:
         """As the real one has it."""

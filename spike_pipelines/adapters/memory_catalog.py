@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Lock
 
 from spike_pipelines.domain.ddl import parse
@@ -10,10 +11,22 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import LiveFile
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    sequence: int
+    at: datetime
+
+
 @dataclass(slots=True)
 class _Table:
+    """`history` are the snapshots that are kept, by number and time only: nobody travels here."""
+
     sequence: int = 0
     files: dict[str, LiveFile] = field(default_factory=dict)
+    history: list[_Moment] = field(default_factory=list)
+
+    def older(self, before: datetime, keep: int) -> list[_Moment]:
+        return [m for m in self.history[: max(0, len(self.history) - max(keep, 1))] if m.at < before]
 
 
 class MemoryCatalog:
@@ -52,11 +65,30 @@ class MemoryCatalog:
             merged = found.files | {file.uri: file for file in add}
             found.files = {uri: file for uri, file in merged.items() if uri not in gone}
             found.sequence = sequence
+            found.history.append(_Moment(sequence, datetime.now(UTC)))
         return True
 
     def files(self, table: str) -> Mapping[str, int]:
         with self._lock:
             return {uri: file.rows for uri, file in self._existing(table).files.items()}
+
+    def oldest_sequence(self, table: str) -> int:
+        with self._lock:
+            found = self._tables.get(table)
+            return min((m.sequence for m in found.history), default=found.sequence) if found else 0
+
+    def expirable(self, table: str, *, before: datetime, keep: int) -> int:
+        with self._lock:
+            found = self._tables.get(table)
+            return len(found.older(before, keep)) if found else 0
+
+    def expire(self, table: str, *, before: datetime, keep: int) -> int:
+        with self._lock:
+            found = self._tables.get(table)
+            gone = found.older(before, keep) if found else []
+            if found:
+                found.history = [moment for moment in found.history if moment not in gone]
+            return len(gone)
 
     def _existing(self, table: str) -> _Table:
         if table not in self._tables:

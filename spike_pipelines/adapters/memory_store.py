@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from threading import RLock
 
 from spike_pipelines.adapters import parquet
@@ -15,6 +16,7 @@ class _Stored:
     body: bytes
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    modified_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def info(self, key: str) -> ObjectInfo:
         return ObjectInfo(key, len(self.body), self.etag, dict(self.metadata))
@@ -62,13 +64,23 @@ class MemoryObjectStore:
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
         with self._lock:
             found = [(k, v) for k, v in self._bucket(bucket).items() if k.startswith(prefix)]
-        return (ObjectInfo(key, len(v.body), v.etag) for key, v in sorted(found, key=lambda item: item[0]))
+        return (
+            ObjectInfo(key, len(v.body), v.etag, modified_at=v.modified_at)
+            for key, v in sorted(found, key=lambda item: item[0])
+        )
 
     def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo:
         with self._lock:
             stored = _Stored(body, hashlib.md5(body, usedforsecurity=False).hexdigest())
             self._bucket(bucket)[key] = stored
             return stored.info(key)
+
+    def grow_old(self, by: timedelta) -> None:
+        """Let time pass for every object."""
+        with self._lock:
+            for objects in self._buckets.values():
+                for key, stored in objects.items():
+                    objects[key] = replace(stored, modified_at=stored.modified_at - by)
 
     def _bucket(self, bucket: str) -> dict[str, _Stored]:
         try:

@@ -27,6 +27,8 @@ GRACE_SECONDS = 10.0
 START_SECONDS = 30.0
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME")
 INHERITED_PREFIXES = ("SPIKE_", "AWS_")
+# Drivers know no database; what they cannot tell, a crash dump or a transform of theirs cannot tell either.
+WITHHELD = frozenset({"SPIKE_LEDGER_URL", "SPIKE_LEDGER_ADMIN_URL", "SPIKE_CATALOG_URL", "SPIKE_TOKEN"})
 PYTHON_DRIVER = (sys.executable, "-m", "spike_pipelines.spark")
 
 
@@ -112,9 +114,9 @@ class LocalProcesses:
         kept = {
             name: value
             for name, value in self.environ.items()
-            if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+            if name in INHERITED or (name.startswith(INHERITED_PREFIXES) and name not in WITHHELD)
         }
-        return kept | {"SPIKE_DRIVER_ID": record.driver, "SPIKE_TOKEN": token.read_text().strip()}
+        return kept | {"SPIKE_DRIVER_ID": record.driver, "SPIKE_TOKEN_FILE": str(token.resolve())}
 
     def _folder(self) -> Path:
         return self.settings.state_dir.resolve() / "processes" / "drivers"

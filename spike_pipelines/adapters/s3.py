@@ -127,7 +127,12 @@ class S3ObjectStore:
                         f"s3://{bucket}/{prefix} goes on after {MAX_PAGES} pages: list a longer prefix"
                     )
                 for found in page.get("Contents", []):
-                    yield ObjectInfo(found["Key"], found["Size"], found["ETag"].strip('"'))
+                    yield ObjectInfo(
+                        found["Key"],
+                        found["Size"],
+                        found["ETag"].strip('"'),
+                        modified_at=found["LastModified"],
+                    )
 
     def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo:
         with translated("put", bucket, key):

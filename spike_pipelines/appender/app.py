@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path as Folder
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Query, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Response, Security
+from fastapi.security import HTTPBearer
 
 from spike_pipelines import __version__, wire
 from spike_pipelines.adapters.applications import Applications, read_applications
@@ -16,6 +16,7 @@ from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens
 from spike_pipelines.appender import errors, metrics
 from spike_pipelines.appender.body_limit import BodyLimit
+from spike_pipelines.appender.gate import NAME, gated
 from spike_pipelines.domain.batch import LIVE_LANE, Batch
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import Held, InvalidSpec, SpikeError, Transient
@@ -24,6 +25,7 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.register import EpochToken, Registrar, staging_prefix
 from spike_pipelines.settings import Settings
 
+BODY_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
 IDLE_SECONDS = 20.0
 
@@ -87,29 +89,40 @@ def build(
     allows: Callable[[str, str], bool],
 ) -> FastAPI:
     """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak."""
-    app = FastAPI(title="Spike appender", version=__version__, responses={422: {"model": wire.ErrorBody}})
-    app.add_middleware(BodyLimit, limit=wire.MAX_BODY_BYTES)
+    app = FastAPI(title="Spike appender", version=__version__)
+    app.add_middleware(BodyLimit, limit=wire.MAX_BODY_BYTES, seconds=BODY_SECONDS)
     errors.install(app)
+    spikes = APIRouter(
+        prefix="/v1/spikes/{name}",
+        route_class=gated(allows),
+        dependencies=[Security(_bearer)],
+        responses=_answers(401, 404, 422, 503),
+    )
 
-    def authorised(
-        name: Annotated[str, Path(pattern=r"^[A-Za-z0-9._\-]+$", max_length=256)],
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    ) -> Spike:
-        """One spike cannot speak for another; whether a spike exists is told to nobody else."""
-        if credentials is None or not allows(name, credentials.credentials):
-            raise errors.Unauthorized(f"this token does not speak for {name}")
+    def authorised(name: Annotated[str, Path(pattern=f"^{NAME.pattern}$")]) -> Spike:
+        """The gate has let the token's bearer in."""
         return find_spike(name)
 
-    _driver_routes(app, registrar, authorised)
-    _reading_routes(app, ledger, authorised)
+    _driver_routes(spikes, registrar, authorised)
+    _reading_routes(spikes, ledger, authorised)
+    app.include_router(spikes)
+    _probes(app, ledger)
     return app
 
 
-def _driver_routes(app: FastAPI, registrar: Registrar, authorised: Callable[..., Spike]) -> None:
+def _answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same body for every answer that is not a success."""
+    return {status: {"model": wire.ErrorBody} for status in statuses}
+
+
+_POSTED = _answers(400, 408, 409, 413, 415)  # of any body
+
+
+def _driver_routes(app: APIRouter, registrar: Registrar, authorised: Callable[..., Spike]) -> None:
     """What drivers call. They retry lost replies, so each call answers a repeat like the first (I7)."""
     Authorised = Annotated[Spike, Depends(authorised)]  # noqa: N806 - it is a type
 
-    @app.post("/v1/spikes/{name}/epochs", status_code=201)
+    @app.post("/epochs", status_code=201, responses=_POSTED)
     def open_epoch(spike: Authorised, body: wire.OpenEpoch) -> wire.EpochGrant:
         try:
             opened = registrar.open_epoch(spike, body.driver, body.after, body.application_version)
@@ -127,13 +140,17 @@ def _driver_routes(app: FastAPI, registrar: Registrar, authorised: Callable[...,
             idle_seconds=IDLE_SECONDS,
         )
 
-    @app.post("/v1/spikes/{name}/batches", status_code=201)
+    repeated: dict[int | str, dict[str, Any]] = {
+        200: {"model": wire.BatchAccepted, "description": "Registered before"}
+    }
+
+    @app.post("/batches", status_code=201, responses=_POSTED | _answers(429) | repeated)
     def register(spike: Authorised, body: wire.PostBatch, response: Response) -> wire.BatchAccepted:
         done = registrar.register(spike, EpochToken(body.epoch, body.nonce), body.as_batch())
         response.status_code = 201 if done.new else 200
         return wire.BatchAccepted(number=done.batch.number, state=done.batch.state)
 
-    @app.post("/v1/spikes/{name}/heartbeat")
+    @app.post("/heartbeat", responses=_POSTED)
     def heartbeat(spike: Authorised, body: wire.Heartbeat) -> wire.Ok:
         registrar.heartbeat(
             spike,
@@ -147,10 +164,10 @@ def _driver_routes(app: FastAPI, registrar: Registrar, authorised: Callable[...,
         return wire.Ok()
 
 
-def _reading_routes(app: FastAPI, ledger: SqlLedger, authorised: Callable[..., Spike]) -> None:
+def _reading_routes(app: APIRouter, ledger: SqlLedger, authorised: Callable[..., Spike]) -> None:
     Authorised = Annotated[Spike, Depends(authorised)]  # noqa: N806 - it is a type
 
-    @app.get("/v1/spikes/{name}")
+    @app.get("")
     def status(spike: Authorised) -> wire.SpikeStatus:
         with ledger.begin() as tx:
             epoch = tx.latest_epoch(spike.name)
@@ -158,27 +175,31 @@ def _reading_routes(app: FastAPI, ledger: SqlLedger, authorised: Callable[..., S
             unfinished = tx.unfinished(spike.name, LIVE_LANE)
         return _status(spike, epoch, positions, unfinished)
 
-    @app.get("/v1/spikes/{name}/batches")
+    @app.get("/batches")
     def batches(
         spike: Authorised, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> list[wire.BatchStatus]:
         return [_batch(b) for b in ledger.last_batches(spike.name, limit)]
 
+
+def _probes(app: FastAPI, ledger: SqlLedger) -> None:
     started = time.monotonic()
 
     @app.get("/healthz")
     def healthz() -> wire.Health:
         return wire.Health(up_seconds=time.monotonic() - started)
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=_answers(503))
     def readyz() -> wire.Ok:
         with ledger.begin() as tx:
             tx.now()
         return wire.Ok()
 
+    page = metrics.Page(ledger)
+
     @app.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:
-        return metrics.page(ledger)
+        return page.response()
 
 
 def _offset(partition: Partition, offset: int) -> wire.PartitionOffset:

@@ -29,11 +29,32 @@ class TooLarge(errors.Refused):
     code = "too_large"
 
 
+class TooSlow(errors.Transient):
+    """The body did not arrive in time."""
+
+    code = "too_slow"
+
+
+class Malformed(errors.Refused):
+    """The body is not JSON."""
+
+    code = "malformed"
+
+
+class UnsupportedMediaType(errors.Refused):
+    """The body says that it is something else than plain JSON."""
+
+    code = "unsupported_media_type"
+
+
 # First match wins. What is not here is a bug and answers 500 without details.
 _STATUS: tuple[tuple[type[errors.SpikeError], int], ...] = (
     (Unauthorized, 401),
     (UnknownSpike, 404),
+    (Malformed, 400),
+    (TooSlow, 408),
     (TooLarge, 413),
+    (UnsupportedMediaType, 415),
     (errors.TooManyStaged, 429),
     (errors.Held, 409),
     (errors.Fenced, 409),
@@ -58,6 +79,8 @@ def answer(error: errors.SpikeError) -> JSONResponse:
     headers = {"Retry-After": str(math.ceil(wait))} if wait is not None else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if status in {408, 413}:
+        headers["Connection"] = "close"  # what is left of the body is not waited for
     return JSONResponse(body.model_dump(), status, headers)
 
 
@@ -65,7 +88,7 @@ def invalid(error: RequestValidationError) -> JSONResponse:
     """The first thing wrong with a body or path, with its place. Never echoes what was sent."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    return answer(errors.Refused(f"{field}: {first['msg']}", field=field))
+    return answer(errors.Refused(f"{field}: {first['msg']}"[:500], field=field[:200]))
 
 
 def install(app: FastAPI) -> None:

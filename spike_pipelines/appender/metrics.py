@@ -1,5 +1,7 @@
 """`/metrics`: what the ledger knows, read when Prometheus asks."""
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from spike_pipelines.appender.lag_metrics import LagCollector
+
 if TYPE_CHECKING:
+    from spike_pipelines.adapters.ledger import SqlLedger
     from spike_pipelines.ports import Ledger
 
 
@@ -36,7 +41,24 @@ class LedgerCollector:
         yield from (waiting, held, committed, published)
 
 
-def page(ledger: "Ledger") -> Response:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(LedgerCollector(ledger))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+class Page:
+    """The page, made at most every `keep_seconds`: several Prometheus servers cost the ledger no more."""
+
+    def __init__(self, ledger: "SqlLedger", keep_seconds: float = 5.0) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(LedgerCollector(ledger))
+        self._registry.register(LagCollector(ledger))
+        self._keep_seconds = keep_seconds
+        self._lock = threading.Lock()
+        self._made_at = float("-inf")
+        self._text = b""
+
+    def text(self) -> bytes:
+        with self._lock:
+            if time.monotonic() - self._made_at >= self._keep_seconds:
+                self._text = generate_latest(self._registry)
+                self._made_at = time.monotonic()
+            return self._text
+
+    def response(self) -> Response:
+        return Response(self.text(), media_type=CONTENT_TYPE_LATEST)

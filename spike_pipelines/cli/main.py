@@ -10,12 +10,16 @@ from spike_pipelines.cli import (
     applications,
     audit,
     chaos,
+    dlq,
+    lag,
     ledger,
     operations,
     produce,
     read,
+    retain,
     smoke,
     stack,
+    token,
     up,
     where,
 )
@@ -45,7 +49,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Kafka topics to S3 exactly once, with Spark, kept alive by Dagster.",
 )
-for module in (up, stack, applications, produce, read, where, audit, operations, ledger, smoke, chaos):
+COMMANDS = (
+    up,
+    stack,
+    applications,
+    produce,
+    read,
+    where,
+    lag,
+    audit,
+    operations,
+    ledger,
+    dlq,
+    retain,
+    token,
+    smoke,
+    chaos,
+)
+for module in COMMANDS:
     module.register(app)
 
 

@@ -119,7 +119,7 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as the ledger has it.
+    """A batch as the ledger has it. `epoch` is 0 for a swap's: no driver wrote it.
 
     A `lost` one has no records: its ranges are what a person declared lost. `removed` is the dataset's
     sequence number at which a rewind superseded it; `operation` the audited operation that did that,

@@ -62,6 +62,18 @@ class TooManyStaged(Conflict):
         self.retry_after_seconds = retry_after_seconds
 
 
+class BadKey(Refused):
+    """A file's key is not a plain path below the epoch's own prefix."""
+
+    code = "bad_key"
+
+
+class Duplicate(Refused):
+    """Something is named twice that may be there once: a member, a key, a partition, a staged file."""
+
+    code = "duplicate"
+
+
 class Fenced(Refused):
     """A newer epoch exists, or this driver was retired (I6). It never gets this spike again."""
 

@@ -1,32 +1,30 @@
-"""How far behind a spike is, and what to call that (design, section 7).
+"""How far behind a spike is, partition by partition (design, section 7). `domain.lag_verdict` names it.
 
 Spark commits nothing to Kafka's consumer groups, so the ledger is the only truth. For one partition
-with log start `S`, log end `E`, committed end `C` and staged end `T`:
+with log start `S`, log end `E` (the last stable offset, as a `read_committed` reader sees it),
+committed end `C` and staged end `T`:
 
-    lost        = max(S - T, 0)            offsets Kafka no longer has and nobody read
-    lag         = max(E - max(C, S), 0)    offsets not yet committed
-    lag_seconds = now - arrival of the first uncommitted record, 0 without lag (ADR 0003)
+    lost         = max(S - T, 0)            offsets Kafka no longer has and nobody read
+    lag          = max(E - max(C, S), 0)    offsets not yet committed: the promise is on these
+    staged_lag   = max(E - max(T, S), 0)    offsets not yet safe in S3
+    read_lag     = max(E - max(R, S), 0)    offsets the driver has not read yet (its heartbeat says R)
+    lag_seconds  = now - arrival of the first uncommitted record, 0 without one (ADR 0003)
+    time_to_loss = min(timestamp of the first unstaged record + retention - now, (T - S) / (dS/dt))
 
+Offsets behind which there is no record (ends of transactions, aborted ones, compacted away) are no lag.
 The worst partition speaks for the spike; seconds are never summed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain.lag_history import Sample, Trend
 from spike_pipelines.domain.offsets import Partition, Position, RecordTime, TopicOffsets
-from spike_pipelines.domain.spike import Objectives
+from spike_pipelines.domain.spike import Spike, Start
 
-
-@dataclass(frozen=True, slots=True)
-class PartitionLag:
-    """`lag_seconds` is None where there is lag and the first record's time could not be read."""
-
-    partition: Partition
-    lost: int
-    lag: int
-    lag_seconds: float | None
+CLOCK_TOLERANCE = timedelta(seconds=5)  # a record stamped further in the future has no known age
 
 
 class LagVerdict(StrEnum):
@@ -35,121 +33,271 @@ class LagVerdict(StrEnum):
     LOST = "LOST"
     TOPIC_CHANGED = "TOPIC_CHANGED"
     HELD = "HELD"
+    WILL_LOSE = "WILL_LOSE"
+    RETENTION_RISK = "RETENTION_RISK"
     BACKPRESSURED = "BACKPRESSURED"
     STOPPED = "STOPPED"
-    BEHIND = "BEHIND"
+    STALLED = "STALLED"
+    FALLING_BEHIND = "FALLING_BEHIND"
     CATCHING_UP = "CATCHING_UP"
     IDLE = "IDLE"
     OK = "OK"
     UNKNOWN = "UNKNOWN"
 
 
+GOOD = frozenset({LagVerdict.OK, LagVerdict.IDLE})
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """Offsets of one partition, and what follows from them. `lag_seconds` is None where there is lag and
+    the first record's time is not known, `read_lag` where no heartbeat tells, `time_to_loss_seconds`
+    where nothing is in danger or its time is not known."""
+
+    partition: Partition
+    lost: int
+    lag: int
+    lag_seconds: float | None
+    staged_lag: int = 0
+    read_lag: int | None = None
+    time_to_loss_seconds: float | None = None
+    committed_end: int = 0
+    staged_end: int = 0
+    log_start: int = 0
+    log_end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Records that Kafka deleted before they were read, as it was first seen; it stands until somebody
+    acknowledges it."""
+
+    seen_at: datetime
+    records: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits at the appender: at least one batch. `held_reason` is the oldest one's if it is held."""
+
+    batches: int
+    oldest_staged_at: datetime
+    held_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What is known of the driver. `running` is None if the cluster did not answer; `ended_well`: the
+    newest driver ended by itself with 0; `started_at` is when the newest driver was started, the other
+    times are of the open epoch and its batch."""
+
+    running: bool | None
+    ended_well: bool = False
+    started_at: datetime | None = None
+    opened_at: datetime | None = None
+    batch_started_at: datetime | None = None
+    phase: str | None = None
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LagFacts:
-    """All that the verdict is made of. `topic` is None if the broker has no such topic, `running` None
-    if it is not known whether a driver runs."""
+    """All that the verdict is made of.
 
+    `topic` is None if the broker has no such topic or, with `unobserved` as the reason, did not say. In
+    `first_uncommitted` and `first_unstaged` a partition that is absent was not looked at; None says that
+    no record follows. `retention` is None where Kafka keeps records for ever. `history` is oldest first.
+    """
+
+    spike: Spike
     positions: Mapping[Partition, Position]
     topic: TopicOffsets | None
-    first_uncommitted: Mapping[Partition, RecordTime]
-    objectives: Objectives
-    running: bool | None
-    held: bool
-    waiting_batches: int
-    max_staged_batches: int
+    first_uncommitted: Mapping[Partition, RecordTime | None]
+    life: Life
+    first_unstaged: Mapping[Partition, RecordTime | None]
+    read: Mapping[Partition, int]
+    waiting: Waiting | None = None
+    retention: timedelta | None = None
+    unobserved: str | None = None
+    last_commit_at: datetime | None = None
+    created_at: datetime | None = None
+    restarts: tuple[str, ...] = ()
+    loss: Loss | None = None
+    history: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LagReport:
-    """`sentence` is what a person reads; `lag_seconds` is the worst partition's, None if not known."""
+    """What was seen of one spike at one moment, and what to call it.
+
+    `sentence` is what a person reads: how far behind, the trend, what comes, what to do. `lag` counts
+    offsets, `lag_seconds` is the worst partition's; None: not known. `observed` is False where the
+    broker's side is missing: then the figures say nothing. `restarts` are the last hour's causes.
+    """
 
     verdict: LagVerdict
     sentence: str
     lag: int
     lag_seconds: float | None
     partitions: tuple[PartitionLag, ...]
+    observed: bool = True
+    at: datetime | None = None
+    topic_id: str | None = None
+    topic_changed: bool = False
+    staged_lag: int = 0
+    read_lag: int | None = None
+    time_to_loss_seconds: float | None = None
+    eta_seconds: float | None = None
+    retention_seconds: float | None = None
+    commit_age_seconds: float | None = None
+    stalled: bool = False
+    running: bool | None = None
+    waiting_batches: int = 0
+    held_reason: str | None = None
+    unacknowledged_loss: int = 0
+    worst: Partition | None = None
+    trend: Trend | None = None
+    created_at: datetime | None = None
+    epoch_opened_at: datetime | None = None
+    restarts: tuple[str, ...] = ()
+    objective_seconds: float | None = None
 
+    @property
+    def lost(self) -> int:
+        """Offsets gone now, or counted by a loss that nobody has acknowledged."""
+        return max(sum(p.lost for p in self.partitions), self.unacknowledged_loss)
 
-def judge(facts: LagFacts, now: datetime) -> LagReport:
-    """The verdict over one moment's facts. What is not known makes UNKNOWN, never OK (I12)."""
-    if facts.topic is None:
-        return LagReport(
-            LagVerdict.UNKNOWN, "the broker has no such topic: create it, and it is read", 0, None, ()
+    def sample(self, at: datetime) -> Sample:
+        """This report as a point of history."""
+        seen = self.partitions if self.observed else ()
+        return Sample(
+            at=at,
+            verdict=self.verdict,
+            topic_id=self.topic_id if self.observed else None,
+            log_start=sum(p.log_start for p in seen),
+            log_end=sum(p.log_end for p in seen),
+            staged_end=sum(p.staged_end for p in seen),
+            committed_end=sum(p.committed_end for p in seen),
+            lag=self.lag if self.observed else None,
+            staged_lag=self.staged_lag if self.observed else None,
+            read_lag=self.read_lag if self.observed else None,
+            lag_seconds=self.lag_seconds if self.observed else None,
+            time_to_loss_seconds=self.time_to_loss_seconds,
         )
-    partitions = partition_lags(facts, facts.topic, now)
-    lag = sum(p.lag for p in partitions)
-    unknown = any(p.lag_seconds is None for p in partitions)
-    seconds = None if unknown else max((p.lag_seconds or 0.0 for p in partitions), default=0.0)
-    verdict, sentence = _verdict(facts, facts.topic, partitions, lag, seconds)
-    return LagReport(verdict, sentence, lag, seconds, partitions)
 
 
-def partition_lags(facts: LagFacts, topic: TopicOffsets, now: datetime) -> tuple[PartitionLag, ...]:
-    return tuple(_one(facts, topic, partition, now) for partition in topic.partitions())
+def topic_changed(facts: LagFacts) -> bool:
+    """Whether all that was read came from another topic of the same name (I10)."""
+    return (
+        facts.topic is not None
+        and bool(facts.positions)
+        and all(p.topic_id != facts.topic.topic_id for p in facts.positions)
+    )
 
 
-def uncommitted(positions: Mapping[Partition, Position], topic: TopicOffsets) -> Mapping[Partition, int]:
+def measure(
+    facts: LagFacts, topic: TopicOffsets, now: datetime, trend: Trend | None
+) -> tuple[PartitionLag, ...]:
+    return tuple(_one(facts, topic, partition, now, trend) for partition in topic.partitions())
+
+
+def uncommitted(
+    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets
+) -> Mapping[Partition, int]:
     """For each lagging partition the offset of the first record that is not committed and still there."""
-    ends = {p: positions[p].committed_end if p in positions else 0 for p in topic.partitions()}
-    first = {p: max(end, topic.log_start[p.index]) for p, end in ends.items()}
+    return _behind(topic, {p: ends(spike, positions, topic, p)[0] for p in topic.partitions()})
+
+
+def unstaged(
+    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets
+) -> Mapping[Partition, int]:
+    """The same for records that are not safe in S3 yet."""
+    return _behind(topic, {p: ends(spike, positions, topic, p)[1] for p in topic.partitions()})
+
+
+def ends(
+    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets, partition: Partition
+) -> tuple[int, int]:
+    """Committed and staged end of a partition. One that appeared after the spike began is read from 0.
+    Before the first epoch there is no baseline: where it begins at `latest`, nothing is promised yet."""
+    position = positions.get(partition)
+    if position:
+        return position.committed_end, position.staged_end
+    if positions:
+        return 0, 0
+    start = topic.log_start[partition.index]
+    begins = topic.log_end[partition.index] if spike.start is Start.LATEST else start
+    return begins, begins
+
+
+def _behind(topic: TopicOffsets, reached: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    first = {p: max(end, topic.log_start[p.index]) for p, end in reached.items()}
     return {p: offset for p, offset in first.items() if offset < topic.log_end[p.index]}
 
 
-def _one(facts: LagFacts, topic: TopicOffsets, partition: Partition, now: datetime) -> PartitionLag:
+def _one(
+    facts: LagFacts, topic: TopicOffsets, partition: Partition, now: datetime, trend: Trend | None
+) -> PartitionLag:
     start, end = topic.log_start[partition.index], topic.log_end[partition.index]
-    position = facts.positions.get(partition)
-    staged = position.staged_end if position else (start if not facts.positions else 0)
-    committed = position.committed_end if position else 0
-    lag = max(end - max(committed, start), 0)
-    record = facts.first_uncommitted.get(partition)
-    seconds = 0.0 if lag == 0 else (max((now - record.arrived_at).total_seconds(), 0.0) if record else None)
-    return PartitionLag(partition, max(start - staged, 0), lag, seconds)
+    committed, staged = ends(facts.spike, facts.positions, topic, partition)
+    lag = _missing(end, committed, start, facts.first_uncommitted, partition)
+    staged_lag = min(lag, _missing(end, staged, start, facts.first_unstaged, partition))
+    read = facts.read.get(partition)
+    return PartitionLag(
+        partition=partition,
+        lost=0 if topic_changed(facts) else max(start - staged, 0),
+        lag=lag,
+        lag_seconds=_age_seconds(lag, facts.first_uncommitted.get(partition), now),
+        staged_lag=staged_lag,
+        read_lag=None if read is None else min(lag, max(end - max(read, start), 0)),
+        time_to_loss_seconds=None
+        if staged_lag == 0
+        else _time_to_loss(facts, partition, staged - start, now, trend),
+        committed_end=committed,
+        staged_end=staged,
+        log_start=start,
+        log_end=end,
+    )
 
 
-def _verdict(
-    facts: LagFacts,
-    topic: TopicOffsets,
-    partitions: Iterable[PartitionLag],
-    lag: int,
-    seconds: float | None,
-) -> tuple[LagVerdict, str]:
-    lost = sum(p.lost for p in partitions)
-    behind = f"{lag:,} records" + ("" if seconds is None else f" and {human(seconds)}") + " behind"
-    if lost:
-        return (
-            LagVerdict.LOST,
-            (
-                f"{lost:,} records were deleted by Kafka before they were read: "
-                "`spike resume NAME --accept-loss` goes on behind them"
-            ),
-        )
-    if any(p.topic_id != topic.topic_id for p in facts.positions):
-        return LagVerdict.TOPIC_CHANGED, (
-            "the topic was deleted and made again: `spike resume NAME --accept-loss` begins with the new one"
-        )
-    if facts.held:
-        return LagVerdict.HELD, f"the oldest batch is held for a person, {behind}"
-    if facts.waiting_batches >= facts.max_staged_batches:
-        return LagVerdict.BACKPRESSURED, f"{facts.waiting_batches} batches wait for the appender, {behind}"
-    if facts.running is False:
-        return LagVerdict.STOPPED, f"no driver runs, {behind}"
-    if seconds is None or facts.running is None:
-        return LagVerdict.UNKNOWN, f"not all could be observed, {behind}"
-    if timedelta(seconds=seconds) > facts.objectives.lag:
-        return LagVerdict.BEHIND, f"{behind}, the objective is {human(facts.objectives.lag.total_seconds())}"
-    if timedelta(seconds=seconds) > facts.objectives.warn:
-        return LagVerdict.CATCHING_UP, f"{behind}, close to the objective"
+def _missing(
+    end: int, reached: int, start: int, first: Mapping[Partition, RecordTime | None], partition: Partition
+) -> int:
+    """Offsets from where a reader is to the end; none where no record follows."""
+    return 0 if partition in first and first[partition] is None else max(end - max(reached, start), 0)
+
+
+def _age_seconds(lag: int, record: RecordTime | None, now: datetime) -> float | None:
     if lag == 0:
-        return LagVerdict.IDLE, "all that is in the topic is committed"
-    return LagVerdict.OK, behind
+        return 0.0
+    if record is None or record.arrived_at > now + CLOCK_TOLERANCE:
+        return None
+    return max((now - record.arrived_at).total_seconds(), 0.0)
+
+
+def _time_to_loss(
+    facts: LagFacts, partition: Partition, room: int, now: datetime, trend: Trend | None
+) -> float | None:
+    """Seconds until Kafka deletes what is not safe in S3 yet, `room` offsets behind the log's start. Kafka
+    goes by the record's own timestamp, not by its arrival: a late event is deleted early."""
+    times = []
+    record = facts.first_unstaged.get(partition)
+    if record is not None and facts.retention is not None:
+        times.append((record.timestamp + facts.retention - now).total_seconds())
+    if trend is not None and trend.log_start_per_second > 0:
+        times.append(room * trend.partitions / trend.log_start_per_second)
+    return max(min(times), 0.0) if times else None
 
 
 def human(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
+    """`42 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

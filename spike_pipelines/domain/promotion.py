@@ -37,20 +37,25 @@ class Intent:
     final_key: str
 
 
-def final_key(prefix: str, dataset: str, dead_letters: str, file: LedgerFile, index: int) -> str:
+def final_key(
+    prefix: str, dataset: str, dead_letters: str, file: LedgerFile, index: int, *, mark: str | None = None
+) -> str:
     """`<prefix>/<table>/hour=2026-11-22T21/<number>-<index>.parquet`: deterministic, and unique for
-    ever because the ledger's batch number is (I2)."""
+    ever because the ledger's batch number is (I2). `mark` says in the name that a swap made the file."""
     table = dataset if file.kind is FileKind.FINAL else dead_letters
     folder = f"{table}/hour={file.hour:%Y-%m-%dT%H}"
-    return "/".join(part for part in (prefix, folder, f"{file.batch:012d}-{index:04d}.parquet") if part)
+    name = "-".join(part for part in (f"{file.batch:012d}", mark, f"{index:04d}.parquet") if part)
+    return "/".join(part for part in (prefix, folder, name) if part)
 
 
 def plan_intents(
-    prefix: str, dataset: str, dead_letters: str, files: Iterable[LedgerFile]
+    prefix: str, dataset: str, dead_letters: str, files: Iterable[LedgerFile], *, mark: str | None = None
 ) -> tuple[Intent, ...]:
     """One intent a file, in the order of their ids, so that every run plans the same."""
     ordered = sorted(files, key=lambda f: f.id)
-    return tuple(Intent(f.id, final_key(prefix, dataset, dead_letters, f, i)) for i, f in enumerate(ordered))
+    return tuple(
+        Intent(f.id, final_key(prefix, dataset, dead_letters, f, i, mark=mark)) for i, f in enumerate(ordered)
+    )
 
 
 def conservation_problem(
@@ -63,7 +68,21 @@ def conservation_problem(
     """
     if batch.lost:
         return None
-    files = tuple(files)
+    if problem := counts_problem(batch, tuple(files), footer_rows):
+        return problem
+    counts, offsets = batch.counts, total(batch.ranges)
+    if counts.read > offsets:
+        return f"read {counts.read} records from {offsets} offsets"
+    if exact_topic and counts.read != offsets:
+        return (
+            f"read {counts.read} records, the ranges have {offsets} offsets "
+            "(a transactional or compacted topic needs `topicHasGaps: true`)"
+        )
+    return None
+
+
+def counts_problem(batch: Batch, files: tuple[LedgerFile, ...], footer_rows: Mapping[int, int]) -> str | None:
+    """Why the counts of a batch do not agree with its files or each other, wherever its records came from."""
     for file in files:
         if footer_rows[file.id] != file.rows:
             return f"{file.staging_key} has {footer_rows[file.id]} rows, the driver said {file.rows}"
@@ -79,14 +98,6 @@ def conservation_problem(
             f"read {counts.read} is not "
             f"final {counts.final} + dead-letter {counts.dead_letter} + filtered {counts.filtered}"
             + (f" + unaccounted {counts.unaccounted}" if counts.unaccounted else "")
-        )
-    offsets = total(batch.ranges)
-    if counts.read > offsets:
-        return f"read {counts.read} records from {offsets} offsets"
-    if exact_topic and counts.read != offsets:
-        return (
-            f"read {counts.read} records, the ranges have {offsets} offsets "
-            "(a transactional or compacted topic needs `topicHasGaps: true`)"
         )
     return None
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from spike_pipelines.domain.batch import FileKind, NewBatch, hour_of
-from spike_pipelines.domain.errors import Refused, TopicChanged
+from spike_pipelines.domain.errors import BadKey, Duplicate, Refused, TopicChanged
 from spike_pipelines.domain.offsets import TopicOffsets
 
 # Letters, digits and the punctuation that no client, proxy or server ever rewrites.
@@ -15,7 +15,7 @@ _SAFE_KEY = re.compile(r"[A-Za-z0-9._=\-]+(/[A-Za-z0-9._=\-]+)*\Z")
 def check_key(key: str, *, field: str) -> None:
     """Raise `Refused` unless `key` is relative, plain and stays below its prefix."""
     if not _SAFE_KEY.match(key) or any(part in {".", ".."} for part in key.split("/")):
-        raise Refused(
+        raise BadKey(
             f"{key!r} is not a plain relative key (letters, digits, '.', '_', '=', '-' between slashes)",
             field=field,
         )
@@ -31,7 +31,7 @@ def check_batch(batch: NewBatch) -> None:
     for i, r in enumerate(batch.ranges):
         identity = (r.partition.topic, r.partition.index)
         if identity in seen_partitions:
-            raise Refused(f"{r.partition} is listed twice", field=f"ranges[{i}]")
+            raise Duplicate(f"{r.partition} is listed twice", field=f"ranges[{i}]")
         seen_partitions.add(identity)
     if not any(len(r) for r in batch.ranges):
         raise Refused("no range has a record: an empty batch is not registered", field="ranges")
@@ -39,13 +39,15 @@ def check_batch(batch: NewBatch) -> None:
     for i, f in enumerate(batch.files):
         check_key(f.key, field=f"files[{i}].key")
         if f.key in seen_keys:
-            raise Refused(f"{f.key!r} is listed twice", field=f"files[{i}].key")
+            raise Duplicate(f"{f.key!r} is listed twice", field=f"files[{i}].key")
         seen_keys.add(f.key)
         if not _is_full_hour(f.hour):
             raise Refused(f"{f.hour.isoformat()} is not a full UTC hour", field=f"files[{i}].hour")
     hours = [h.hour for h in batch.hours]
-    if len(set(hours)) != len(hours) or not all(map(_is_full_hour, hours)):
-        raise Refused("hours must be full UTC hours, each once", field="hours")
+    if not all(map(_is_full_hour, hours)):
+        raise Refused("hours must be full UTC hours", field="hours")
+    if len(set(hours)) != len(hours):
+        raise Duplicate("an hour is listed twice", field="hours")
     if sum(h.read for h in batch.hours) > MAX_RECORDS:
         raise Refused(f"more than {MAX_RECORDS} records in one batch", field="hours")
     _check_files_have_counts(batch)

@@ -1,10 +1,12 @@
 """The appender API over HTTP: one request, one answer, no memory. Retrying is the session's business."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.driver.decisions import Refusal
 from spike_pipelines.wire import BatchAccepted, EpochGrant, ErrorBody, Heartbeat, Ok, OpenEpoch, PostBatch
 
@@ -14,19 +16,28 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class AppenderClient:
-    """Thread-safe. No answer, or one that is not the API's, is `Refusal("unavailable", …)`."""
+    """Thread-safe. No answer, or one that is not the API's, is `Refusal("unavailable", …)`.
+
+    `token` is asked for at each request: it may be rotated while a driver lives.
+    """
 
     def __init__(
-        self, url: str, spike: str, token: str, *, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        spike: str,
+        token: str | Callable[[], str],
+        *,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
             base_url=f"{url.rstrip('/')}/v1/spikes/{spike}",
-            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+            headers={"content-type": "application/json"},
             timeout=TIMEOUT,
             transport=transport,
             trust_env=False,  # the appender is near; a proxy for the world outside does not know it
         )
         self._url = url
+        self._token = token if callable(token) else lambda: token
 
     def open_epoch(self, request: OpenEpoch) -> EpochGrant | Refusal:
         return self._post("/epochs", request, EpochGrant)
@@ -42,7 +53,10 @@ class AppenderClient:
 
     def _post(self, path: str, body: BaseModel, answer: type[M]) -> M | Refusal:
         try:
-            response = self._http.post(path, content=body.model_dump_json())
+            headers = {"authorization": f"Bearer {self._token()}"}
+            response = self._http.post(path, content=body.model_dump_json(), headers=headers)
+        except Transient as error:
+            return Refusal("unavailable", str(error))
         except httpx.HTTPError as error:
             return Refusal("unavailable", f"appender at {self._url} does not answer: {error!r}")
         try:

@@ -60,9 +60,9 @@ def after_open(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "invalid" | "too_large":
+        case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return NewEpoch()
-        case "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
+        case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
             return Retry()
         case "gap" | "overlap" | "conflict" | "too_many_staged":  # what only batches are told
             return Retry()
@@ -77,9 +77,11 @@ def after_register(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "gap" | "overlap" | "conflict" | "held" | "invalid" | "too_large":
+        case "gap" | "overlap" | "conflict" | "held":
             return NewEpoch()
-        case "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
+        case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
+            return NewEpoch()
+        case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
             return Retry()
 
 

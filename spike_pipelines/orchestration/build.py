@@ -10,6 +10,7 @@ from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
 from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
+from spike_pipelines.orchestration.retention import retention, retention_schedule
 from spike_pipelines.orchestration.supervisor import recovery, supervisor_sensor
 from spike_pipelines.settings import Settings
 
@@ -20,7 +21,8 @@ def build(applications: Applications, settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=[*asset_specs(spikes), *broken_specs(broken)],
         asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
-        jobs=[appender, recovery],
+        jobs=[appender, recovery, retention],
+        schedules=[retention_schedule],
         sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
         resources=resources(settings),
         executor=dg.in_process_executor,

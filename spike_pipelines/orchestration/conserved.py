@@ -9,7 +9,7 @@ import dagster as dg
 from spike_pipelines.domain.batch import Batch
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import spike_key
-from spike_pipelines.orchestration.checks import news
+from spike_pipelines.orchestration.judgements import Grade, news
 from spike_pipelines.orchestration.resources import DagsterPlatform
 
 CHECK = "conserved"
@@ -81,7 +81,10 @@ def held_events(platform: DagsterPlatform, cursor: str | None, now: datetime) ->
     """The cursor has what was last told of each spike, and when."""
     told = json.loads(cursor) if cursor else {}
     held = platform.ledger.held()
-    seen = {name: str(held[name].number) if name in held else "" for name in platform.spikes}
+    seen = {
+        name: (Grade.ERROR, str(held[name].number)) if name in held else (Grade.PASSED, "")
+        for name in platform.spikes
+    }
     changed = news(told, seen, now.timestamp())
     events = [evaluation(platform.spikes[name], held.get(name)) for name in changed]
     return dg.SensorResult(asset_events=events, cursor=json.dumps({**told, **changed}))

@@ -1,5 +1,7 @@
 """The platform as a Dagster resource; S3 comes through dagster-aws."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,15 @@ class PlatformResource(dg.ConfigurableResource[DagsterPlatform]):
 
     def create_resource(self, _context: dg.InitResourceContext) -> DagsterPlatform:
         return DagsterPlatform(Settings.from_env(), self.s3)
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[DagsterPlatform]:
+        """Connections end with the tick or run: a code server lives for weeks and ticks every few seconds."""
+        platform = self.create_resource(context)
+        try:
+            yield platform
+        finally:
+            platform.close()
 
 
 def resources(settings: Settings) -> dict[str, object]:

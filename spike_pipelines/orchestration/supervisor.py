@@ -12,6 +12,7 @@ from spike_pipelines.orchestration.assets import spike_key
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.supervise import Recovered
 
+DUTY = "supervisor"
 _RETRY_SECONDS = 60  # a recovery run that died before it acted is asked for again after as long
 
 
@@ -61,7 +62,9 @@ def recovery() -> None:
 )
 def supervisor_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """At most one recovery run a tick, for all spikes that need one."""
-    decisions = context.resources.platform.supervisor.look()
+    platform = context.resources.platform
+    decisions = platform.supervisor.look()
+    platform.ledger.succeeded(DUTY)
     return recovery_request(decisions, datetime.now(UTC))
 
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Broker, Catalog, CommittedSums, Coverage, Ledger, ObjectInfo, ObjectStore
+from spike_pipelines.domain.swap import SwapKind
+from spike_pipelines.ports import (
+    Broker,
+    Catalog,
+    CommittedSums,
+    Coverage,
+    ObjectInfo,
+    ObjectStore,
+    RetentionLedger,
+    SwapBook,
+)
 from spike_pipelines.services.publish import tables
 
 
@@ -31,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Auditor:
-    ledger: Ledger
+    ledger: RetentionLedger
     broker: Broker
     store: ObjectStore
     catalog: Catalog
@@ -41,13 +51,14 @@ class Auditor:
         """One finding for each invariant that state can show, as it is computed."""
         books = self.ledger.books()
         coverage, sums, done = books.coverage, books.sums, books.operations
+        swaps = self.ledger.swap_books()
         yield self._observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
-        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums))
+        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums, swaps))
         yield self._observed("I3", "readers see the ledger's state", self._readers)
         yield self._observed("I4", "every final object is explained", self._objects)
         yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage, sums, done))
         yield self._observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
-        yield self._observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums))
+        yield self._observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums, swaps))
         yield self._observed("I9", "staged files are there until published", self._staged)
         yield self._observed("I10", "topics are the ones that were read", lambda: self._identity(coverage))
 
@@ -99,7 +110,16 @@ class Auditor:
             unknown = there.keys() - self.ledger.known_final_keys(there)
             breaches += [f"s3://{spike.final.bucket}/{key} is not in the ledger" for key in sorted(unknown)]
             breaches += [b for f in live if (b := _differs(spike, f, there))]
+            breaches += self._gone_too_early(spike, there)
         return Figure(f"{objects:,} objects", breaches)
+
+    def _gone_too_early(self, spike: Spike, there: Mapping[str, ObjectInfo]) -> list[str]:
+        """Superseded files that older snapshots show, and retention did not remove."""
+        missing = [f for f in self.ledger.kept_superseded(spike.dataset.name) if f.final_key not in there]
+        still = {f.id for f in self.ledger.kept_superseded(spike.dataset.name)} if missing else set()
+        return [
+            f"{_uri(spike, f)} is superseded, not yet removed, and gone" for f in missing if f.id in still
+        ]
 
     def _live(self, spike: Spike) -> tuple[LedgerFile, ...]:
         state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
@@ -116,6 +136,8 @@ class Auditor:
         missing = [(s, f) for s, f in waiting if self.store.head(s.staging.bucket, f.staging_key) is None]
         still = {f.id for _, f in self.ledger.staged_files()}
         breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
+        early = self.ledger.condemned_early()
+        breaches += [f"{key} was removed before its replacement was published" for key in early]
         return Figure(f"{len(waiting):,} files wait", breaches)
 
     def _identity(self, coverage: Sequence[Coverage]) -> "Figure":
@@ -159,11 +181,19 @@ def no_loss(
     return Figure(f"{total:,} offsets in {sum(c.ranges for c in coverage):,} ranges{declared}", gaps)
 
 
-def no_duplicate(coverage: Sequence[Coverage], sums: Sequence[CommittedSums]) -> Figure:
-    """I2: committed ranges are disjoint, and nothing of a batch that was given up is live."""
+def no_duplicate(
+    coverage: Sequence[Coverage], sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]
+) -> Figure:
+    """I2: committed ranges are disjoint, nothing of a batch that was given up is live, and what a swap
+    replaced is not live beside its replacement."""
     overlaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found < b.expected]
-    undead = [f"{s.spike}: batch {n} was given up and is live in part" for s in sums for n in s.undead]
-    return Figure(f"{len(coverage)} partitions", overlaps + undead)
+    overlaps += [f"{s.spike}: batch {n} was given up and is live in part" for s in sums for n in s.undead]
+    overlaps += [
+        f"{w.spike}: swap {w.number} left {w.not_superseded} of the files it replaced"
+        for w in swaps
+        if w.not_superseded
+    ]
+    return Figure(f"{len(coverage)} partitions", overlaps)
 
 
 def monotonic(
@@ -194,14 +224,28 @@ def fenced(sums: Sequence[CommittedSums]) -> Figure:
     return Figure(f"{sum(s.batches for s in sums):,} batches", late)
 
 
-def conserved(sums: Sequence[CommittedSums]) -> Figure:
-    """I8: counts of every committed batch agree with each other and with its files."""
+def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figure:
+    """I8: counts of every committed batch agree with each other and with its files; and a replay read what
+    lay in the files it replaced."""
     broken = [f"{s.spike}: batch {n} does not add up" for s in sums for n in s.unbalanced]
+    broken += [b for w in swaps if (b := _unbalanced(w))]
     read, final = sum(s.read for s in sums), sum(s.final for s in sums)
     dead, filtered = sum(s.dead_letter for s in sums), sum(s.filtered for s in sums)
     passed = sum(s.unaccounted for s in sums)
     released = f" + {passed:,} unaccounted for" if passed else ""
-    return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}{released}", broken)
+    also = f", {len(swaps)} swaps of {sum(w.replaced_rows for w in swaps):,} records" if swaps else ""
+    return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}{released}{also}", broken)
+
+
+def _unbalanced(swap: SwapBook) -> str | None:
+    name = f"{swap.spike}: swap {swap.number}"
+    if swap.kind is SwapKind.REPLAY and swap.read != swap.replaced_rows:
+        return f"{name} read {swap.read} records, the files it replaced have {swap.replaced_rows}"
+    if swap.read != swap.final + swap.dead_letter + swap.filtered:
+        return f"{name} does not add up"
+    if swap.file_rows != swap.final + swap.dead_letter:
+        return f"{name} counted {swap.final + swap.dead_letter} rows, its files have {swap.file_rows}"
+    return None
 
 
 def _uri(spike: Spike, file: LedgerFile) -> str:

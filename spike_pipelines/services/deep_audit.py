@@ -4,7 +4,7 @@ Where the plain audit believes the counts in the ledger, this one reads each rec
 offset and holds them against the ranges of the batch that wrote them, and against each other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +14,7 @@ import pandas as pd
 from spike_pipelines.domain.batch import Batch
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import DatasetState, Ledger
+from spike_pipelines.ports import DatasetState, SwapLedger
 from spike_pipelines.services.audit import Finding
 
 _FILES_AT_ONCE = 8
@@ -28,7 +28,7 @@ class RecordReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeepAuditor:
-    ledger: Ledger
+    ledger: SwapLedger
     reader: RecordReader
     spikes: Mapping[str, Spike]
 
@@ -55,9 +55,15 @@ class DeepAuditor:
         batches = self.ledger.committed_batches(state.name, state.sequence)
         # Offsets of a topic that was made again begin anew.
         incarnation = {b.number: r.partition.topic_id for b in batches for r in b.ranges}
+        swapped = self.ledger.sources(state.spike)
+        incarnation |= {n: incarnation[s] for n, found in swapped.items() for s in found if s in incarnation}
         records = records.assign(topic_id=records["batch"].map(incarnation))
         filtered = sum(b.counts.filtered for b in batches)
-        breaches = [*duplicates(records), *strangers(records, batches), *unaccounted(records, batches)]
+        breaches = [
+            *duplicates(records),
+            *strangers(records, batches, swapped),
+            *unaccounted(records, batches, swapped),
+        ]
         figure = f"{len(records):,} records read, {filtered:,} filtered"
         return Finding("I1+2", f"{state.name}: each record once", figure, tuple(breaches))
 
@@ -72,26 +78,51 @@ def duplicates(records: pd.DataFrame) -> list[str]:
     ]
 
 
-def strangers(records: pd.DataFrame, batches: Iterable[Batch]) -> list[str]:
-    """Records outside the ranges of the batch that wrote them."""
+def strangers(
+    records: pd.DataFrame, batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
+) -> list[str]:
+    """Records outside the ranges of the batch that wrote them; of a swap's batch, outside those of every
+    batch that it took its records from (`swapped`)."""
+    own = {b.number: b.ranges for b in batches}
+    read = {n: [r for source in swapped.get(n, (n,)) for r in own.get(source, ())] for n in own}
     ranges = pd.DataFrame(
-        [(b.number, r.partition.index, r.start, r.end) for b in batches for r in b.ranges],
+        [(n, r.partition.index, r.start, r.end) for n, found in read.items() for r in found],
         columns=["batch", "partition", "start", "end"],
     )
     placed = records.merge(ranges, on=["batch", "partition"], how="left")
-    outside = placed[~((placed["offset"] >= placed["start"]) & (placed["offset"] < placed["end"]))]
+    placed["inside"] = (placed["offset"] >= placed["start"]) & (placed["offset"] < placed["end"])
+    inside = placed.groupby(["batch", *_PLACE])["inside"].any().reset_index()
+    outside = inside.loc[~inside["inside"]]
     return [
         f"partition {r.partition} offset {r.offset} is not in the ranges of batch {r.batch}"
         for r in outside.itertuples()
     ]
 
 
-def unaccounted(records: pd.DataFrame, batches: Iterable[Batch]) -> list[str]:
-    """Batches whose files do not hold exactly the records that were read and not filtered."""
+def unaccounted(
+    records: pd.DataFrame, batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
+) -> list[str]:
+    """Batches whose files do not hold exactly the records that were read and not filtered. Batches that
+    swaps tied together are counted together: what a driver read, less what anybody filtered."""
     found = records.groupby("batch").size().to_dict()
-    return [
-        f"batch {b.number}: {b.counts.final + b.counts.dead_letter} records to be found, "
-        f"{found.get(b.number, 0)} are"
-        for b in batches
-        if found.get(b.number, 0) != b.counts.final + b.counts.dead_letter
-    ]
+    by_number = {b.number: b for b in batches}
+    breaches = []
+    for tied in together(by_number, swapped):
+        read = sum(
+            by_number[n].counts.read - by_number[n].counts.unaccounted for n in tied if n not in swapped
+        )
+        wanted = read - sum(by_number[n].counts.filtered for n in tied)
+        there = sum(found.get(n, 0) for n in tied)
+        if wanted != there:
+            name = "batch " + " and ".join(map(str, tied))
+            breaches.append(f"{name}: {wanted} records to be found, {there} are")
+    return breaches
+
+
+def together(numbers: Iterable[int], swapped: Mapping[int, Collection[int]]) -> list[list[int]]:
+    """The numbers in groups: a swap's batch is in one with all the batches it took records from."""
+    group = {n: {n} for n in numbers}
+    for swap, sources in swapped.items():
+        merged = set().union(*(group[n] for n in (swap, *sources) if n in group))
+        group |= dict.fromkeys(merged, merged)
+    return [sorted(g) for g in {min(g): g for g in group.values()}.values()]

@@ -13,7 +13,8 @@ from threading import Event
 from spike_pipelines.domain.errors import Conflict, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Clock, HourReport, Ledger
+from spike_pipelines.ports import Clock, HourReport, Ledger, OffsetMirror
+from spike_pipelines.services.mirror import follow
 from spike_pipelines.services.promote import Promoter, released
 from spike_pipelines.services.publish import Publisher
 
@@ -105,6 +106,7 @@ class Drain:
     clock: Clock
     terms: Terms
     holder: str
+    mirror: OffsetMirror | None = None
     _turns: _Turns = field(default_factory=_Turns)
 
     def run(self) -> Iterator[HourReport | Trouble]:
@@ -167,10 +169,12 @@ class Drain:
 
     def _turn(self, name: str) -> None:
         spike = self.spikes[name]
-        self.promoter.promote(spike, limit=_BATCHES_AT_ONCE)
+        committed = self.promoter.promote(spike, limit=_BATCHES_AT_ONCE)
         state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
         if state.published < state.sequence:
             self.publisher.publish(spike, state)
+        if committed and self.mirror is not None:
+            follow(self.mirror, self.ledger, spike)
         self.publisher.clean(spike)
 
     def _ended(self, now: datetime) -> Iterator[Trouble]:

@@ -1,60 +1,201 @@
-"""Lag of all spikes: one round of requests to the broker, one read of the ledger."""
+"""Lag of all spikes: one round of requests to the broker, one snapshot of the ledger, one verdict each."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
+from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Transient
-from spike_pipelines.domain.lag import LagFacts, LagReport, judge, uncommitted
-from spike_pipelines.domain.offsets import Partition, Position, RecordTime, TopicOffsets
+from spike_pipelines.domain.lag import LagFacts, LagReport, LagVerdict, Life, uncommitted, unstaged
+from spike_pipelines.domain.lag_history import WINDOW
+from spike_pipelines.domain.lag_verdict import judge
+from spike_pipelines.domain.offsets import Partition, Position, RecordTime
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Broker, Cluster, DriverState, Ledger
+from spike_pipelines.ports import (
+    Cluster,
+    DriverState,
+    LagLedger,
+    LagView,
+    ObservedDriver,
+    OffsetMirror,
+    Survey,
+    Surveyor,
+)
+from spike_pipelines.services.mirror import committed, group
+
+log = logging.getLogger(__name__)
+
+DUTY = "observer"
+RESTARTS = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    ledger: Ledger
-    broker: Broker
+    """`look` has no effect; `watch` also writes down what it saw and sets the mirror right."""
+
+    ledger: LagLedger
+    broker: Surveyor
     cluster: Cluster
     spikes: Mapping[str, Spike]
+    mirror: OffsetMirror | None = None
 
     def lag(self) -> Mapping[str, LagReport]:
-        """A report for each spike. Raises `Transient` if broker or ledger did not answer."""
-        topics = self.broker.topics({spike.topic for spike in self.spikes.values()})
-        positions = self.ledger.all_positions()
-        backlog = {b.spike: b for b in self.ledger.backlog()}
-        running = self._running()
-        first = self._first_records(topics, positions)
-        now = self.ledger.now()
-        reports = {}
-        for name, spike in self.spikes.items():
-            waiting = backlog.get(name)
-            facts = LagFacts(
-                positions=positions.get(name, {}),
-                topic=topics.get(spike.topic),
-                first_uncommitted=first.get(name, {}),
-                objectives=spike.objectives,
-                running=None if running is None else name in running,
-                held=waiting is not None and waiting.blocked,
-                waiting_batches=waiting.batches if waiting else 0,
-                max_staged_batches=spike.max_staged_batches,
-            )
-            reports[name] = judge(facts, now)
+        """A report for each spike. What does not answer makes UNKNOWN with the reason (I12)."""
+        return self._look()[0]
+
+    def watch(self) -> Mapping[str, LagReport]:
+        """Look, keep it as history, and let consumer groups follow the ledger, after a rewind too.
+
+        Killed in between: the next look writes the same again. The mirror is best effort: what could not be
+        set is set next time.
+        """
+        reports, view = self._look()
+        if view is None:
+            return reports
+        try:
+            self.ledger.record_lag(reports)
+            self._follow(reports, view)
+            self.ledger.succeeded(DUTY)
+        except Transient as error:
+            log.warning("lag was seen and not written down: %s", error)
         return reports
 
-    def _running(self) -> frozenset[str] | None:
-        """Spikes with a live driver; None if the cluster did not answer, which is not the same as none."""
+    def _look(self) -> tuple[Mapping[str, LagReport], LagView | None]:
+        survey = self._survey()
+        try:
+            view = self.ledger.lag_view(WINDOW, RESTARTS)
+        except Transient as error:
+            sentence = f"not observed: {error}"
+            now = datetime.now(UTC)
+            blind = LagReport(LagVerdict.UNKNOWN, sentence, 0, None, (), observed=False, at=now)
+            return dict.fromkeys(self.spikes, blind), None
+        firsts = self._firsts(survey, view)
+        drivers = self._drivers()
+        return {
+            name: judge(self._facts(spike, survey, view, firsts, drivers), view.now)
+            for name, spike in self.spikes.items()
+        }, view
+
+    def _survey(self) -> Survey:
+        topics = {spike.topic for spike in self.spikes.values()}
+        try:
+            return self.broker.survey(topics)
+        except Transient as error:
+            return Survey({}, dict.fromkeys(topics, str(error)))
+
+    def _drivers(self) -> Mapping[str, tuple[ObservedDriver, ...]] | None:
+        """None if the cluster did not answer, which is not the same as no driver."""
         try:
             drivers = self.cluster.drivers()
         except Transient:
             return None
-        return frozenset(d.spike for d in drivers if d.state is not DriverState.EXITED)
+        found: dict[str, tuple[ObservedDriver, ...]] = defaultdict(tuple)
+        for driver in drivers:
+            found[driver.spike] += (driver,)
+        return found
 
-    def _first_records(
-        self, topics: Mapping[str, TopicOffsets], positions: Mapping[str, Mapping[Partition, Position]]
-    ) -> Mapping[str, Mapping[Partition, RecordTime]]:
-        """Of each spike's lagging partitions the first record that is not committed."""
-        return {
-            name: self.broker.first_records(uncommitted(positions.get(name, {}), topics[spike.topic]))
-            for name, spike in self.spikes.items()
-            if spike.topic in topics
-        }
+    def _firsts(self, survey: Survey, view: LagView) -> Mapping[tuple[Partition, int], RecordTime | None]:
+        """The first record at or after each offset that a lagging spike stands at: those that are not
+        committed and, where they differ, those that are not staged."""
+        wanted: set[tuple[Partition, int]] = set()
+        for name, spike in self.spikes.items():
+            if spike.topic in survey.topics:
+                topic, positions = survey.topics[spike.topic].offsets, view.positions.get(name, {})
+                wanted |= set(uncommitted(spike, positions, topic).items())
+                wanted |= set(unstaged(spike, positions, topic).items())
+        found: dict[tuple[Partition, int], RecordTime | None] = {}
+        try:
+            for one_each in _layers(wanted):
+                records = self.broker.first_records_after(one_each)
+                found |= {(p, one_each[p]): record for p, record in records.items()}
+        except Transient as error:
+            log.warning("the first unread records could not be read: %s", error)
+        return found
+
+    def _facts(
+        self,
+        spike: Spike,
+        survey: Survey,
+        view: LagView,
+        firsts: Mapping[tuple[Partition, int], RecordTime | None],
+        drivers: Mapping[str, tuple[ObservedDriver, ...]] | None,
+    ) -> LagFacts:
+        name, seen = spike.name, survey.topics.get(spike.topic)
+        positions: Mapping[Partition, Position] = view.positions.get(name, {})
+        behind = uncommitted(spike, positions, seen.offsets) if seen else {}
+        unsafe = unstaged(spike, positions, seen.offsets) if seen else {}
+        return LagFacts(
+            spike=spike,
+            positions=positions,
+            topic=seen.offsets if seen else None,
+            unobserved=survey.problems.get(spike.topic),
+            retention=seen.retention if seen else None,
+            first_uncommitted={p: firsts[p, o] for p, o in behind.items() if (p, o) in firsts},
+            first_unstaged={p: firsts[p, o] for p, o in unsafe.items() if (p, o) in firsts},
+            read=view.read.get(name, {}),
+            life=_life(name, view, None if drivers is None else drivers.get(name, ())),
+            waiting=view.waiting.get(name),
+            last_commit_at=view.commits.get(name),
+            created_at=view.created.get(name),
+            restarts=tuple(r.cause for r in view.recoveries.get(name, ())),
+            loss=view.losses.get(name),
+            history=view.history.get(name, ()),
+        )
+
+    def _follow(self, reports: Mapping[str, LagReport], view: LagView) -> None:
+        if self.mirror is None:
+            return
+        sums = {name: _committed(view.positions[name]) for name in reports if name in view.positions}
+        stale = [name for name, total in sums.items() if view.mirrored.get(name) != total]
+        groups = {group(name): committed(view.positions[name], reports[name].topic_id) for name in stale}
+        try:
+            refused = self.mirror.mirror(groups)
+        except Transient as error:
+            log.warning("consumer groups do not follow the ledger now: %s", error)
+            return
+        for name, reason in refused.items():
+            log.warning("consumer group %s does not follow the ledger: %s", name, reason)
+        self.ledger.mark_mirrored({name: None if group(name) in refused else sums[name] for name in stale})
+
+
+def _committed(positions: Mapping[Partition, Position]) -> int:
+    return sum(position.committed_end for position in positions.values())
+
+
+def _life(name: str, view: LagView, drivers: Iterable[ObservedDriver] | None) -> Life:
+    life = _process(drivers)
+    epoch = view.epochs.get(name)
+    if epoch is None or epoch.state is not EpochState.OPEN:
+        return life
+    return replace(
+        life,
+        opened_at=epoch.opened_at,
+        batch_started_at=epoch.batch_started_at,
+        phase=epoch.phase,
+        problem=epoch.problem,
+    )
+
+
+def _process(drivers: Iterable[ObservedDriver] | None) -> Life:
+    if drivers is None:
+        return Life(running=None)
+    mine = sorted(drivers, key=lambda d: d.started_at)
+    ended = bool(mine) and mine[-1].state is DriverState.EXITED
+    return Life(
+        running=any(d.state is not DriverState.EXITED for d in mine),
+        ended_well=ended and mine[-1].exit_code == 0,
+        started_at=mine[-1].started_at if mine else None,
+    )
+
+
+def _layers(wanted: Iterable[tuple[Partition, int]]) -> Iterable[Mapping[Partition, int]]:
+    """The offsets as few mappings with one offset for each partition."""
+    layers: list[dict[Partition, int]] = []
+    for partition, offset in sorted(wanted):
+        layer = next((found for found in layers if partition not in found), None)
+        if layer is None:
+            layers.append(layer := {})
+        layer[partition] = offset
+    return layers

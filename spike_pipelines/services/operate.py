@@ -5,7 +5,7 @@ that is at work acts before it or not at all, and opens an epoch that nobody has
 before is fenced; the supervisor then starts one that reads from the ledger's offsets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -40,6 +40,7 @@ from spike_pipelines.domain.rewind import (
     align_down,
     align_up,
     bounded,
+    joined,
     log_starts,
     offsets_of,
 )
@@ -255,18 +256,42 @@ def _plan(
         case datetime():
             wanted = {p: offset for p, offset in at_time.items() if p in positions}
     points = bounded(wanted, positions)
-    committed = tx.committed_beyond(spike.name, LIVE_LANE, points)
+    sources = tx.sources(spike.name)
+    committed = _committed(tx, spike, points, sources)
     align = align_up if isinstance(target, Earliest) else align_down
-    aligned = align(points, [Unit((b.number,), b.ranges) for b in committed])
+    aligned = align(points, joined([Unit((b.number,), b.ranges) for b in committed], sources))
     moves = moves_to(aligned.points, positions)
     check_readable(moves, topic)
     gone = frozenset(aligned.superseded)
     waiting = tx.unfinished_batches(spike.name, LIVE_LANE)
     return RewindPlan(
         moves,
-        tuple(b for b in committed if b.number in gone),
+        (*(b for b in committed if b.number in gone), *_swaps(tx, gone & sources.keys())),
         tuple(b for b in waiting if all(r.partition in positions for r in b.ranges)),
     )
+
+
+def _committed(
+    tx: LedgerTransaction,
+    spike: Spike,
+    points: Mapping[Partition, int],
+    sources: Mapping[int, frozenset[int]],
+) -> tuple[Batch, ...]:
+    """What lies beyond the points, and as far back as swaps tie older batches to it."""
+    since = None
+    while True:
+        found = tx.committed_beyond(spike.name, LIVE_LANE, points, since=since)
+        numbers = {b.number for b in found}
+        tied = {n for group in sources.values() if group & numbers for n in group}
+        if not found or min(tied, default=found[0].number) >= found[0].number:
+            return found
+        since = min(tied)
+
+
+def _swaps(tx: LedgerTransaction, numbers: Iterable[int]) -> tuple[Batch, ...]:
+    """The batches that swaps made, which are not superseded yet."""
+    found = (tx.batch(number) for number in sorted(numbers))
+    return tuple(b for b in found if b is not None and b.removed is None)
 
 
 def _check_topic(positions: Mapping[Partition, Position], topic: TopicOffsets | None) -> None:

@@ -83,7 +83,7 @@ class Promoter:
         """Commit one batch, or hold it with the reason."""
         try:
             batch, files = self._intend(spike, batch, lease)
-            etags = self._copy_all(spike, files, lease)
+            etags = self.copy_all(spike, files, lease)
         except (NotConserved, NotOurs, ObjectMissing, SourceChanged, NotParquet) as problem:
             self._hold(batch, lease, str(problem))
             return None
@@ -96,7 +96,7 @@ class Promoter:
             files = tx.files(batch.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
-        rows = self._count_rows(spike, files, lease)
+        rows = self.count_rows(spike, files, lease)
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
@@ -107,7 +107,7 @@ class Promoter:
             files = tx.files(batch.number)
         return replace(batch, state=BatchState.INTENDED), files
 
-    def _count_rows(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, int]:
+    def count_rows(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, int]:
         """Rows by file id, from the footers."""
 
         def count(file: LedgerFile) -> tuple[int, int]:
@@ -116,7 +116,7 @@ class Promoter:
 
         return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(count, chunk))
 
-    def _copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
+    def copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
         """Final etags by file id."""
         etags: dict[int, str] = {}
         for chunk in self._chunks(files, lease):

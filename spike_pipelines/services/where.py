@@ -10,7 +10,7 @@ from spike_pipelines.domain.errors import NotParquet, ObjectMissing, Refused
 from spike_pipelines.domain.offsets import Position, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import BatchRecord, Broker, Ledger
+from spike_pipelines.ports import BatchRecord, Broker, SwapLedger
 
 
 class Fate(StrEnum):
@@ -48,7 +48,7 @@ class RecordFinder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finder:
-    ledger: Ledger
+    ledger: SwapLedger
     broker: Broker
     reader: RecordFinder
     spikes: Mapping[str, Spike]
@@ -79,6 +79,13 @@ class Finder:
         record = self._record(number)
         return record, next(f for f in record.files if plain in (f.final_key, f.staging_key))
 
+    def _files(self, record: BatchRecord) -> list[LedgerFile]:
+        """The batch's own files and those of swaps that hold its records now; live ones first."""
+        sources = self.ledger.sources(record.batch.spike)
+        swaps = [number for number, of in sources.items() if record.batch.number in of]
+        files = [*record.files, *(f for number in swaps for f in self._record(number).files)]
+        return sorted(files, key=lambda f: f.state is not FileState.LIVE)
+
     def _record(self, number: int) -> BatchRecord:
         record = self.ledger.record(number)
         assert record is not None  # batches are never deleted
@@ -93,7 +100,7 @@ class Finder:
         if spike is None:
             return Found(record, Fate.UNKNOWN, "no application file says where the files are")
         unknown = []
-        for file in record.files:
+        for file in self._files(record):
             bucket, key = _place(spike, file)
             try:
                 if self.reader.holds(bucket, key, partition, offset):

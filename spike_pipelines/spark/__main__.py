@@ -26,7 +26,7 @@ from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark import config
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
-from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.environment import Environment, SparkEnvironment
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> Exit:
 def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     board = VitalsBoard()
     _stop_on_signals(board)
-    client = AppenderClient(env.appender_url, spike.name, env.token.get_secret_value())
+    client = AppenderClient(env.appender_url, spike.name, env.bearer)
     session = Session(client, board, driver=env.driver_id, version=spike.version)
     store = S3ObjectStore(connect(env.s3_endpoint))
     engine = SparkEngine(partial(start_spark, spike, env), spike, env, store, plan)
@@ -65,7 +65,7 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     return code
 
 
-def start_spark(spike: Spike, env: Environment) -> SparkSession:
+def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
     """The session of this process: started the first time, the same one after that."""
     conf = SparkConf()
     if not _submitted():

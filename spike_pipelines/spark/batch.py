@@ -63,9 +63,10 @@ class Classified:
 
 @contextmanager
 def classified(records: DataFrame, plan: Plan, planned_at: datetime) -> Iterator[Classified]:
-    """The batch's rows, kept until the block is left. `records` has the Kafka source's columns."""
+    """The batch's rows, kept until the block is left. `records` has the Kafka source's columns, and
+    `classify.DECIDED` where they are dead letters that are parsed again."""
     rows = records.coalesce(plan.tasks)
-    for step in c.steps(plan.columns, plan.start, planned_at):
+    for step in c.steps(plan.columns, plan.start, planned_at, again=c.DECIDED in records.columns):
         rows = rows.selectExpr(*step)
     if plan.transform is None:
         with _cached(rows.selectExpr("*", c.kept(plan.predicate))) as both:
@@ -94,14 +95,23 @@ def counted(batch: Classified) -> tuple[int, tuple[HourCounts, ...]]:
     return sum(row.read for row in verdicts.values()), _hours(counts)
 
 
-def write(batch: Classified, plan: Plan, hours: tuple[HourCounts, ...], path: str) -> None:
+def write(
+    batch: Classified,
+    plan: Plan,
+    hours: tuple[HourCounts, ...],
+    path: str,
+    *,
+    more_dead: DataFrame | None = None,
+) -> None:
     """Parquet below `path`: a directory for each kind, and in it one for each hour. Nothing where there
-    are no rows: a job that writes nothing costs as many requests as one that does."""
+    are no rows: a job that writes nothing costs as many requests as one that does. `more_dead` has the
+    columns of dead letters and goes among them."""
     if any(h.final for h in hours):
         final = batch.candidates.where(c.KEPT).selectExpr(*c.final_columns(plan.columns, HOUR_COLUMN))
         _write(final, f"{path}/{FileKind.FINAL}")
     if any(h.dead_letter for h in hours):
         dead = batch.rows.where(f"{c.REASON} IS NOT NULL").selectExpr(*c.dead_letter_columns(HOUR_COLUMN))
+        dead = dead if more_dead is None else dead.unionByName(more_dead)
         _write(dead.coalesce(1), f"{path}/{FileKind.DEAD_LETTER}")  # rare: one small file an hour
 
 

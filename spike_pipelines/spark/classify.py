@@ -22,6 +22,7 @@ DETAIL = "__spike_detail"
 KEPT = "__spike_kept"
 HOUR = "__spike_hour"  # hours since 1970, of the timestamp the record is routed by
 ROUTED = "__spike_routed"  # the Kafka timestamp where it is in range, else when the batch was planned
+DECIDED = "__spike_decided"  # of a dead letter that is parsed again: the timestamp it was routed by then
 
 _TOPIC, _KEY, _VALUE = "__spike_topic", "__spike_key", "__spike_value"
 _TEXT_AT_SOURCE = "cast(value AS string)"
@@ -58,19 +59,22 @@ def instant_literal(moment: datetime) -> str:
 
 
 def steps(
-    columns: tuple[ddl.Column, ...], start: datetime, planned_at: datetime
+    columns: tuple[ddl.Column, ...], start: datetime, planned_at: datetime, *, again: bool = False
 ) -> tuple[tuple[str, ...], ...]:
     """The projections to apply one after the other to the Kafka source's columns; the outcome has
     `KAFKA_COLUMNS`, `REASON`, `DETAIL`, `ROUTED`, `HOUR`, the schema's columns, and the raw record of
-    dead letters. The same for every run over the same batch: `planned_at` stands in for a clock."""
+    dead letters. The same for every run over the same batch: `planned_at` stands in for a clock. `again`:
+    the records have a column `DECIDED`, and what is still out of range stays where that says."""
     reasons = tuple(_reasons(columns, start, planned_at))
-    return _parsed(columns), _judged(reasons, planned_at), _routed(columns, reasons)
+    planned = DECIDED if again else f"cast({instant_literal(planned_at)} AS timestamp)"
+    return _parsed(columns, again=again), _judged(reasons, planned), _routed(columns, reasons)
 
 
-def _parsed(columns: tuple[ddl.Column, ...]) -> tuple[str, ...]:
+def _parsed(columns: tuple[ddl.Column, ...], *, again: bool) -> tuple[str, ...]:
     schema = f"{ddl.render(_nullable(columns))}, {_CORRUPT} STRING"
     options = f"map('mode', 'PERMISSIVE', 'columnNameOfCorruptRecord', '{_CORRUPT}')"
     return (
+        *((DECIDED,) if again else ()),
         f"partition AS {PARTITION}",
         f"offset AS {OFFSET}",
         f"timestamp AS {TIMESTAMP}",
@@ -81,11 +85,11 @@ def _parsed(columns: tuple[ddl.Column, ...]) -> tuple[str, ...]:
     )
 
 
-def _judged(reasons: tuple[Reason, ...], planned_at: datetime) -> tuple[str, ...]:
-    """Reason of a dead letter (null for a good record), and the timestamp the record is routed by."""
+def _judged(reasons: tuple[Reason, ...], otherwise: str) -> tuple[str, ...]:
+    """Reason of a dead letter (null for a good record), and the timestamp the record is routed by: its
+    own, or `otherwise`."""
     rules = " ".join(f"WHEN {r.holds} THEN '{r.name}'" for r in reasons)
-    planned = f"cast({instant_literal(planned_at)} AS timestamp)"
-    routed = f"CASE WHEN {reasons[0].holds} THEN {planned} ELSE {TIMESTAMP} END"
+    routed = f"CASE WHEN {reasons[0].holds} THEN {otherwise} ELSE {TIMESTAMP} END"
     return ("*", f"CASE {rules} END AS {REASON}", f"{routed} AS {ROUTED}")
 
 
@@ -98,7 +102,7 @@ def _routed(columns: tuple[ddl.Column, ...], reasons: tuple[Reason, ...]) -> tup
         REASON,
         f"CASE {REASON} {details} END AS {DETAIL}",
         ROUTED,
-        f"{_hour_number(ROUTED)} AS {HOUR}",
+        f"{hour_number(ROUTED)} AS {HOUR}",
         *(f"{_RECORD}.{quoted(c.name)} AS {quoted(c.name)}" for c in columns),
     )
 
@@ -116,7 +120,7 @@ def transform_columns(columns: tuple[ddl.Column, ...]) -> tuple[str, ...]:
 
 def after_transform() -> tuple[str, ...]:
     """The platform's columns, which the transform never sees, for the good records it gave."""
-    return (f"cast(NULL AS string) AS {REASON}", f"{_hour_number(TIMESTAMP)} AS {HOUR}")
+    return (f"cast(NULL AS string) AS {REASON}", f"{hour_number(TIMESTAMP)} AS {HOUR}")
 
 
 def final_columns(columns: tuple[ddl.Column, ...], hour: str) -> tuple[str, ...]:
@@ -204,7 +208,7 @@ def _listed(conditions: tuple[tuple[str, str], ...]) -> str:
     return f"nullif(concat_ws(', ', {items}), '')"
 
 
-def _hour_number(timestamp: str) -> str:
+def hour_number(timestamp: str) -> str:
     return f"cast(floor(unix_seconds({timestamp}) / 3600) AS int)"
 
 

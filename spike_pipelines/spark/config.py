@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.environment import Environment, SparkEnvironment
 
 # Four drivers live beside a whole stack on a laptop: no parallel collector's threads and regions, a code
 # cache that the code of one query fits into, and a heap that gives back what it does not need. Stacks are
@@ -78,7 +78,7 @@ RENAME = {
 }
 
 
-def local(spike: Spike, env: Environment) -> Mapping[str, str]:
+def local(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     """For a driver that is its own executor; all it listens on is loopback."""
     return {
         "spark.master": env.spark_master or f"local[{spike.driver.cores}]",
@@ -93,9 +93,12 @@ def local(spike: Spike, env: Environment) -> Mapping[str, str]:
     }
 
 
-def common(spike: Spike, env: Environment) -> Mapping[str, str]:
+def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     return {
         "spark.app.name": spike.name,
+        # Names that stay the same over restarts: by default the namespace is the application's id.
+        "spark.metrics.namespace": spike.asset_name,
+        "spark.sql.streaming.metricsEnabled": "true",
         **SQL,
         **MAGIC,
         **{f"spark.hadoop.fs.s3a.{key}": value for key, value in S3A.items()},

@@ -3,14 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
 
-from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.errors import InvalidSpec, Transient
 
 
-class Environment(BaseModel):
-    """Each field is `SPIKE_<FIELD>`. `driver_id` names this process for ever, `token` is the spike's own.
+class SparkEnvironment(BaseModel):
+    """What any Spark process of ours is told. Each field is `SPIKE_<FIELD>`.
 
     `spark_jars` is a folder of connector jars, or a comma-separated list of jars; `spark_master` is
     `local[driver.cores]` if not given. Started by spark-submit, Spark's own configuration counts.
@@ -18,10 +19,6 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    driver_id: str
-    token: SecretStr
-    appender_url: str
-    kafka_bootstrap: str
     s3_endpoint: str | None = None
     spark_jars: str | None = None
     spark_master: str | None = None
@@ -29,13 +26,16 @@ class Environment(BaseModel):
     state_dir: Path = Path(".spike")
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> "Environment":
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         env = os.environ if env is None else env
         found = {name: env[key] for name in cls.model_fields if (key := f"SPIKE_{name.upper()}") in env}
         try:
             return cls.model_validate(found)
         except ValidationError as error:
-            fields = ", ".join(f"SPIKE_{str(e['loc'][0]).upper()} ({e['msg']})" for e in error.errors())
+            fields = ", ".join(
+                f"SPIKE_{str(e['loc'][0]).upper()} ({e['msg']})" if e["loc"] else e["msg"]
+                for e in error.errors()
+            )
             raise InvalidSpec(f"environment of the driver: {fields}. `spike up` sets these") from error
 
     def jars(self) -> tuple[str, ...]:
@@ -45,3 +45,33 @@ class Environment(BaseModel):
         if folder.is_dir():
             return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
         return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())
+
+
+class Environment(SparkEnvironment):
+    """A driver's. `driver_id` names this process for ever.
+
+    `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
+    once; `token` is the token itself, where there is no file to mount: every child process sees that one.
+    """
+
+    driver_id: str
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    appender_url: str
+    kafka_bootstrap: str
+
+    @model_validator(mode="after")
+    def _has_a_token(self) -> Self:
+        if self.token is None and self.token_file is None:
+            raise ValueError("SPIKE_TOKEN_FILE or SPIKE_TOKEN must be set")
+        return self
+
+    def bearer(self) -> str:
+        """The token to show now. Raises `Transient` while the file cannot be read (it is being replaced)."""
+        if self.token_file is None:
+            assert self.token is not None
+            return self.token.get_secret_value()
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            raise Transient(f"SPIKE_TOKEN_FILE cannot be read: {error}") from error

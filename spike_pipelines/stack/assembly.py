@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spike_pipelines.adapters.ledger.grants import API, WORKER
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.stack.jars import spark_jars
@@ -15,6 +16,7 @@ from spike_pipelines.stack.parts.dagster import Dagster
 from spike_pipelines.stack.parts.kafka import PORTS as KAFKA_PORTS
 from spike_pipelines.stack.parts.kafka import Kafka
 from spike_pipelines.stack.parts.postgres import Postgres
+from spike_pipelines.stack.parts.postgres_roles import CATALOG, DAGSTER, ROLES
 from spike_pipelines.stack.parts.producer import Producer
 from spike_pipelines.stack.parts.s3 import PORTS as S3_PORTS
 from spike_pipelines.stack.parts.s3 import REGION, S3, S3Ports
@@ -27,6 +29,10 @@ DAGSTER_BUCKET = "spike-dagster"
 PARTITIONS = 2
 PROXIED = ("kafka", "postgres", "s3", "appender")  # what `via` may name
 TUNING = ("SPIKE_RECOVERY_WINDOW_SECONDS",)  # settings that parts take over from our environment
+ADMIN_URL = "SPIKE_LEDGER_ADMIN_URL"
+# What these two are told; the rest of the environment has secrets that are none of theirs.
+PRODUCER_ENV = ("SPIKE_KAFKA_BOOTSTRAP", "SPIKE_APPLICATIONS_DIR", "SPIKE_STATE_DIR")
+APPENDER_ENV = (*PRODUCER_ENV, "SPIKE_APPENDER_URL")
 PORTS = ("postgres", *S3_PORTS, *KAFKA_PORTS, "appender", "dagster", "dagster.code")
 
 
@@ -66,11 +72,9 @@ class Assembly:
             self.kafka.part(),  # the slowest to start
             self.postgres.part(),
             self.s3.part(),
-            Appender(self.ports["appender"], self.postgres.url("ledger"), self.tokens(), env, cwd).part(),
-            *((self._producer(env, cwd),) if self.options.producer else ()),
-            *Dagster(
-                self.state_dir.dagster_home, self.ports["dagster"], self.ports["dagster.code"], env, cwd
-            ).parts(),
+            self._appender(cwd),
+            *((self._producer(_only(env, PRODUCER_ENV), cwd),) if self.options.producer else ()),
+            *self._dagster({k: v for k, v in env.items() if k != ADMIN_URL}, cwd),
         )
         return self._chosen(parts)
 
@@ -79,8 +83,9 @@ class Assembly:
         database, s3 = self._reached("postgres"), f"http://{LOOPBACK}:{self._reached('s3')}"
         return {
             **{name: os.environ[name] for name in TUNING if name in os.environ},
-            "SPIKE_LEDGER_URL": self.postgres.url("ledger", database),
-            "SPIKE_CATALOG_URL": self.postgres.url("iceberg", database),
+            "SPIKE_LEDGER_URL": self.postgres.url("ledger", WORKER, port=database),
+            ADMIN_URL: self.postgres.url("ledger", port=database),
+            "SPIKE_CATALOG_URL": self.postgres.url("iceberg", CATALOG, port=database),
             "SPIKE_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{self._reached('kafka')}",
             "SPIKE_S3_ENDPOINT": s3,
             "SPIKE_APPENDER_URL": f"http://{LOOPBACK}:{self._reached('appender')}",
@@ -95,7 +100,9 @@ class Assembly:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL_S3": s3,
             "DAGSTER_HOME": str(self.state_dir.dagster_home),
-            "DAGSTER_POSTGRES_URL": self.postgres.url("dagster", database).replace("+psycopg2", ""),
+            "DAGSTER_POSTGRES_URL": self.postgres.url("dagster", DAGSTER, port=database).replace(
+                "+psycopg2", ""
+            ),
             "DAGSTER_COMPUTE_LOGS_BUCKET": DAGSTER_BUCKET,
             "DAGSTER_COMPUTE_LOGS_DIR": str(self.state_dir.dagster_home / "compute-logs"),
             "DAGSTER_S3_ENDPOINT": s3,
@@ -111,7 +118,8 @@ class Assembly:
     @property
     def postgres(self) -> Postgres:
         password = self.state_dir.secret("postgres-password")
-        return Postgres(self.state_dir.data / "postgres", self.ports["postgres"], password)
+        roles = {role: self.state_dir.secret(f"postgres-{role}") for role in ROLES}
+        return Postgres(self.state_dir.data / "postgres", self.ports["postgres"], password, roles)
 
     @property
     def s3(self) -> S3:
@@ -139,6 +147,16 @@ class Assembly:
         """The port at which clients reach a server."""
         return self.options.via.get(name, self.ports[name])
 
+    def _appender(self, cwd: Path) -> Part:
+        """With the one role that it needs, and no credentials of S3: it never touches a file."""
+        env = _only(self.environment(), APPENDER_ENV)
+        env["SPIKE_LEDGER_URL"] = self.postgres.url("ledger", API, port=self._reached("postgres"))
+        return Appender(self.ports["appender"], self.postgres.url("ledger"), self.tokens(), env, cwd).part()
+
+    def _dagster(self, env: Mapping[str, str], cwd: Path) -> tuple[Part, ...]:
+        home, ports = self.state_dir.dagster_home, self.ports
+        return Dagster(home, ports["dagster"], ports["dagster.code"], env, cwd).parts()
+
     def _producer(self, env: Mapping[str, str], cwd: Path) -> Part:
         acks = self.state_dir.data / "produced.txt"
         return Producer(self.options.rate, self.options.seed, self.options.records, acks, env, cwd).part()
@@ -151,3 +169,7 @@ class Assembly:
                 f"no part is called {', '.join(sorted(unknown))}: there are {', '.join(sorted(names))}"
             )
         return tuple(part for part in parts if not only or part.name in only)
+
+
+def _only(env: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: env[name] for name in names}

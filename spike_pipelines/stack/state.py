@@ -87,6 +87,10 @@ class StateDir:
         """The bearer token with which the spike's drivers speak to the appender."""
         return self.secret(f"tokens/{spike}")
 
+    def token_file(self, spike: str) -> Path:
+        """Where drivers read it, at each request: a rotated one counts at once."""
+        return self.secrets / "tokens" / spike
+
 
 def write_private(path: Path, text: str) -> None:
     """Atomic, and never readable by others, not even for a moment."""

@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from spike_pipelines.adapters.iceberg import NAMESPACE, IcebergCatalog
-from spike_pipelines.adapters.iceberg_history import Moment, Retention, expirable, linear, neighbours
+from spike_pipelines.adapters.iceberg_history import (
+    Moment,
+    Retention,
+    expirable,
+    linear,
+    neighbours,
+    sequences,
+)
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, InvariantBroken, ObjectMissing, Transient
 from spike_pipelines.domain.spike import (
@@ -189,6 +196,43 @@ def test_a_publication_without_files_advances_the_number(bench):
     assert bench.publish(6, add=[bench.file("a")], base=5)
     assert bench.publish(7, base=6)
     assert (bench.catalog.sequence(bench.table), bench.names()) == (7, {"a": 10})
+
+
+# how far back readers can go
+
+
+def test_old_snapshots_expire_but_for_the_newest_and_the_number_stays(bench):
+    for number in range(1, 6):
+        bench.publish(number, [bench.file(f"{number}")])
+    now = datetime.now(UTC)
+    assert bench.catalog.oldest_sequence(bench.table) == 1
+    assert bench.catalog.expirable(bench.table, before=now - timedelta(hours=1), keep=1) == 0
+    assert bench.catalog.expire(bench.table, before=now - timedelta(hours=1), keep=1) == 0
+    later = now + timedelta(hours=1)
+    assert bench.catalog.expirable(bench.table, before=later, keep=2) == 3
+    assert bench.catalog.expire(bench.table, before=later, keep=2) == 3
+    assert bench.catalog.oldest_sequence(bench.table) == 4
+    assert bench.catalog.expire(bench.table, before=later, keep=2) == 0
+    assert (bench.catalog.sequence(bench.table), len(bench.names())) == (5, 5)
+    assert not bench.publish(5, [bench.file("again")])
+    assert bench.publish(6, [bench.file("6")], base=5)
+
+
+def test_the_current_snapshot_never_expires(bench):
+    bench.publish(1, [bench.file("1")])
+    assert bench.catalog.expire(bench.table, before=datetime.now(UTC) + timedelta(hours=1), keep=1) == 0
+    assert bench.names() == {"1": 10}
+
+
+def test_a_table_that_is_not_there_has_no_history(bench):
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert bench.catalog.oldest_sequence("nowhere") == 0
+    assert bench.catalog.expirable("nowhere", before=later, keep=1) == 0
+    assert bench.catalog.expire("nowhere", before=later, keep=1) == 0
+
+
+def test_a_snapshot_that_others_made_shows_what_the_one_before_it_did():
+    assert sequences([None, "3", None, "5"]) == (0, 3, 3, 5)
 
 
 def test_of_many_publishers_of_one_number_exactly_one_applies_it(bench):

@@ -95,7 +95,8 @@ def test_started_driver_is_running_under_its_own_identity(cluster):
 
 
 def test_driver_learns_its_identity_token_and_application_file(cluster):
-    script = "import os, sys; print(os.environ['SPIKE_DRIVER_ID'], os.environ['SPIKE_TOKEN'], sys.argv[1])"
+    token = "open(os.environ['SPIKE_TOKEN_FILE']).read().strip()"
+    script = f"import os, sys; print(os.environ['SPIKE_DRIVER_ID'], {token}, sys.argv[1])"
     driver = started(cluster, script)
     application = (cluster.settings.applications_dir / f"{SPIKE.name}.yaml").resolve()
     assert cluster.log_tail(driver.driver, 1) == (f"{driver.driver} the-token {application}",)
@@ -103,16 +104,19 @@ def test_driver_learns_its_identity_token_and_application_file(cluster):
 
 def test_only_what_drivers_need_is_inherited(cluster):
     environ = {
+        "SPIKE_LEDGER_URL": "postgresql+psycopg2://spike_worker:secret@db/ledger",
+        "SPIKE_LEDGER_ADMIN_URL": "postgresql+psycopg2://owner:secret@db/ledger",
+        "SPIKE_CATALOG_URL": "postgresql+psycopg2://spike_catalog:secret@db/iceberg",
+        "SPIKE_TOKEN": "of another spike",
         "SPIKE_S3_ENDPOINT": "e",
         "AWS_REGION": "r",
         "PYTHONPATH": "/elsewhere",
         "PATH": os.environ["PATH"],
     }
-    script = (
-        "import os; print([os.environ.get(n) for n in ('SPIKE_S3_ENDPOINT', 'AWS_REGION', 'PYTHONPATH')])"
-    )
+    script = "import os; print(sorted(n for n in os.environ if n != 'LC_CTYPE'))"
     driver = started(replace(cluster, environ=environ), script)
-    assert cluster.log_tail(driver.driver, 1) == ("['e', 'r', None]",)
+    kept = ["AWS_REGION", "PATH", "SPIKE_DRIVER_ID", "SPIKE_S3_ENDPOINT", "SPIKE_TOKEN_FILE"]
+    assert cluster.log_tail(driver.driver, 1) == (str(kept),)
 
 
 @pytest.mark.parametrize(("script", "code"), [("print(1)", 0), ("print(1); raise SystemExit(3)", 3)])

@@ -59,7 +59,12 @@ def add(ledger, start=0, end=10, *, key="part-0.parquet", identity=None, epoch=1
     with ledger.begin() as tx:
         tx.advance_staged("payouts", LIVE_LANE, batch.ranges)
         return tx.add_batch(
-            "payouts", LIVE_LANE, batch, epoch=epoch, identity=identity or f"{start}-{end}", prefix="p/"
+            "payouts",
+            LIVE_LANE,
+            batch,
+            epoch=epoch,
+            identity=identity or f"{start}-{end}",
+            prefix=f"p/{epoch}/{start}/",
         )
 
 
@@ -264,7 +269,7 @@ def test_a_batch_is_read_back_as_it_was_written(opened):
     with opened.begin() as tx:
         assert tx.find_batch("0-10") == tx.batch(made.number) == tx.next_batch("payouts", LIVE_LANE) == made
         (file,) = tx.files(made.number)
-    assert (file.staging_key, file.rows, file.size, file.hour) == ("p/part-0.parquet", 10, 100, HOUR)
+    assert (file.staging_key, file.rows, file.size, file.hour) == ("p/1/0/part-0.parquet", 10, 100, HOUR)
     assert (file.kind, file.staging_etag, file.final_key) == (FileKind.FINAL, "abc", None)
 
 
@@ -348,7 +353,7 @@ def test_only_published_batches_are_cleaned_and_once(opened):
     commit(opened, first), commit(opened, second)
     assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())
     opened.mark_published("payouts", 1)
-    assert opened.cleanable("payouts", 9) == {first.number: ("p/a",)}
+    assert opened.cleanable("payouts", 9) == {first.number: ("p/1/0/a",)}
     assert opened.uncleaned() == ("payouts",)
     opened.mark_cleaned([first.number])
     assert (opened.cleanable("payouts", 9), opened.uncleaned()) == ({}, ())

@@ -3,6 +3,7 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pyarrow as pa
@@ -186,6 +187,12 @@ def test_list_finds_exactly_the_prefix_on_every_page(bench):
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(bench.put, [*names, "b/0"]))
     assert bench.names("a/") == names
+
+
+def test_a_listing_tells_when_an_object_was_written(bench):
+    bench.put("a")
+    (found,) = bench.store.list(BUCKET, bench.key("a"))
+    assert abs(found.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_deleting_twice_is_deleting_once(bench):

@@ -5,7 +5,7 @@ from builders import HOUR, epoch, new_batch, partition, staged_file
 
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, Counts, FileState, HourCounts
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken, Refused
+from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken
 from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.operations import Author, Move, NewOperation, OperationKind
@@ -124,19 +124,6 @@ def test_superseded_batches_leave_the_dataset_with_their_files_and_free_their_of
         tx.add_batch("payouts", LIVE_LANE, batch, epoch=1, identity="again", prefix="p/")
     with pytest.raises(Conflict, match="of 2 batches 0 are"), opened.begin() as tx:
         tx.supersede(rest, 9, operation(tx, request="twice"))
-
-
-def test_a_batch_whose_file_was_replaced_is_not_superseded_without_what_replaced_it(opened):
-    numbers = committed(opened, 2)
-    with opened.begin() as tx:
-        tx._db.exec_driver_sql(
-            "UPDATE files SET state = 'superseded', removed = 2 WHERE batch = %(b)s", {"b": numbers[0]}
-        )
-    with (
-        pytest.raises(Refused, match=rf"batches \[{numbers[0]}\] were replaced by a swap"),
-        opened.begin() as tx,
-    ):
-        tx.supersede(numbers, 3, operation(tx))
 
 
 def test_only_unfinished_batches_are_aborted(opened):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psutil
 import pytest
 from kafka import KafkaProducer
+from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment
 
 from spike_pipelines import read as reading
 from spike_pipelines.domain.exits import Exit
@@ -33,6 +34,14 @@ def test_records_reach_readers_and_every_invariant_holds(stack, spike, spec):
     assert len(frame) > 0
     assert not frame.duplicated(["kafka_partition", "kafka_offset"]).any()
     assert audited(stack) == []
+
+
+def test_no_secret_is_in_logs_run_config_event_log_or_process_list(stack, spike, spec):
+    stack.await_("publication", lambda: published(stack, spec.dataset.name))
+    assert files_with_secrets(stack.folder) == []
+    assert arguments_with_secrets(stack.folder) == []
+    told = secrets_in_environment(stack.folder, stack.driver(spike).pid)
+    assert told == {"s3-access-key", "s3-secret-key"}
 
 
 def test_bad_records_are_kept_with_their_bytes_and_the_stream_goes_on(stack, spike, spec):

@@ -5,6 +5,7 @@ import io
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import test_swap
 from builders import BUCKET, HOUR, parquet
 
 from spike_pipelines.domain.errors import Transient
@@ -281,3 +282,93 @@ def test_a_file_with_other_rows_than_were_committed_is_told(world, rows, found):
     (finding,) = DeepAuditor(world.ledger, Miscounts(), world.spikes).run()
     (breach,) = finding.breaches
     assert breach.endswith(f"4 records to be found, {found} are")
+
+
+# swaps, as the audit sees them
+
+
+@pytest.fixture
+def swapped_in(ran):
+    """All dead letters of `payouts` replayed: half of them became rows, one was filtered."""
+    spike = ran.spikes["payouts"]
+    ran.promoter().promote(spike, limit=9)
+    swap = test_swap.swapped(ran, spike, final=2, filtered=1)
+    ran.settle(spike)
+    return swap
+
+
+def test_a_swap_is_clean_and_counted(ran, swapped_in):
+    assert red(ran) == set()
+    assert ran.audit()["I8"].figure == "30 = 20 + 5 + 5, 1 swaps of 4 records"
+
+
+def of_swap(statement):
+    def alter(world):
+        number = world.ledger.swaps("payouts", 1)[0].batch
+        world.execute(statement.format(batch=number))
+
+    return alter
+
+
+def delete_superseded(world):
+    kept = world.ledger.kept_superseded("payouts")
+    world.store.delete(BUCKET, [kept[0].final_key])
+
+
+SWAP_BREACHES = {
+    "a replaced file is live again": (
+        of_swap("UPDATE files SET state = 'live', removed = NULL WHERE state = 'superseded'"), {"I2", "I3"},
+    ),
+    "a replay read fewer records than it replaced": (
+        of_swap("UPDATE batches SET records_read = 3, records_filtered = 0 WHERE number = {batch}"), {"I8"},
+    ),
+    "a replay does not add up": (
+        of_swap("UPDATE batches SET records_filtered = 0 WHERE number = {batch}"), {"I8"},
+    ),
+    "a replay's files have other rows": (
+        of_swap("UPDATE files SET rows = rows + 1 WHERE batch = {batch} AND kind = 'final'"), {"I3", "I8"},
+    ),
+    "a superseded file went while older snapshots show it": (delete_superseded, {"I4"}),
+    "a file went before its replacement was published": (
+        of_swap(
+            "UPDATE files SET condemned_at = now() WHERE state = 'superseded';"
+            "UPDATE datasets SET reported = 0, published = 1 WHERE name = 'payouts'"
+        ),
+        {"I9"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("breach", "invariants"), SWAP_BREACHES.values(), ids=SWAP_BREACHES.keys())
+def test_a_breach_by_a_swap_turns_its_invariant_red(ran, swapped_in, breach, invariants):
+    breach(ran)
+    assert red(ran) == invariants
+
+
+@pytest.mark.parametrize(
+    ("offsets", "words"),
+    [
+        ([0, 1, 2, 3], ()),
+        ([0, 1, 2, 7], ("offset 7 is not in the ranges",)),
+        ([0, 1, 2, 2], ("offset 2 is there again",)),
+    ],
+)
+def test_records_of_a_swap_are_held_against_the_batches_they_came_from(world, offsets, words):
+    """Two final rows, one dead letter that became one, one that was filtered, one that stayed."""
+    driver = world.driver(world.spike())
+    driver.stage(2, 3, 1)
+    world.settle(driver.spike)
+    test_swap.swapped(world, driver.spike, final=1, filtered=1)
+    breaches = deep(world, offsets)
+    assert len(breaches) == len(words)
+    assert all(word in breach for word, breach in zip(words, breaches, strict=True))
+
+
+def test_a_record_that_a_swap_lost_is_missed_in_the_group(world):
+    driver = world.driver(world.spike())
+    driver.stage(2, 3, 1)
+    world.settle(driver.spike)
+    swap = test_swap.swapped(world, driver.spike, final=1, filtered=1)
+    world.execute(f"UPDATE batches SET records_filtered = 0 WHERE number = {swap.batch}")
+    (breach,) = deep(world, [0, 1, 2, 3])
+    assert breach.endswith(f"and {swap.batch}: 5 records to be found, 4 are")

@@ -200,9 +200,9 @@ def test_a_clean_up_that_never_came_is_made_up_for(world):
     driver.stage()
     list(drain(world, catalog=world.catalog, store=world.store).run())
     world.execute("UPDATE batches SET cleaned_at = NULL")
-    assert needs_appender(world.ledger) == "staging to clean up: payouts"
+    assert needs_appender(world.ledger, world.spikes) == "staging to clean up: payouts"
     list(drain(world).run())
-    assert needs_appender(world.ledger) is None
+    assert needs_appender(world.ledger, world.spikes) is None
 
 
 def test_a_report_counts_as_told_only_once_the_next_item_is_asked_for(world):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment, secrets_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORES = "kafka,postgres,s3,appender"
@@ -99,6 +100,47 @@ def test_env_makes_a_shell_reach_every_store(spike):
         cwd=REPOSITORY,
     )
     assert done.stdout.split() == ["4", "()", "None"], done.stderr
+
+
+def test_no_secret_is_in_any_file_argument_or_in_the_environment_of_a_part_that_does_not_need_it(spike):
+    assert len(secrets_of(spike.state_dir)) >= 12
+    assert files_with_secrets(spike.state_dir) == []
+    assert arguments_with_secrets(spike.state_dir) == []
+    told = {
+        name: secrets_in_environment(spike.state_dir, spike.part(name)["process"]["pid"])
+        for name in STORES.split(",")
+    }
+    assert told == {
+        "kafka": set(),
+        "postgres": set(),
+        "s3": {"s3-access-key", "s3-secret-key"},
+        "appender": {"postgres-spike_api"},
+    }
+
+
+def test_a_token_is_rotated_where_drivers_read_it_shown_once_listed_and_revoked(spike):
+    name = "crt-payout-v1-1.0"
+    file = spike.state_dir / "secrets" / "tokens" / name
+    before = file.read_text()
+    rotated = spike.run("token", "rotate", name, "--grace", "1h")
+    assert rotated.returncode == 0, rotated.stderr
+    assert file.read_text() != before
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text() not in rotated.stdout + rotated.stderr
+    made = spike.run("token", "new", name)
+    secret = made.stdout.strip()
+    assert secret.startswith("spk_")
+    listed = spike.run("token", "list").stdout
+    assert secret not in listed
+    assert listed.count(name) == 3
+    number = made.stderr.split()[1]
+    assert (
+        spike.run("token", "revoke", name, number).stdout
+        == f"token {number} of {name} is refused from now on\n"
+    )
+    assert "over" in spike.run("token", "list").stdout
+    unknown = spike.run("token", "new", "crt-payuot")
+    assert (unknown.returncode, "no application file" in unknown.stderr) == (1, True)
 
 
 def test_part_killed_with_sigkill_comes_back(spike):

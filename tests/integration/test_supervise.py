@@ -223,10 +223,11 @@ def test_a_cluster_that_does_not_answer_is_unknown_not_stopped(world, cluster):
     )
 
 
-def test_a_broker_that_does_not_answer_gives_no_report(world, cluster):
+def test_a_broker_that_does_not_answer_is_unknown_with_the_reason(world, cluster):
     world.broker.up = False
-    with pytest.raises(Transient):
-        observer(world, cluster).lag()
+    report = observer(world, cluster).lag()["payouts"]
+    assert (report.verdict, report.observed) == (LagVerdict.UNKNOWN, False)
+    assert "the broker in memory is down" in report.sentence
 
 
 def test_a_topic_that_is_not_there_is_unknown_and_says_what_to_do(world, cluster):

@@ -11,7 +11,7 @@ from builders import BUCKET, IDLE_LIMIT
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from model_invariants import Watch, expect
-from model_world import HOURS, ModelWorld, Record, Violation, event
+from model_world import HOURS, Driver, ModelWorld, Record, Violation, event
 from processes import DEADLY, Fault, Process
 
 from spike_pipelines.domain.batch import BatchState, FileKind
@@ -325,10 +325,14 @@ class Protocol(RuleBasedStateMachine):
 def finale(world: ModelWorld, watch: Watch) -> None:
     """Everybody is dead. A driver and a run that nothing disturbs bring all there is to its end."""
     world.clock.advance(IDLE_LIMIT.total_seconds() + 60)
+    driver = None
     for _ in range(12):
         world.settle()
         watch.check()
-        if held(world) or not go_on(world):
+        if held(world):
+            break
+        driver = driver or last_driver(world)
+        if driver is None or not go_on(world, driver):
             break
     else:
         raise Violation("draining has no end")
@@ -347,20 +351,25 @@ def held(world: ModelWorld) -> bool:
     return False
 
 
-def go_on(world: ModelWorld) -> bool:
-    """A new driver stages what is there; False if it has nothing to do, or may not."""
+def last_driver(world: ModelWorld) -> Driver | None:
+    """A driver that nobody knew before; None where nobody may have the spike."""
     try:
         driver = world.take_over(f"last-{len(world.drivers)}")
     except TopicChanged:
         expect(world.stopped == "topic recreated", "I10: TopicChanged, and it did not")
-        return False
+        return None
     except Lost:
         expect(world.stopped == "records lost", "I10: Lost, and nothing was")
-        return False
+        return None
     expect(
         world.stopped != "topic recreated" or not world.ledger.all_positions(),
         "I10: the topic changed, and nobody says",
     )
+    return driver
+
+
+def go_on(world: ModelWorld, driver: Driver) -> bool:
+    """The driver stages what is there; False if that is nothing."""
     post = world.stage(driver, 12)
     if post is None:
         return False

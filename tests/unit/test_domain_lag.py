@@ -1,80 +1,327 @@
-"""How far behind, and what to call it."""
+"""How far behind, over time, and what to call it: every case of the issue by its name."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from builders import HOUR, partition, topic
+from builders import HOUR, partition, spike, topic
 
-from spike_pipelines.domain.lag import LagFacts, LagVerdict, human, judge, uncommitted
+from spike_pipelines.domain.lag import LagFacts, LagVerdict, Life, Loss, Waiting, human, uncommitted, unstaged
+from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.lag_verdict import judge
 from spike_pipelines.domain.offsets import Position, RecordTime
-from spike_pipelines.domain.spike import Objectives
+from spike_pipelines.domain.spike import Start
 
-OBJECTIVES = Objectives(timedelta(seconds=30), timedelta(seconds=20), timedelta(seconds=60))
+SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s; trigger 5 s; at most 4 staged batches
+RUNS = Life(running=True, opened_at=HOUR - timedelta(hours=5))
+HOURS = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+def ago(seconds):
+    return HOUR - timedelta(seconds=seconds)
 
 
 def position(index, staged, committed):
     return Position(partition(index), 0, staged, committed)
 
 
-def facts(committed=100, staged=100, end=100, start=0, age=None, **changes):
+def facts(committed=100, staged=None, *, end=100, start=0, age=None, unstaged_age=None, **changes):
+    """One partition; `age` is of its first uncommitted record, `unstaged_age` of the first unstaged one."""
+    staged = committed if staged is None else staged
+    first = {} if age is None else {partition(): RecordTime(committed, ago(age))}
+    unsafe = age if unstaged_age is None and staged == committed else unstaged_age
     plain = {
+        "spike": SPIKE,
         "positions": {partition(): position(0, staged, committed)},
         "topic": topic(end, starts=[start]),
-        "first_uncommitted": {}
-        if age is None
-        else {partition(): RecordTime(committed, HOUR - timedelta(seconds=age))},
-        "objectives": OBJECTIVES,
-        "running": True,
-        "held": False,
-        "waiting_batches": 0,
-        "max_staged_batches": 4,
+        "first_uncommitted": first,
+        "first_unstaged": {} if unsafe is None else {partition(): RecordTime(staged, ago(unsafe))},
+        "life": RUNS,
+        "read": {},
+        "retention": WEEK,
+        "last_commit_at": ago(5),
     }
     return LagFacts(**{**plain, **changes})
 
 
+def waiting(batches=4, oldest=40, held=None):
+    return Waiting(batches, ago(oldest), held)
+
+
+def sample(seconds, committed=0, end=0, staged=None, start=0, **changes):
+    plain = Sample(
+        at=ago(seconds),
+        verdict="OK",
+        topic_id="id-1",
+        log_start=start,
+        log_end=end,
+        staged_end=committed if staged is None else staged,
+        committed_end=committed,
+        lag=end - committed,
+        staged_lag=0,
+        read_lag=0,
+        lag_seconds=1.0,
+        time_to_loss_seconds=None,
+    )
+    return replace(plain, **changes)
+
+
+def verdict(seen):
+    return judge(seen, HOUR).verdict
+
+
+# the ladder: the first that matches
+
+
 @pytest.mark.parametrize(
-    ("seen", "verdict"),
+    ("seen", "expected"),
     [
         (facts(), LagVerdict.IDLE),
         (facts(90, age=20), LagVerdict.OK),
-        (facts(90, age=21), LagVerdict.CATCHING_UP),
-        (facts(90, age=31), LagVerdict.BEHIND),
-        (facts(90, age=5, running=False), LagVerdict.STOPPED),
-        (facts(90, age=5, running=None), LagVerdict.UNKNOWN),
-        (facts(running=None), LagVerdict.UNKNOWN),
+        (facts(90, age=21), LagVerdict.FALLING_BEHIND),
+        (facts(90, age=5, life=Life(running=False)), LagVerdict.STOPPED),
+        (facts(90, age=5, life=Life(running=None)), LagVerdict.UNKNOWN),
+        (facts(life=Life(running=None)), LagVerdict.UNKNOWN),
         (facts(90, age=None), LagVerdict.UNKNOWN),
         (facts(topic=None), LagVerdict.UNKNOWN),
-        (facts(90, age=99, waiting_batches=4), LagVerdict.BACKPRESSURED),
-        (facts(90, age=99, waiting_batches=4, held=True), LagVerdict.HELD),
-        (facts(90, age=99, held=True, topic=topic(5, topic_id="other")), LagVerdict.TOPIC_CHANGED),
-        (facts(90, 95, start=96, held=True), LagVerdict.LOST),
+        (facts(90, age=99, waiting=waiting(), life=Life(running=False)), LagVerdict.BACKPRESSURED),
+        (facts(90, age=99, waiting=waiting(), retention=timedelta(seconds=120)), LagVerdict.RETENTION_RISK),
+        (facts(90, age=99, waiting=waiting(held="counts differ")), LagVerdict.HELD),
+        (
+            facts(90, age=99, waiting=waiting(held="x"), topic=topic(5, topic_id="other")),
+            LagVerdict.TOPIC_CHANGED,
+        ),
+        (facts(90, 95, start=96, waiting=waiting(held="x")), LagVerdict.LOST),
     ],
 )
-def test_the_first_verdict_that_matches_is_the_spikes(seen, verdict):
-    assert judge(seen, HOUR).verdict is verdict
+def test_the_first_verdict_that_matches_is_the_spikes(seen, expected):
+    assert verdict(seen) is expected
 
 
-def test_what_is_staged_and_deleted_by_kafka_is_not_lost():
-    report = judge(facts(committed=90, staged=96, start=96, age=1), HOUR)
-    assert report.partitions[0].lost == 0
-    assert report.lag == 4
+def test_the_ladder_is_in_the_order_of_the_verdicts():
+    order = list(LagVerdict)
+    assert order.index(LagVerdict.LOST) == 0
+    assert order[-1] is LagVerdict.UNKNOWN
+    assert order.index(LagVerdict.WILL_LOSE) < order.index(LagVerdict.STOPPED) < order.index(LagVerdict.OK)
 
 
-def test_a_log_start_beyond_the_staged_end_is_counted_as_lost():
-    assert judge(facts(committed=10, staged=20, start=25), HOUR).partitions[0].lost == 5
+# bad input and regressions
 
 
-def test_records_add_up_and_seconds_never_do():
+def test_a_quiet_topic_is_idle_however_long_ago_the_last_commit_was():
+    assert verdict(facts(last_commit_at=ago(86_400))) is LagVerdict.IDLE
+
+
+def test_the_first_records_after_a_quiet_night_are_no_stall():
+    assert verdict(facts(90, age=2, last_commit_at=ago(36_000))) is LagVerdict.OK
+
+
+def test_slow_commits_within_their_trigger_are_no_stall():
+    slow = replace(
+        SPIKE, trigger=timedelta(minutes=5), objectives=replace(SPIKE.objectives, lag=HOURS, warn=HOURS)
+    )
+    assert verdict(facts(90, age=600, last_commit_at=ago(600), spike=slow)) is LagVerdict.OK
+    assert verdict(facts(90, age=1000, last_commit_at=ago(1000), spike=slow)) is LagVerdict.STALLED
+
+
+def test_a_tiny_lag_is_ok_and_says_how_small_it_is():
+    report = judge(facts(99, age=1), HOUR)
+    assert (report.verdict, report.sentence) == (LagVerdict.OK, "1 record and 1 s behind")
+
+
+def test_a_burst_is_ok_while_its_records_are_young():
+    assert verdict(facts(100, end=5_000_000, age=4)) is LagVerdict.OK
+
+
+def test_a_burst_that_is_being_worked_off_catches_up_and_says_until_when():
+    history = (sample(300, committed=0, end=4_000),)
+    report = judge(facts(3_000, end=5_000, age=90, history=history), HOUR)
+    assert report.verdict is LagVerdict.CATCHING_UP
+    assert report.eta_seconds == pytest.approx(2_000 / ((3_000 - 1_000) / 300))
+    assert "caught up in 5 min 0 s" in report.sentence
+
+
+def test_a_full_reprocess_that_outruns_deletion_loses_nothing_however_long_it_takes():
+    """First records near the end of their retention, read ten times as fast as they are deleted."""
+    age = WEEK.total_seconds() - 3600
+    history = (sample(300, end=10**9 - 300_000, time_to_loss_seconds=900.0),)
+    report = judge(facts(3_000_000, end=10**9, age=age, history=history), HOUR)
+    assert report.verdict is LagVerdict.RETENTION_RISK  # an hour left of a week: somebody should look
+    later = (sample(300, end=10**9 - 300_000, time_to_loss_seconds=100_000.0),)
+    grows = facts(3_000_000, end=10**9, age=WEEK.total_seconds() - 200_000, history=later)
+    assert verdict(grows) is LagVerdict.CATCHING_UP
+
+
+def test_a_spike_that_never_committed_counts_from_where_it_begins():
+    never = {"positions": {}, "last_commit_at": None, "end": 50, "start": 10}
+    report = judge(facts(age=3, **never, first_uncommitted={partition(): RecordTime(10, ago(3))}), HOUR)
+    assert (report.verdict, report.lag, report.lost) == (LagVerdict.OK, 40, 0)
+    latest = judge(facts(**never, spike=replace(SPIKE, start=Start.LATEST)), HOUR)
+    assert (latest.verdict, latest.lag) == (LagVerdict.IDLE, 0)
+
+
+def test_a_spike_that_never_committed_and_does_not_run_says_so():
+    report = judge(facts(positions={}, last_commit_at=None, life=Life(running=False)), HOUR)
+    assert report.verdict is LagVerdict.STOPPED
+    assert "nothing was ever committed" in report.sentence
+
+
+def test_committed_below_the_log_start_is_not_lost_while_the_records_are_staged():
+    report = judge(facts(committed=90, staged=96, start=96, age=1, unstaged_age=1), HOUR)
+    assert (report.partitions[0].lost, report.lag, report.verdict) == (0, 4, LagVerdict.OK)
+
+
+def test_a_log_start_beyond_the_staged_end_is_lost_and_says_what_to_do():
+    report = judge(facts(committed=10, staged=20, start=25), HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.LOST, 5)
+    assert "5 records were deleted by Kafka before they were read" in report.sentence
+    assert "spike ack payouts" in report.sentence
+
+
+def test_a_loss_stays_until_it_is_acknowledged():
+    loss = Loss(ago(3600), 5, "events:0[20,25)")
+    report = judge(facts(loss=loss), HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.LOST, 5)
+    assert "events:0[20,25)" in report.sentence
+    assert verdict(facts()) is LagVerdict.IDLE
+
+
+def test_a_topic_made_again_is_topic_changed_and_not_lost():
+    seen = facts(topic=topic(50, starts=[10], topic_id="other"))
+    assert (verdict(seen), judge(seen, HOUR).lost) == (LagVerdict.TOPIC_CHANGED, 0)
+
+
+def test_after_a_resume_on_the_new_topic_the_old_ones_offsets_do_not_count():
+    old = {partition(): position(0, 900, 900)}
+    new = partition(topic_id="other")
+    seen = facts(positions={**old, new: Position(new, 0, 50, 50)}, topic=topic(50, topic_id="other"))
+    assert verdict(seen) is LagVerdict.IDLE
+
+
+def test_a_partition_that_was_added_lags_from_its_beginning():
     seen = facts(
-        positions={partition(i): position(i, 90, 90) for i in (0, 1)},
-        topic=topic(100, 95),
-        first_uncommitted={
-            partition(0): RecordTime(90, HOUR - timedelta(seconds=3)),
-            partition(1): RecordTime(90, HOUR - timedelta(seconds=8)),
-        },
+        topic=topic(100, 7),
+        first_uncommitted={partition(1): RecordTime(0, ago(3))},
+        first_unstaged={partition(1): RecordTime(0, ago(3))},
     )
     report = judge(seen, HOUR)
-    assert (report.lag, report.lag_seconds) == (15, 8.0)
+    assert (report.verdict, report.lag, report.lost) == (LagVerdict.OK, 7, 0)
+
+
+def test_an_added_partition_whose_beginning_was_deleted_is_lost():
+    assert verdict(facts(topic=topic(100, 9, starts=[0, 4]))) is LagVerdict.LOST
+
+
+def test_a_transactional_tail_of_control_records_is_idle():
+    nothing = {partition(): None}
+    report = judge(facts(97, first_uncommitted=nothing, first_unstaged=nothing), HOUR)
+    assert (report.verdict, report.lag, report.lag_seconds) == (LagVerdict.IDLE, 0, 0.0)
+
+
+def test_a_hung_batch_is_stalled_and_says_how_long_it_has_taken():
+    life = replace(RUNS, batch_started_at=ago(700))
+    report = judge(facts(90, age=700, life=life, last_commit_at=ago(701)), HOUR)
+    assert report.verdict is LagVerdict.STALLED
+    assert "one batch has taken 11 min 40 s so far" in report.sentence
+
+
+def test_a_driver_in_trouble_that_moves_nothing_tells_its_own_problem():
+    life = replace(RUNS, problem="S3 answers 503")
+    report = judge(facts(90, age=700, life=life, last_commit_at=ago(701)), HOUR)
+    assert "the driver says: S3 answers 503" in report.sentence
+
+
+def test_a_driver_that_never_opened_an_epoch_is_stalled_once_it_had_its_time():
+    def seen(started):
+        life = Life(running=True, started_at=ago(started))
+        return facts(positions={}, age=700, last_commit_at=None, life=life,
+                     first_uncommitted={partition(): RecordTime(0, ago(700))})  # fmt: skip
+
+    assert verdict(seen(30)) is LagVerdict.FALLING_BEHIND
+    report = judge(seen(90), HOUR)
+    assert report.verdict is LagVerdict.STALLED
+    assert "nothing moves for 1 min 30 s" in report.sentence
+    assert "nothing was ever committed" in report.sentence
+
+
+def test_a_new_epoch_has_its_time_before_it_is_stalled():
+    life = replace(RUNS, opened_at=ago(10))
+    assert verdict(facts(90, age=700, life=life, last_commit_at=ago(701))) is LagVerdict.FALLING_BEHIND
+
+
+def test_a_paused_appender_with_short_retention_loses_nothing_that_is_staged():
+    """Committed records are long deleted, staged ones are safe in S3, and the rest is young."""
+    seen = facts(
+        committed=10, staged=90, start=80, age=3600, unstaged_age=2, retention=HOURS, waiting=waiting()
+    )
+    report = judge(seen, HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.BACKPRESSURED, 0)
+    assert "4 batches wait for the appender, the oldest for 40 s" in report.sentence
+
+
+def test_a_paused_appender_becomes_will_lose_once_what_is_not_staged_gets_old():
+    history = (sample(300, committed=10, end=90, staged=90, time_to_loss_seconds=600.0),)
+    seen = facts(
+        committed=10, staged=90, age=3600, unstaged_age=3300, retention=HOURS, waiting=waiting(),
+        history=history,
+    )  # fmt: skip
+    report = judge(seen, HOUR)
+    assert report.verdict is LagVerdict.WILL_LOSE
+    assert "Kafka deletes unread records in 5 min 0 s, and it does not catch up" in report.sentence
+
+
+def test_a_held_batch_says_why_and_where_to_look():
+    report = judge(facts(90, age=99, waiting=waiting(1, held="batch 7: 9 rows, 10 announced")), HOUR)
+    assert report.verdict is LagVerdict.HELD
+    assert "batch 7: 9 rows, 10 announced" in report.sentence
+    assert "spike batch list payouts" in report.sentence
+
+
+def test_backpressure_is_named_before_the_missing_progress_that_follows_from_it():
+    seen = facts(90, age=900, waiting=waiting(oldest=900), last_commit_at=ago(900))
+    assert verdict(seen) is LagVerdict.BACKPRESSURED
+    assert verdict(replace(seen, waiting=None)) is LagVerdict.STALLED
+
+
+def test_batches_that_wait_below_the_bound_are_why_nothing_moves():
+    seen = facts(90, age=900, waiting=waiting(2, oldest=900), last_commit_at=ago(900))
+    assert "2 batches wait for the appender, the oldest for 15 min 0 s" in judge(seen, HOUR).sentence
+
+
+def test_an_available_now_run_that_read_all_is_not_stopped_and_one_that_is_due_is():
+    ended = Life(running=False, ended_well=True)
+    assert verdict(facts(life=ended)) is LagVerdict.IDLE
+    assert verdict(facts(90, age=19, life=ended)) is LagVerdict.OK
+    assert verdict(facts(90, age=21, life=ended)) is LagVerdict.STOPPED
+    assert verdict(facts(life=Life(running=False))) is LagVerdict.STOPPED
+
+
+def test_a_broker_clock_a_little_ahead_gives_no_negative_lag():
+    assert judge(facts(90, age=-4), HOUR).lag_seconds == 0
+
+
+def test_a_clock_far_ahead_is_unknown_and_named_and_never_ok():
+    report = judge(facts(90, age=-40), HOUR)
+    assert (report.verdict, report.lag_seconds) == (LagVerdict.UNKNOWN, None)
+    assert "stamped 40 s in the future" in report.sentence
+
+
+def test_a_broker_that_is_down_is_unknown_with_the_reason():
+    report = judge(facts(topic=None, unobserved="Kafka at b:9092 did not answer"), HOUR)
+    assert (report.verdict, report.observed) == (LagVerdict.UNKNOWN, False)
+    assert "Kafka at b:9092 did not answer" in report.sentence
+    assert (report.sample(HOUR).lag, report.sample(HOUR).topic_id) == (None, None)
+
+
+def test_a_held_batch_and_an_open_loss_are_known_without_the_broker():
+    dark = {"topic": None, "unobserved": "down"}
+    assert verdict(facts(**dark, waiting=waiting(1, held="x"))) is LagVerdict.HELD
+    assert verdict(facts(**dark, loss=Loss(ago(9), 1, "x"))) is LagVerdict.LOST
+
+
+def test_a_missing_topic_is_unknown_and_says_what_to_do():
+    assert "create it" in judge(facts(topic=None), HOUR).sentence
 
 
 def test_one_partition_of_unknown_age_makes_the_whole_unknown():
@@ -87,15 +334,98 @@ def test_one_partition_of_unknown_age_makes_the_whole_unknown():
     assert (report.verdict, report.lag_seconds) == (LagVerdict.UNKNOWN, None)
 
 
-def test_a_clock_behind_the_brokers_gives_no_negative_lag():
-    assert judge(facts(90, age=-5), HOUR).lag_seconds == 0
+def test_a_shortened_retention_is_a_risk_before_anything_is_lost():
+    report = judge(facts(90, age=5, retention=timedelta(seconds=60)), HOUR)
+    assert report.verdict is LagVerdict.RETENTION_RISK
+    assert "in 55 s, the topic keeps 1 min 0 s: raise retention.ms of payouts-topic" in report.sentence
 
 
-def test_the_first_uncommitted_record_is_looked_for_where_kafka_still_has_it():
-    positions = {partition(0): position(0, 10, 10), partition(1): position(1, 80, 80)}
-    assert uncommitted(positions, topic(90, 80, 70, starts=[15])) == {partition(0): 15, partition(2): 0}
+def test_a_stopped_spike_with_days_of_retention_is_stopped_and_says_how_long_there_is():
+    report = judge(facts(90, age=3600, life=Life(running=False)), HOUR)
+    assert report.verdict is LagVerdict.STOPPED
+    assert "Kafka keeps what is unread for 6 d 23 h more" in report.sentence
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_a_log_that_is_deleted_by_size_is_seen_in_its_moving_start():
+    history = (sample(100, committed=500, end=900, start=0, time_to_loss_seconds=90.0),)
+    seen = facts(500, end=1_000, start=400, age=50, retention=None, history=history)
+    report = judge(seen, HOUR)
+    assert report.time_to_loss_seconds == pytest.approx((500 - 400) / (400 / 100))
+    assert report.verdict is LagVerdict.WILL_LOSE
+
+
+# the trend
+
+
+def test_falling_behind_tells_both_rates():
+    history = (sample(100, committed=0, end=100),)
+    report = judge(facts(1_000, end=3_100, age=60, history=history), HOUR)
+    assert report.verdict is LagVerdict.FALLING_BEHIND
+    assert "30/s come and 10/s are committed" in report.sentence
+
+
+def test_a_lag_that_stands_still_is_not_catching_up():
+    history = (sample(100, committed=0, end=1_000),)
+    assert verdict(facts(1_000, end=2_000, age=60, history=history)) is LagVerdict.FALLING_BEHIND
+
+
+def test_a_rewind_begins_the_history_anew():
+    before, after = sample(300, committed=900, end=1_000), sample(100, committed=0, end=1_000)
+    report = judge(facts(500, end=1_000, age=60, history=(before, after)), HOUR)
+    assert report.trend.committed_per_second == pytest.approx(5.0)
+    assert report.trend.seconds == 100
+
+
+def test_samples_of_another_topic_or_of_none_are_no_trend():
+    history = (sample(300, topic_id="other"), sample(200, topic_id=None), sample(10, committed=90, end=95))
+    assert judge(facts(90, age=60, history=history), HOUR).trend is None
+
+
+def test_samples_older_than_the_window_do_not_count():
+    assert judge(facts(90, age=60, history=(sample(601),)), HOUR).trend is None
+
+
+# the figures
+
+
+def test_read_staged_and_committed_lag_are_apart():
+    report = judge(facts(80, staged=90, end=100, age=9, unstaged_age=3, read={partition(): 95}), HOUR)
+    assert (report.lag, report.staged_lag, report.read_lag) == (20, 10, 5)
+
+
+def test_without_a_heartbeat_the_read_lag_is_not_known():
+    assert judge(facts(80, age=9), HOUR).read_lag is None
+
+
+def test_records_add_up_seconds_never_do_and_the_worst_partition_is_named():
+    seen = facts(
+        positions={partition(i): position(i, 90, 90) for i in (0, 1)},
+        topic=topic(100, 95),
+        first_uncommitted={
+            partition(0): RecordTime(90, ago(3)),
+            partition(1): RecordTime(90, ago(48)),
+        },
+    )
+    report = judge(seen, HOUR)
+    assert (report.lag, report.lag_seconds, report.worst) == (15, 48.0, partition(1))
+    assert "Worst partition: events:1" in report.sentence
+
+
+def test_restarts_are_told_with_the_last_ones_cause():
+    report = judge(facts(90, age=60, restarts=("no driver runs", "no heartbeat for 61 s")), HOUR)
+    assert "2 restarts in the last hour, the last: no heartbeat for 61 s" in report.sentence
+
+
+def test_the_first_unread_record_is_looked_for_where_kafka_still_has_it():
+    positions = {partition(0): position(0, 20, 10), partition(1): position(1, 80, 80)}
+    seen = topic(90, 80, 70, starts=[15])
+    assert uncommitted(SPIKE, positions, seen) == {partition(0): 15, partition(2): 0}
+    assert unstaged(SPIKE, positions, seen) == {partition(0): 20, partition(2): 0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(42, "42 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (200_000, "2 d 7 h")],
+)
 def test_durations_read_as_people_say_them(seconds, text):
     assert human(seconds) == text

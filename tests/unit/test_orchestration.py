@@ -1,6 +1,7 @@
 """Dagster's definitions: the graph as a newcomer sees it, thin functions, and the pure parts of them."""
 
 import ast
+import json
 import os
 import socket
 from dataclasses import replace
@@ -16,6 +17,7 @@ import spike_pipelines.orchestration as package
 from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
 from spike_pipelines.adapters.s3 import connect
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -28,9 +30,9 @@ from spike_pipelines.orchestration.appender import (
 )
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
-from spike_pipelines.orchestration.checks import evaluation, evaluation_event, lag_events, news
+from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
 from spike_pipelines.orchestration.conserved import held_events
-from spike_pipelines.orchestration.resources import BoundedS3Resource
+from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -98,9 +100,13 @@ def test_nothing_in_the_graph_is_executed_by_dagster_yet(graph):
     assert not any(graph.get(key).is_executable for key in graph.get_all_asset_keys())
 
 
-def test_every_spike_has_its_checks(graph):
-    found = {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys}
-    assert found == {(n, check) for n in NAMES for check in ("lag", "conserved")}
+SPIKE_NAMES = {"lag", "retention", "progress", "topic_identity", "offsets_contiguous", "conserved"}
+
+
+def test_every_spike_and_dataset_has_its_checks(graph, applications):
+    spikes = {(name, check) for name in NAMES for check in SPIKE_NAMES}
+    datasets = {(one.dataset.name, "fresh") for one in applications}
+    assert {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys} == spikes | datasets
 
 
 def test_every_sensor_runs_by_default(definitions):
@@ -110,7 +116,9 @@ def test_every_sensor_runs_by_default(definitions):
         "appender_sensor", "supervisor_sensor", "lag_sensor", "conserved_sensor", "failure_sensor",
     }  # fmt: skip
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
-    assert {"appender", "recovery"} <= {job.name for job in repository.get_all_jobs()}
+    schedules = {s.name: (s.default_status, s.cron_schedule) for s in repository.schedule_defs}
+    assert schedules == {"retention_schedule": (dg.DefaultScheduleStatus.RUNNING, "17 * * * *")}
+    assert {"appender", "recovery", "retention"} <= {job.name for job in repository.get_all_jobs()}
 
 
 def test_loading_definitions_reaches_for_nothing(monkeypatch):
@@ -338,65 +346,82 @@ def test_an_observation_tells_what_was_done_and_what_the_driver_said_last():
     assert "line 1\nline 2" in plain["log tail"]
 
 
-# the lag check
+def test_connections_end_with_the_tick_that_made_them():
+    closed = []
+
+    class Part:
+        def close(self):
+            closed.append(self)
+
+    with dg.build_resources(resources(Settings())) as made:
+        made.platform.__dict__["surveyor"] = Part()
+        made.platform.__dict__["ledger"] = Part()
+        assert closed == []
+    assert len(closed) == 2
 
 
-def report(verdict, seconds=12.34):
-    lag = PartitionLag(partition(), 3, 10, seconds)
-    return LagReport(verdict, "a sentence", 10, seconds, (lag,))
-
-
-@pytest.mark.parametrize(
-    ("verdict", "passed", "severity"),
-    [
-        (LagVerdict.OK, True, None),
-        (LagVerdict.IDLE, True, None),
-        (LagVerdict.CATCHING_UP, False, "WARN"),
-        (LagVerdict.BACKPRESSURED, False, "WARN"),
-        (LagVerdict.UNKNOWN, False, "WARN"),
-        (LagVerdict.BEHIND, False, "ERROR"),
-        (LagVerdict.STOPPED, False, "ERROR"),
-        (LagVerdict.HELD, False, "ERROR"),
-        (LagVerdict.TOPIC_CHANGED, False, "ERROR"),
-        (LagVerdict.LOST, False, "ERROR"),
-    ],
-)
-def test_a_check_passes_only_on_what_is_good(verdict, passed, severity):
-    result = evaluation(spike(), report(verdict))
-    assert result.passed is passed
-    assert severity is None or result.severity.value == severity
-    assert result.description == f"{verdict}: a sentence"
-    event = evaluation_event(spike(), report(verdict))
-    assert (event.passed, event.severity, event.metadata) == (result.passed, result.severity, result.metadata)
-
-
-def test_a_lag_that_is_not_known_is_left_out_and_not_called_zero():
-    assert "lag_seconds" not in evaluation(spike(), report(LagVerdict.UNKNOWN, None)).metadata
-    assert evaluation(spike(), report(LagVerdict.OK)).metadata["lag_seconds"].value == 12.3
-
-
-def test_a_verdict_is_told_when_it_changes_and_again_after_ten_minutes():
-    told = {"a": ("OK", 1000.0), "b": ("OK", 1000.0)}
-    assert news({}, {"a": "OK"}, 1000.0) == {"a": ("OK", 1000.0)}
-    assert news(told, {"a": "OK", "b": "BEHIND"}, 1599.0) == {"b": ("BEHIND", 1599.0)}
-    assert set(news(told, {"a": "OK", "b": "OK"}, 1600.0)) == {"a", "b"}
+# the checks
 
 
 def test_the_cursor_remembers_what_was_told():
-    class Observer:
-        verdict = LagVerdict.OK
-
-        def lag(self):
-            return {"payouts": report(self.verdict)}
-
-    observer = Observer()
-    platform = Platform(observer=observer, spikes={"payouts": spike()})
+    platform = Watched(LagVerdict.OK)
     now = datetime.fromtimestamp(10_000, HOUR.tzinfo)
-    first = lag_events(platform, None, now)
-    assert [e.check_name for e in first.asset_events] == ["lag"]
-    assert lag_events(platform, first.cursor, now + timedelta(seconds=30)).asset_events == []
-    observer.verdict = LagVerdict.LOST
-    assert len(lag_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events) == 1
+    first = check_events(platform, None, now)
+    assert {e.check_name for e in first.asset_events} == SPIKE_NAMES - {"conserved"} | {"fresh"}
+    assert check_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events == []
+    platform.verdict = LagVerdict.LOST
+    changed = check_events(platform, first.cursor, now + timedelta(seconds=120))
+    assert [(e.check_name, e.passed) for e in changed.asset_events] == [("lag", False)]
+
+
+def test_a_check_of_a_spike_that_is_gone_is_forgotten():
+    platform = Watched(LagVerdict.OK)
+    cursor = json.dumps({"gone/lag": ["OK", 1.0]})
+    assert "gone/lag" not in json.loads(check_events(platform, cursor, HOUR).cursor)
+
+
+def test_an_executed_check_gives_the_same_as_the_event():
+    platform = Watched(LagVerdict.WILL_LOSE)
+    chosen = check_keys(platform.spikes.values())
+    made = list(results(chosen, look(platform, platform.observer.lag(), LATELY)))
+    events = check_events(platform, None, HOUR).asset_events
+    assert {(r.check_name, r.passed, r.description) for r in made} == {
+        (e.check_name, e.passed, e.description) for e in events
+    }
+
+
+def test_a_ledger_that_does_not_answer_fails_what_only_it_knows_as_a_warning():
+    platform = Watched(LagVerdict.UNKNOWN, down=True)
+    events = {e.check_name: e for e in check_events(platform, None, HOUR).asset_events}
+    for name in ("offsets_contiguous", "fresh"):
+        assert (events[name].passed, events[name].severity.value) == (False, "WARN")
+
+
+class Watched:
+    """What checks ask of the platform."""
+
+    def __init__(self, verdict, *, down=False):
+        self.verdict, self.down = verdict, down
+        self.spikes = {"payouts": spike()}
+        self.observer = self.ledger = self
+
+    def lag(self):
+        lag = PartitionLag(partition(), 0, 10, 1.0)
+        return {"payouts": LagReport(self.verdict, "a sentence", 10, 1.0, (lag,), running=True, at=HOUR)}
+
+    watch = lag
+
+    def now(self):
+        return HOUR
+
+    def datasets(self):
+        if self.down:
+            raise Transient("the ledger does not answer")
+        return ()
+
+    def recent_breaks(self, since):
+        assert since < HOUR
+        return {}
 
 
 def test_dagsters_s3_client_waits_no_longer_than_ours():

@@ -2,6 +2,6 @@
 
 from spike_pipelines.adapters.ledger.ledger import SqlLedger
 from spike_pipelines.adapters.ledger.migrate import migrate
-from spike_pipelines.adapters.ledger.tokens import Tokens, register_token
+from spike_pipelines.adapters.ledger.tokens import Issued, TokenInfo, Tokens, register_token
 
-__all__ = ["SqlLedger", "Tokens", "migrate", "register_token"]
+__all__ = ["Issued", "SqlLedger", "TokenInfo", "Tokens", "migrate", "register_token"]

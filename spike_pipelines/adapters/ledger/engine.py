@@ -7,7 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from spike_pipelines.domain.errors import InvariantBroken, Transient
+from spike_pipelines.domain.errors import Duplicate, InvariantBroken, Transient
+
+_ONE_REGISTRATION = "files_staging_key_key"
 
 # No request of ours may wait for ever: on a lost server, on a lock, or on a slow statement.
 # Keepalives notice a server that is gone without a word within about 15 s.
@@ -42,6 +44,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
+        if error.orig.diag.constraint_name == _ONE_REGISTRATION:  # type: ignore[union-attr]  # psycopg2's
+            raise Duplicate("a file is registered already, with another batch", field="files") from error
         raise InvariantBroken(f"the ledger refused a write: {_short(error)}") from error
     except OperationalError as error:
         raise Transient(f"the ledger database does not answer: {_short(error)}") from error

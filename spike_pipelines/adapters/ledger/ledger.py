@@ -12,10 +12,13 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
+from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
+from spike_pipelines.adapters.ledger.retention import RetentionQueries
+from spike_pipelines.adapters.ledger.swaps import SwapQueries
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
-from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind
+from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState, FileKind
 from spike_pipelines.domain.errors import LeaseLost
 from spike_pipelines.domain.leases import PROMOTION, Lease
 from spike_pipelines.domain.promotion import LedgerFile
@@ -24,7 +27,7 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, ProvenanceQueries):
+class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:
@@ -46,7 +49,10 @@ class SqlLedger(Reports, AuditQueries, ProvenanceQueries):
     @contextmanager
     def _snapshot(self) -> Iterator[sa.Connection]:
         with translated(), self._engine.connect() as connection:
-            yield connection.execution_options(isolation_level="REPEATABLE READ")
+            frozen = connection.execution_options(isolation_level="REPEATABLE READ")
+            # An audit of millions of files reads them all; nobody waits for it, and it locks nothing.
+            frozen.exec_driver_sql("SET LOCAL statement_timeout = '10min'")
+            yield frozen
 
     # leases
 
@@ -130,7 +136,7 @@ class SqlLedger(Reports, AuditQueries, ProvenanceQueries):
                 ).label("free"),
             )
             .select_from(b.outerjoin(t, t.c.resource == sa.func.concat(PROMOTION, b.c.spike)))
-            .where(b.c.state.in_(_UNFINISHED))
+            .where(b.c.state.in_(_UNFINISHED), b.c.lane == LIVE_LANE)  # a swap's is its own process's matter
             .group_by(b.c.spike, b.c.lane)
             .order_by(sa.func.min(b.c.staged_at))
         )

@@ -14,6 +14,7 @@ from spike_pipelines.domain.errors import Conflict, Refused
 from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.operations import NewOperation, Operation
+from spike_pipelines.domain.swap import SwapState
 
 _UNFINISHED = sorted(UNFINISHED)
 
@@ -109,7 +110,9 @@ class OperationStatements:
         )
         return rows.load_batches(self._db, query)
 
-    def committed_beyond(self, spike: str, lane: str, points: Mapping[Partition, int]) -> tuple[Batch, ...]:
+    def committed_beyond(
+        self, spike: str, lane: str, points: Mapping[Partition, int], *, since: int | None = None
+    ) -> tuple[Batch, ...]:
         """Live committed batches, oldest first, from the first one on that reaches beyond a point."""
         if not points:
             return ()
@@ -138,7 +141,7 @@ class OperationStatements:
                 b.c.lane == lane,
                 b.c.state == BatchState.COMMITTED,
                 b.c.removed.is_(None),
-                b.c.number >= first,
+                b.c.number >= (first if since is None else sa.func.least(first, since)),
             )
             .order_by(b.c.number)
         )
@@ -159,6 +162,7 @@ class OperationStatements:
 
     def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
         """Take committed batches and their files out of the dataset at `sequence`."""
+        self._require_unreplaced(batches)
         b, f = s.batches, s.files
         done = self._db.execute(
             sa.update(b)
@@ -167,7 +171,6 @@ class OperationStatements:
         )
         if done.rowcount != len(batches):
             raise Conflict(f"of {len(batches)} batches {done.rowcount} are committed and live")
-        self._require_unreplaced(batches)
         self._db.execute(
             sa.update(f)
             .where(f.c.batch.in_(batches), f.c.state == FileState.LIVE)
@@ -176,9 +179,13 @@ class OperationStatements:
         self._free_ranges(batches)
 
     def _require_unreplaced(self, batches: Collection[int]) -> None:
-        """A file that was replaced has its records in another batch's file, which would stay live."""
-        f = s.files
-        query = sa.select(f.c.batch).where(f.c.batch.in_(batches), f.c.state == FileState.SUPERSEDED)
+        """A file that a swap replaced has its records in the swap's batch, which must go with it."""
+        f, x, w = s.files, s.swap_files, s.swaps
+        query = (
+            sa.select(f.c.batch)
+            .select_from(f.join(x, x.c.file == f.c.id).join(w, w.c.number == x.c.swap))
+            .where(f.c.batch.in_(batches), w.c.state == SwapState.SWAPPED, w.c.batch.not_in(batches))
+        )
         if replaced := sorted(set(self._db.execute(query).scalars())):
             raise Refused(
                 f"files of batches {replaced[:5]} were replaced by a swap: superseding these batches alone "

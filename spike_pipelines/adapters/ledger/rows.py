@@ -12,6 +12,7 @@ from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 
 Row = sa.RowMapping
 
@@ -57,7 +58,7 @@ def batch(row: Row, ranges: Iterable[OffsetRange]) -> Batch:
         number=row["number"],
         spike=row["spike"],
         lane=row["lane"],
-        epoch=row["epoch"],
+        epoch=row["epoch"] or 0,
         state=BatchState(row["state"]),
         ranges=tuple(sorted(ranges)),
         counts=Counts(
@@ -111,6 +112,24 @@ def operation(row: Row) -> Operation:
             Move(Partition(topic, topic_id, index), staged, committed, to)
             for topic, topic_id, index, staged, committed, to in row["moves"]
         ),
+    )
+
+
+def swap(row: Row) -> Swap:
+    return Swap(
+        number=row["number"],
+        spike=row["spike"],
+        dataset=row["dataset"],
+        kind=SwapKind(row["kind"]),
+        state=SwapState(row["state"]),
+        who=row["who"],
+        why=row["why"],
+        application_version=row["application_version"],
+        scope=Scope(row["since"], row["until"], row["reason"]),
+        planned_at=row["planned_at"],
+        batch=row["batch"],
+        ended_at=row["ended_at"],
+        problem=row["problem"],
     )
 
 

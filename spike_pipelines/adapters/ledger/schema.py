@@ -39,6 +39,10 @@ tokens = sa.Table(
     sa.Column("spike", sa.Text, primary_key=True),
     sa.Column("token_sha256", sa.Text, primary_key=True),
     sa.Column("created_at", Time, nullable=False, server_default=_now),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False, unique=True),
+    # Past it the token is refused. The row stays, so that a revoked token is never registered anew.
+    sa.Column("expires_at", Time),
+    sa.Column("last_used_at", Time),
 )
 
 epochs = sa.Table(
@@ -114,7 +118,7 @@ batches = sa.Table(
     sa.Column("identity", sa.Text, nullable=False, unique=True),
     sa.Column("spike", sa.Text, nullable=False),
     sa.Column("lane", sa.Text, nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("epoch", sa.BigInteger),  # null for a swap's: no driver wrote it
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("records_read", sa.BigInteger, nullable=False),
     sa.Column("records_final", sa.BigInteger, nullable=False),
@@ -143,6 +147,7 @@ batches = sa.Table(
         " (state <> 'aborted' and removed is null and not lost and records_unaccounted = 0)",
         name="batches_audited",
     ),
+    sa.CheckConstraint("(lane = 'live') = (epoch is not null)", name="batches_epoch"),
     # Small however many batches were ever committed: a drain looks at nothing else.
     sa.Index(
         "unfinished_batches",
@@ -213,23 +218,38 @@ files = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("staging_key", sa.Text, nullable=False),
+    # A staged object is registered once: two batches with the same file would commit its records twice.
+    sa.Column("staging_key", sa.Text, nullable=False, unique=True),
     sa.Column("staging_etag", sa.Text, nullable=False),
     sa.Column("final_key", sa.Text, unique=True),
     sa.Column("final_etag", sa.Text),
     sa.Column("dataset", sa.Text),
     sa.Column("added", sa.BigInteger),
     sa.Column("removed", sa.BigInteger),
+    # Retention's: when the final object was first deleted, and when it was deleted again for good.
+    sa.Column("condemned_at", Time),
+    sa.Column("swept_at", Time),
     sa.CheckConstraint("kind in ('final', 'dead_letter')", name="files_kind"),
     sa.CheckConstraint("state in ('staged', 'live', 'superseded', 'aborted')", name="files_state"),
     sa.CheckConstraint(
         "state <> 'live' or (final_key is not null and final_etag is not null and added is not null)",
         name="files_live",
     ),
+    sa.CheckConstraint("condemned_at is null or state <> 'live'", name="files_condemned"),
+    sa.CheckConstraint("(state = 'superseded') = (removed is not null)", name="files_superseded"),
     sa.Index(None, "batch"),
     sa.Index(None, "dataset", "added"),
-    sa.Index(None, "dataset", "removed"),
+    # Most files are never removed: their commits have one index less to write.
+    sa.Index(None, "dataset", "removed", postgresql_where=sa.text("removed is not null")),
     sa.Index(None, "dataset", "hour"),
+    # Retention asks for keys and for the beginnings of keys.
+    sa.Index(None, "staging_key", postgresql_ops={"staging_key": "text_pattern_ops"}),
+    sa.Index(
+        "unswept_files",
+        "state",
+        "id",
+        postgresql_where=sa.text("state <> 'live' and final_key is not null and swept_at is null"),
+    ),
 )
 
 datasets = sa.Table(
@@ -255,6 +275,44 @@ commits = sa.Table(
     sa.Column("run_id", sa.Text),  # of the Dagster run that promoted it
 )
 
+swaps = sa.Table(
+    "swaps",
+    metadata,
+    sa.Column("number", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, sa.ForeignKey("spikes.name"), nullable=False),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("application_version", sa.Text, nullable=False),
+    sa.Column("since", Time),
+    sa.Column("until", Time),
+    sa.Column("reason", sa.Text),
+    sa.Column("planned_at", Time, nullable=False),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), unique=True),
+    sa.Column("ended_at", Time),
+    sa.Column("problem", sa.Text),
+    sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
+    sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),
+    sa.CheckConstraint(
+        "case state when 'planned' then batch is null when 'aborted' then true else batch is not null end",
+        name="swaps_batch",
+    ),
+    sa.CheckConstraint("(state in ('swapped', 'aborted')) = (ended_at is not null)", name="swaps_ended"),
+    sa.Index("open_swaps", "spike", postgresql_where=sa.text("state in ('planned', 'staged')")),
+)
+
+swap_files = sa.Table(
+    "swap_files",
+    metadata,
+    sa.Column("swap", sa.BigInteger, sa.ForeignKey("swaps.number"), primary_key=True),
+    sa.Column("file", sa.BigInteger, sa.ForeignKey("files.id"), primary_key=True),
+    # False once the swap is aborted: another one may then replace the file.
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Index("one_swap_of_a_file", "file", unique=True, postgresql_where=sa.text("held")),
+)
+
 leases = sa.Table(
     "leases",
     metadata,
@@ -274,4 +332,62 @@ recoveries = sa.Table(
     sa.Column("cause", sa.Text, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Index(None, "spike", "at"),
+)
+
+# The newest look at each spike's lag: what `/metrics` shows and what a look compares itself with.
+lag_latest = sa.Table(
+    "lag_latest",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("observed_at", Time, nullable=False),
+    sa.Column("report", JSONB, nullable=False),
+    # The committed ends (their sum) that the consumer group has; null: not known, write them again.
+    sa.Column("mirrored", sa.BigInteger),
+)
+
+# Rings: a slot is written over when its time comes again, so the table never grows beyond its slots.
+lag_history = sa.Table(
+    "lag_history",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("step_seconds", sa.Integer, primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("topic_id", sa.Text),
+    sa.Column("log_start", sa.BigInteger, nullable=False),
+    sa.Column("log_end", sa.BigInteger, nullable=False),
+    sa.Column("staged_end", sa.BigInteger, nullable=False),
+    sa.Column("committed_end", sa.BigInteger, nullable=False),
+    sa.Column("lag", sa.BigInteger),
+    sa.Column("staged_lag", sa.BigInteger),
+    sa.Column("read_lag", sa.BigInteger),
+    sa.Column("lag_seconds", sa.Float),
+    sa.Column("time_to_loss_seconds", sa.Float),
+)
+
+losses = sa.Table(
+    "losses",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("seen_at", Time, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("acknowledged_at", Time),
+    sa.Column("acknowledged_by", sa.Text),
+    sa.Column("why", sa.Text),
+    sa.CheckConstraint(
+        "(acknowledged_at is null) = (acknowledged_by is null) and (acknowledged_at is null) = (why is null)",
+        name="losses_acknowledged",
+    ),
+    sa.Index("one_open_loss", "spike", unique=True, postgresql_where=sa.text("acknowledged_at is null")),
+)
+
+# When each of the platform's own duties last succeeded: who watches the watcher.
+duties = sa.Table(
+    "duties",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("succeeded_at", Time, nullable=False),
 )

@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.operations import OperationStatements
+from spike_pipelines.adapters.ledger.swaps import SwapVerbs
 from spike_pipelines.domain.batch import (
     UNFINISHED,
     Batch,
@@ -30,7 +31,7 @@ from spike_pipelines.ports import Recovery, Refusal
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlTransaction(OperationStatements):
+class SqlTransaction(OperationStatements, SwapVerbs):
     """See `ports.LedgerTransaction`. Lives inside one `SqlLedger.begin()` block."""
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -241,7 +242,7 @@ class SqlTransaction(OperationStatements):
         return int(self._db.execute(query).scalar_one())
 
     def add_batch(
-        self, spike: str, lane: str, batch: NewBatch, *, epoch: int, identity: str, prefix: str
+        self, spike: str, lane: str, batch: NewBatch, *, epoch: int | None, identity: str, prefix: str
     ) -> Batch:
         counts = batch.counts
         row = (
@@ -286,7 +287,8 @@ class SqlTransaction(OperationStatements):
             }
             for r in ranges
         ]
-        self._db.execute(sa.insert(s.batch_ranges), values)
+        if values:
+            self._db.execute(sa.insert(s.batch_ranges), values)
 
     def _insert_hours(self, number: int, hours: tuple[HourCounts, ...]) -> None:
         values = [
@@ -336,13 +338,8 @@ class SqlTransaction(OperationStatements):
             raise Conflict(f"batch {batch} is not {old} any more")
 
     def intend(self, intents: Iterable[Intent]) -> None:
-        values = [{"id_": i.file, "key_": i.final_key} for i in intents]
-        if values:
-            f = s.files
-            self._db.execute(
-                sa.update(f).where(f.c.id == sa.bindparam("id_")).values(final_key=sa.bindparam("key_")),
-                values,
-            )
+        f, given = s.files, _by_id({i.file: i.final_key for i in intents})
+        self._db.execute(sa.update(f).where(f.c.id == given.c.id).values(final_key=given.c.value))
 
     def commit_files(
         self, dataset: str, batch: int, etags: Mapping[int, str], *, run_id: str | None = None
@@ -357,16 +354,12 @@ class SqlTransaction(OperationStatements):
                 run_id=run_id,
             )
         )
-        if etags:
-            f = s.files
-            self._db.execute(
-                sa.update(f)
-                .where(f.c.id == sa.bindparam("id_"), f.c.state == FileState.STAGED)
-                .values(
-                    state=FileState.LIVE, dataset=dataset, added=sequence, final_etag=sa.bindparam("etag_")
-                ),
-                [{"id_": file, "etag_": etag} for file, etag in etags.items()],
-            )
+        f, given = s.files, _by_id(etags)
+        self._db.execute(
+            sa.update(f)
+            .where(f.c.id == given.c.id, f.c.state == FileState.STAGED)
+            .values(state=FileState.LIVE, dataset=dataset, added=sequence, final_etag=given.c.value)
+        )
         self._require_all_live(batch)
         return sequence
 
@@ -391,3 +384,14 @@ class SqlTransaction(OperationStatements):
         ).one_or_none()
         if alive is None:
             raise LeaseLost(f"lease {lease.resource} #{lease.token} of {lease.holder} is over")
+
+
+def _by_id(values: Mapping[int, str]) -> sa.TableValuedAlias:
+    """A table (id, value) to update from: one statement and one round trip, however many rows."""
+    return (
+        sa.func.unnest(
+            sa.cast(list(values), ARRAY(sa.BigInteger)), sa.cast(list(values.values()), ARRAY(sa.Text))
+        )
+        .table_valued(sa.column("id", sa.BigInteger), sa.column("value", sa.Text), name="given")
+        .render_derived()
+    )

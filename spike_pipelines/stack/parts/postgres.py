@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine, NullPool, create_engine, text
@@ -16,6 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spike_pipelines.stack.errors import PartFailed
 from spike_pipelines.stack.part import Part
+from spike_pipelines.stack.parts.postgres_roles import (
+    create_roles,
+    let_readers_see_the_catalog,
+    separate_databases,
+)
 from spike_pipelines.stack.probes import ASK_SECONDS, LOOPBACK
 
 USER = "postgres"
@@ -36,15 +41,20 @@ OPTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """`data` is its data directory; clients on loopback authenticate with `password`."""
+    """`data` is its data directory; clients on loopback authenticate with `password`, the superuser's.
+
+    `roles` are those with fewer rights, with their passwords; with none the superuser does everything.
+    """
 
     data: Path
     port: int
     password: str
+    roles: Mapping[str, str] = field(default_factory=dict)
 
-    def url(self, database: str, port: int | None = None) -> str:
-        """SQLAlchemy URL of a database; another `port` is a proxy's."""
-        return f"postgresql+psycopg2://{USER}:{self.password}@{LOOPBACK}:{port or self.port}/{database}"
+    def url(self, database: str, role: str = USER, *, port: int | None = None) -> str:
+        """SQLAlchemy URL of a database, for the superuser or one of `roles`; another `port` is a proxy's."""
+        password = self.password if role == USER else self.roles[role]
+        return f"postgresql+psycopg2://{role}:{password}@{LOOPBACK}:{port or self.port}/{database}"
 
     def part(self) -> Part:
         options = (word for key, value in OPTIONS.items() for word in ("-c", f"{key}={value}"))
@@ -57,7 +67,7 @@ class Postgres:
             ports=(self.port,),
             prepare=self._initialise,
             ready=self._probe,
-            furnish=self._create_databases,
+            furnish=self._furnish,
             stop_signal=signal.SIGINT,  # "fast": roll back what is open, write a checkpoint, end
         )
 
@@ -82,6 +92,15 @@ class Postgres:
             return str(error).strip()
         return None
 
+    def _furnish(self) -> None:
+        self._create_databases()
+        if self.roles:
+            with self._engine().connect() as connection:
+                create_roles(connection, self.roles)
+                separate_databases(connection)
+            with self._engine("iceberg").connect() as connection:
+                let_readers_see_the_catalog(connection)
+
     def _create_databases(self) -> None:
         with self._engine().connect() as connection:
             existing = set(connection.scalars(text("SELECT datname FROM pg_database")))
@@ -89,10 +108,10 @@ class Postgres:
                 if name not in existing:
                     connection.execute(text(f'CREATE DATABASE "{name}"'))
 
-    def _engine(self) -> Engine:
+    def _engine(self, database: str = "postgres") -> Engine:
         """Of the database that always exists; `CREATE DATABASE` wants no transaction around it."""
         return create_engine(
-            self.url("postgres"),
+            self.url(database),
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             connect_args={"connect_timeout": int(ASK_SECONDS)},

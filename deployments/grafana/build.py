@@ -1,0 +1,213 @@
+"""Builds the Grafana dashboards beside this file: `python deployments/grafana/build.py`.
+
+`tests/unit/test_dashboards.py` says when the JSON is not what this builds, and
+`tests/integration/test_prometheus.py` runs every query against a real Prometheus.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import dashboard as d
+from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, DataTransformerConfig
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+HERE = Path(__file__).parent
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One panel over time: legend → query."""
+
+    title: str
+    unit: str
+    queries: dict[str, str]
+    width: int = 12
+
+
+FLEET_TABLE = {
+    "loss in": "spike_time_to_loss_seconds",
+    "behind": "spike_lag_seconds",
+    "records": 'spike_lag_records{stage="committed"}',
+    "commit age": "spike_commit_age_seconds",
+    "objective": "spike_objective_seconds",
+}
+FLEET_PLOTS = (
+    Plot("Spikes by verdict", "short", {"{{verdict}}": "sum by (verdict) (spike_verdict)"}),
+    Plot("Ten furthest behind", "s", {"{{spike}}": "topk(10, spike_lag_seconds)"}),
+    Plot(
+        "In and out, all spikes",
+        "cps",
+        {"{{stage}}": "sum by (stage) (spike_records_per_second)"},
+    ),
+    Plot("Since a duty last succeeded", "s", {"{{duty}}": "time() - spike_duty_success_timestamp_seconds"}),
+)
+SPIKE_PLOTS = (
+    Plot(
+        "Seconds behind, and the objective",
+        "s",
+        {
+            "behind": 'spike_lag_seconds{spike="$spike"}',
+            "objective": 'spike_objective_seconds{spike="$spike"}',
+        },
+    ),
+    Plot("Three lags", "short", {"{{stage}}": 'spike_lag_records{spike="$spike"}'}),
+    Plot("Rates", "cps", {"{{stage}}": 'spike_records_per_second{spike="$spike"}'}),
+    Plot(
+        "Until Kafka deletes what is unread",
+        "s",
+        {
+            "loss in": 'spike_time_to_loss_seconds{spike="$spike"}',
+            "retention": 'spike_retention_seconds{spike="$spike"}',
+        },
+    ),
+    Plot(
+        "Lag by partition",
+        "short",
+        {"{{partition}}": 'kafka_consumergroup_lag{consumergroup="spike.$spike"}'},
+    ),
+    Plot("Waiting at the appender", "short", {"{{state}}": 'spike_batches{spike="$spike"}'}),
+    Plot("Commits a minute", "short", {"commits": 'rate(spike_commits_total{spike="$spike"}[5m]) * 60'}),
+    Plot("Since the last commit", "s", {"age": 'spike_commit_age_seconds{spike="$spike"}'}),
+    Plot("Restarts in an hour", "short", {"{{cause}}": 'increase(spike_restarts_total{spike="$spike"}[1h])'}),
+    Plot(
+        "Commits that readers do not see yet",
+        "short",
+        {"{{dataset}}": 'spike_dataset_sequence{spike="$spike"} - spike_dataset_published_sequence'},
+    ),
+)
+POD = 'namespace="$namespace", container=~"spark-kubernetes-.*"'
+POD_PLOTS = (
+    Plot(
+        "CPU used against requested",
+        "percentunit",
+        {
+            "{{pod}}": f"sum by (pod) (rate(container_cpu_usage_seconds_total{{{POD}}}[5m])) / "
+            f'sum by (pod) (kube_pod_container_resource_requests{{{POD}, resource="cpu"}})'
+        },
+        24,
+    ),
+    Plot(
+        "Memory used against requested",
+        "percentunit",
+        {
+            "{{pod}}": f"sum by (pod) (container_memory_working_set_bytes{{{POD}}}) / "
+            f'sum by (pod) (kube_pod_container_resource_requests{{{POD}, resource="memory"}})'
+        },
+        24,
+    ),
+)
+ANNOTATIONS = {
+    "driver's life begins": 'changes(spike_epoch_opened_timestamp_seconds{spike="$spike"}[2m]) > 0',
+    "restart": 'increase(spike_restarts_total{spike="$spike"}[2m]) > 0',
+}
+
+
+def query(expr: str, legend: str, ref: str) -> prometheus.Dataquery:
+    return prometheus.Dataquery().expr(expr).legend_format(legend).ref_id(ref).datasource(SOURCE)
+
+
+def panel(plot: Plot) -> timeseries.Panel:
+    made = timeseries.Panel().title(plot.title).unit(plot.unit).datasource(SOURCE).span(plot.width).height(8)
+    for n, (legend, expr) in enumerate(plot.queries.items()):
+        made = made.with_target(query(expr, legend, chr(ord("A") + n)))
+    return made.min(0)
+
+
+def fleet_table() -> table.Panel:
+    made = table.Panel().title("Spikes, the nearest to loss first").datasource(SOURCE).span(24).height(12)
+    for n, (name, expr) in enumerate(FLEET_TABLE.items()):
+        target = query(expr, name, chr(ord("A") + n)).instant().format(PromQueryFormat.TABLE)
+        made = made.with_target(target)
+    sort = {"sort": [{"field": "Value #A", "desc": False}]}
+    names = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(FLEET_TABLE)}
+    hidden = dict.fromkeys(("Time", "instance", "job", "stage"), True)
+    return made.transformations(
+        [
+            _transformation("merge", {}),
+            _transformation("sortBy", sort),
+            _transformation("organize", {"renameByName": names, "excludeByName": hidden}),
+        ]
+    ).unit("s")
+
+
+def _transformation(name: str, options: dict[str, object]) -> DataTransformerConfig:
+    return DataTransformerConfig(id_val=name, options=options)
+
+
+def start(title: str, uid: str) -> d.Dashboard:
+    source = d.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+    return (
+        d.Dashboard(title)
+        .uid(uid)
+        .tags(["spike-pipelines"])
+        .refresh("30s")
+        .time("now-3h", "now")
+        .with_variable(source)
+    )
+
+
+def variable(name: str, label: str, values: str) -> d.QueryVariable:
+    return d.QueryVariable(name).label(label).datasource(SOURCE).query(values)
+
+
+def fleet() -> d.Dashboard:
+    made = start("Spikes: fleet", "spike-fleet").with_panel(fleet_table())
+    for plot in FLEET_PLOTS:
+        made = made.with_panel(panel(plot))
+    return made
+
+
+def spike() -> d.Dashboard:
+    verdict = query('max by (verdict) (spike_verdict{spike="$spike"})', "{{verdict}}", "A")
+    created = query('spike_created_timestamp_seconds{spike="$spike"} * 1000', "created", "A").instant()
+    opened = query(
+        'spike_epoch_opened_timestamp_seconds{spike="$spike"} * 1000', "driver's life", "B"
+    ).instant()
+    made = (
+        start("Spikes: one spike", "spike-one")
+        .with_variable(variable("spike", "Spike", "label_values(spike_verdict, spike)"))
+        .with_panel(
+            stat.Panel()
+            .title("Spike Creation Timestamp")
+            .unit("dateTimeAsIso")
+            .datasource(SOURCE)
+            .span(8)
+            .height(8)
+            .with_target(created)
+            .with_target(opened)
+        )
+        .with_panel(
+            statetimeline.Panel().title("Verdict").datasource(SOURCE).span(16).height(8).with_target(verdict)
+        )
+    )
+    for name, expr in ANNOTATIONS.items():
+        made = made.annotation(
+            d.AnnotationQuery().name(name).expr(expr).enable(True).datasource(SOURCE).icon_color("red")
+        )
+    for plot in SPIKE_PLOTS:
+        made = made.with_panel(panel(plot))
+    return made
+
+
+def pods() -> d.Dashboard:
+    made = start("Spikes: pods", "spike-pods").with_variable(
+        variable("namespace", "Namespace", "label_values(kube_pod_container_resource_requests, namespace)")
+    )
+    for plot in POD_PLOTS:
+        made = made.with_panel(panel(plot))
+    return made
+
+
+BOARDS = {"fleet": fleet, "spike": spike, "pods": pods}
+
+
+def text(name: str) -> str:
+    return JSONEncoder(sort_keys=True, indent=2).encode(BOARDS[name]().build()) + "\n"
+
+
+if __name__ == "__main__":
+    for name in BOARDS:
+        (HERE / f"{name}.json").write_text(text(name))

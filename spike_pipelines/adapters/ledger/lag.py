@@ -1,0 +1,334 @@
+"""What watching lag reads from the ledger and writes down in it: a projection, never part of a commit."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.dialects.postgresql import insert
+
+from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
+from spike_pipelines.domain.lag import LagReport, Loss, Waiting
+from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.offsets import Break, Partition, Position
+from spike_pipelines.ports import LagView, Recovery, Tally
+
+# (step, slots): minutes for three hours, ten minutes for a week. At most so many rows a spike, for ever.
+RINGS = ((60, 180), (600, 1008))
+FORGET = timedelta(days=8)  # a spike that nobody looks at any more
+_REPORT = TypeAdapter(LagReport)
+_SAMPLE = tuple(field.name for field in fields(Sample))
+_UNFINISHED = sorted(UNFINISHED)
+
+
+class LagQueries(ABC):
+    """The lag half of `SqlLedger`."""
+
+    _engine: sa.Engine
+
+    @abstractmethod
+    def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    @abstractmethod
+    def _snapshot(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        with self._snapshot() as db:
+            now: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            epochs, read = _epochs(db)
+            created = {
+                r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
+            }
+            latest = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.mirrored))
+            return LagView(
+                now=now,
+                positions=_positions(db),
+                waiting=_waiting(db),
+                epochs=epochs,
+                read=read,
+                commits=_commits(db),
+                created=created,
+                recoveries=_recoveries(db, now - restarts),
+                losses=_losses(db),
+                history=_history(db, now - history),
+                mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
+            )
+
+    def record_lag(self, reports: Mapping[str, LagReport]) -> None:
+        with translated(), self._engine.begin() as db:
+            at: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            timed = dict(sorted(reports.items()))
+            if timed:
+                _write_latest(db, timed, at)
+                _write_history(db, timed, at)
+                _write_losses(db, timed, at)
+            _forget(db, at)
+
+    def latest_lag(self) -> Mapping[str, LagReport]:
+        with self._read() as db:
+            found = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.report))
+            return {row.spike: _REPORT.validate_python(row.report) for row in found}
+
+    def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
+        h = s.lag_history
+        query = sa.select(h).where(h.c.spike == spike, h.c.at >= since).order_by(h.c.step_seconds, h.c.at)
+        with self._read() as db:
+            found = [(row["step_seconds"], _sample(row)) for row in db.execute(query).mappings()]
+        minutes = [sample for step, sample in found if step == RINGS[0][0]]
+        before = minutes[0].at if minutes else None
+        coarse = [x for step, x in found if step != RINGS[0][0] and (before is None or x.at < before)]
+        return (*coarse, *minutes)
+
+    def mark_mirrored(self, sums: Mapping[str, int | None]) -> None:
+        if not sums:
+            return
+        t = s.lag_latest
+        with translated(), self._engine.begin() as db:
+            db.execute(
+                sa.update(t).where(t.c.spike == sa.bindparam("name_")).values(mirrored=sa.bindparam("sum_")),
+                [{"name_": name, "sum_": total} for name, total in sums.items()],
+            )
+
+    def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
+        t = s.losses
+        query = (
+            sa.update(t)
+            .where(t.c.spike == spike, t.c.acknowledged_at.is_(None))
+            .values(acknowledged_at=sa.func.clock_timestamp(), acknowledged_by=who, why=why)
+            .returning(t.c.seen_at, t.c.records, t.c.detail)
+        )
+        with translated(), self._engine.begin() as db:
+            row = db.execute(query).one_or_none()
+        return Loss(row.seen_at, row.records, row.detail) if row else None
+
+    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+        with self._snapshot() as db:
+            found: dict[str, tuple[Break, ...]] = {}
+            for row in db.execute(_BREAKS, {"since": since, "lane": LIVE_LANE}).mappings():
+                found.setdefault(row["spike"], ())
+                if row["expected"] is not None and row["expected"] != row["found"]:
+                    partition = Partition(row["topic"], row["topic_id"], row["partition"])
+                    found[row["spike"]] += (Break(partition, row["expected"], row["found"]),)
+            return found
+
+    def tally(self) -> Tally:
+        b, f, r, d = s.batches, s.files, s.recoveries, s.datasets
+        batches = (
+            sa.select(b.c.spike, b.c.state, sa.func.count())
+            .where(b.c.state.in_(_UNFINISHED))
+            .group_by(b.c.spike, b.c.state)
+        )
+        files = (
+            sa.select(b.c.spike, f.c.state, sa.func.count())
+            .select_from(b.join(f, f.c.batch == b.c.number))
+            .where(b.c.state.in_(_UNFINISHED))
+            .group_by(b.c.spike, f.c.state)
+        )
+        recoveries = sa.select(r.c.spike, r.c.verdict, sa.func.count()).group_by(r.c.spike, r.c.verdict)
+        committed = sa.select(d.c.spike, sa.func.sum(d.c.sequence)).group_by(d.c.spike)
+        with self._snapshot() as db:
+            return Tally(
+                at=db.execute(sa.select(sa.func.clock_timestamp())).scalar_one(),
+                batches={(spike, state): n for spike, state, n in db.execute(batches)},
+                files={(spike, state): n for spike, state, n in db.execute(files)},
+                committed={spike: int(n) for spike, n in db.execute(committed)},
+                recoveries={(spike, verdict): n for spike, verdict, n in db.execute(recoveries)},
+                duties={row.name: row.succeeded_at for row in db.execute(sa.select(s.duties))},
+            )
+
+    def succeeded(self, duty: str) -> None:
+        now = sa.func.clock_timestamp()
+        query = (
+            insert(s.duties)
+            .values(name=duty, succeeded_at=now)
+            .on_conflict_do_update(index_elements=[s.duties.c.name], set_={"succeeded_at": now})
+        )
+        with translated(), self._engine.begin() as db:
+            db.execute(query)
+
+
+# For each range that was committed since then: where the one before it in the same partition ended, and for
+# the newest one where the committed end is. Superseded ranges are not live and do not count.
+_BREAKS = sa.text(
+    """
+    WITH recent AS (
+        SELECT r.spike, r.topic, r.topic_id, r.partition, r.start_offset, r.end_offset,
+               lag(r.end_offset) OVER w AS before, lead(r.start_offset) OVER w AS after
+        FROM batches b JOIN batch_ranges r ON r.batch = b.number
+        WHERE b.committed_at >= :since AND b.lane = :lane AND b.state = 'committed' AND r.live
+        WINDOW w AS (PARTITION BY r.spike, r.topic_id, r.partition ORDER BY r.start_offset)
+    )
+    SELECT spike, topic, topic_id, partition, before AS expected, start_offset AS found FROM recent
+    UNION ALL
+    SELECT recent.spike, recent.topic, recent.topic_id, recent.partition,
+           recent.end_offset, p.committed_end
+    FROM recent JOIN positions p ON p.spike = recent.spike AND p.lane = :lane
+         AND p.topic_id = recent.topic_id AND p.partition = recent.partition
+    WHERE recent.after IS NULL
+    """
+)
+
+
+def _epochs(db: sa.Connection) -> tuple[Mapping[str, Any], Mapping[str, Mapping[Partition, int]]]:
+    e = s.epochs
+    query = sa.select(e).distinct(e.c.spike).order_by(e.c.spike, e.c.number.desc())
+    found = db.execute(query).mappings().all()
+    read = {
+        row["spike"]: {
+            Partition(topic, id_, index): offset for topic, id_, index, offset in row["read_offsets"]
+        }
+        for row in found
+        if row["state"] == "open"
+    }
+    return {row["spike"]: rows.epoch(row) for row in found}, read
+
+
+def _positions(db: sa.Connection) -> Mapping[str, Mapping[Partition, Position]]:
+    found: dict[str, dict[Partition, Position]] = defaultdict(dict)
+    query = sa.select(s.positions).where(s.positions.c.lane == LIVE_LANE, s.positions.c.closed_by.is_(None))
+    for row in db.execute(query).mappings():
+        position = rows.position(row)
+        found[row["spike"]][position.partition] = position
+    return dict(found)
+
+
+def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
+    b = s.batches
+    query = (
+        sa.select(
+            b.c.spike,
+            sa.func.count().label("batches"),
+            sa.func.min(b.c.staged_at).label("oldest"),
+            sa.func.array_agg(sa.dialects.postgresql.aggregate_order_by(b.c.state, b.c.number)).label(
+                "states"
+            ),
+            sa.func.array_agg(sa.dialects.postgresql.aggregate_order_by(b.c.held_reason, b.c.number)).label(
+                "why"
+            ),
+        )
+        .where(b.c.state.in_(_UNFINISHED), b.c.lane == LIVE_LANE)
+        .group_by(b.c.spike)
+    )
+    return {
+        row.spike: Waiting(
+            row.batches,
+            row.oldest,
+            (row.why[0] or "no reason noted") if row.states[0] == BatchState.HELD else None,
+        )
+        for row in db.execute(query)
+    }
+
+
+def _commits(db: sa.Connection) -> Mapping[str, datetime]:
+    b = s.batches
+    newest = (
+        sa.select(sa.func.max(b.c.committed_at))
+        .where(b.c.spike == s.spikes.c.name, b.c.lane == LIVE_LANE)
+        .scalar_subquery()
+    )
+    return {name: at for name, at in db.execute(sa.select(s.spikes.c.name, newest)) if at}
+
+
+def _recoveries(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Recovery, ...]]:
+    r = s.recoveries
+    query = (
+        sa.select(r.c.spike, r.c.at, r.c.action, r.c.cause, r.c.verdict)
+        .where(r.c.at >= since)
+        .order_by(r.c.at, r.c.id)
+    )
+    found: dict[str, list[Recovery]] = defaultdict(list)
+    for row in db.execute(query).mappings():
+        found[row["spike"]].append(Recovery(**row))
+    return {name: tuple(mine) for name, mine in found.items()}
+
+
+def _losses(db: sa.Connection) -> Mapping[str, Loss]:
+    t = s.losses
+    query = sa.select(t).where(t.c.acknowledged_at.is_(None))
+    return {r["spike"]: Loss(r["seen_at"], r["records"], r["detail"]) for r in db.execute(query).mappings()}
+
+
+def _history(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Sample, ...]]:
+    h = s.lag_history
+    query = sa.select(h).where(h.c.step_seconds == RINGS[0][0], h.c.at >= since).order_by(h.c.at)
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for row in db.execute(query).mappings():
+        found[row["spike"]].append(_sample(row))
+    return {name: tuple(mine) for name, mine in found.items()}
+
+
+def _sample(row: sa.RowMapping) -> Sample:
+    return Sample(**{name: row[name] for name in _SAMPLE})
+
+
+def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
+    query = insert(s.lag_latest)
+    db.execute(
+        query.on_conflict_do_update(
+            index_elements=[s.lag_latest.c.spike],
+            set_={"observed_at": query.excluded.observed_at, "report": query.excluded.report},
+        ),
+        [
+            {"spike": name, "observed_at": at, "report": _REPORT.dump_python(report, mode="json")}
+            for name, report in reports.items()
+        ],
+    )
+
+
+def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
+    values = [
+        {"spike": name, "step_seconds": step, "slot": int(at.timestamp()) // step % slots}
+        | asdict(report.sample(at))
+        for name, report in reports.items()
+        for step, slots in RINGS
+    ]
+    query = insert(s.lag_history)
+    keys = ("spike", "step_seconds", "slot")
+    db.execute(
+        query.on_conflict_do_update(
+            index_elements=list(keys), set_={name: query.excluded[name] for name in _SAMPLE}
+        ),
+        values,
+    )
+
+
+def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
+    """One open loss a spike; it keeps when it was first seen, and the most that was ever missing."""
+    values = [
+        {"spike": name, "seen_at": at, "records": gone, "detail": _detail(report)}
+        for name, report in reports.items()
+        if (gone := sum(p.lost for p in report.partitions))
+    ]
+    if not values:
+        return
+    query = insert(s.losses)
+    db.execute(
+        query.on_conflict_do_update(
+            index_elements=[s.losses.c.spike],
+            index_where=s.losses.c.acknowledged_at.is_(None),
+            set_={"records": query.excluded.records, "detail": query.excluded.detail},
+            where=query.excluded.records > s.losses.c.records,
+        ),
+        values,
+    )
+
+
+def _detail(report: LagReport) -> str:
+    gone = [f"{p.partition}[{p.staged_end},{p.log_start})" for p in report.partitions if p.lost]
+    return ", ".join(gone)[:2000]
+
+
+def _forget(db: sa.Connection, at: datetime) -> None:
+    t, h = s.lag_latest, s.lag_history
+    query = sa.delete(t).where(t.c.observed_at < at - FORGET).returning(t.c.spike)
+    names = list(db.execute(query).scalars())
+    if names:
+        db.execute(sa.delete(h).where(h.c.spike.in_(names)))

@@ -1,0 +1,230 @@
+"""Swaps in the ledger: the verbs of `ports.SwapTransaction`, and what people and the audit ask."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.domain.batch import FileKind, FileState
+from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.swap import (
+    OPEN_SWAPS,
+    NewSwap,
+    NotLive,
+    Swap,
+    SwapBusy,
+    SwapKind,
+    SwapState,
+    check_swap_transition,
+)
+from spike_pipelines.ports import SwapBook
+
+_OPEN = sorted(OPEN_SWAPS)
+
+
+class SwapVerbs:
+    """The part of `SqlTransaction` that knows swaps."""
+
+    _db: sa.Connection
+
+    def add_swap(self, new: NewSwap) -> Swap:
+        """Freeze the files. Raises `SwapBusy` if an open swap has one of them, `NotLive`."""
+        ids = list(new.replaces)
+        self._require_free(ids)
+        self._require_live(ids)
+        w = s.swaps
+        values = {
+            "spike": new.spike,
+            "dataset": new.dataset,
+            "kind": new.kind,
+            "state": SwapState.PLANNED,
+            "who": new.who,
+            "why": new.why,
+            "application_version": new.application_version,
+            "since": new.scope.since,
+            "until": new.scope.until,
+            "reason": new.scope.reason,
+            "planned_at": sa.func.clock_timestamp(),
+        }
+        row = self._db.execute(sa.insert(w).values(**values).returning(*w.c)).mappings().one()
+        self._db.execute(sa.insert(s.swap_files), [{"swap": row["number"], "file": file} for file in ids])
+        return rows.swap(row)
+
+    def swap(self, number: int) -> Swap | None:
+        query = sa.select(s.swaps).where(s.swaps.c.number == number).with_for_update()
+        row = self._db.execute(query).mappings().one_or_none()
+        return rows.swap(row) if row else None
+
+    def replaced(self, swap: int) -> tuple[LedgerFile, ...]:
+        f, x = s.files, s.swap_files
+        query = sa.select(f).select_from(f.join(x, x.c.file == f.c.id)).where(x.c.swap == swap)
+        return tuple(rows.file(row) for row in self._db.execute(query.order_by(f.c.id)).mappings())
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        return _sources(self._db, spike)
+
+    def stage_swap(self, swap: int, batch: int) -> None:
+        self._move(swap, SwapState.PLANNED, SwapState.STAGED, batch=batch)
+
+    def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
+        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
+        f, x = s.files, s.swap_files
+        frozen = sa.select(x.c.file).where(x.c.swap == swap, x.c.held)
+        done = self._db.execute(
+            sa.update(f)
+            .where(f.c.id.in_(frozen), f.c.dataset == dataset, f.c.state == FileState.LIVE)
+            .values(state=FileState.SUPERSEDED, removed=sequence)
+        )
+        wanted = self._db.execute(sa.select(sa.func.count()).select_from(frozen.subquery())).scalar_one()
+        if done.rowcount != wanted:
+            raise NotLive(
+                f"swap {swap} replaces {wanted} files, {wanted - done.rowcount} of them are no longer live"
+            )
+        self._move(swap, SwapState.STAGED, SwapState.SWAPPED, ended_at=sa.func.clock_timestamp())
+
+    def abort_swap(self, swap: Swap, problem: str) -> None:
+        """Give up: its files are never live, and others may replace what it had frozen."""
+        self._move(
+            swap.number,
+            swap.state,
+            SwapState.ABORTED,
+            ended_at=sa.func.clock_timestamp(),
+            problem=problem[:2000],
+        )
+        x, f = s.swap_files, s.files
+        self._db.execute(sa.update(x).where(x.c.swap == swap.number).values(held=False))
+        if swap.batch is not None:
+            self._db.execute(
+                sa.update(f)
+                .where(f.c.batch == swap.batch, f.c.state == FileState.STAGED)
+                .values(state=FileState.ABORTED)
+            )
+
+    def _move(self, number: int, old: SwapState, new: SwapState, **values: object) -> None:
+        check_swap_transition(old, new)
+        w = s.swaps
+        done = self._db.execute(
+            sa.update(w).where(w.c.number == number, w.c.state == old).values(state=new, **values)
+        )
+        if done.rowcount != 1:
+            raise Conflict(f"swap {number} is not {old} any more")
+
+    def _require_free(self, ids: list[int]) -> None:
+        x = s.swap_files
+        query = (
+            sa.select(x.c.swap, sa.func.count())
+            .join(s.swaps, s.swaps.c.number == x.c.swap)
+            .where(x.c.file.in_(ids), s.swaps.c.state.in_(_OPEN))
+            .group_by(x.c.swap)
+        )
+        for number, count in self._db.execute(query):
+            raise SwapBusy(f"swap {number} is replacing {count} of these {len(ids)} files")
+
+    def _require_live(self, ids: list[int]) -> None:
+        f = s.files
+        query = sa.select(sa.func.count()).where(f.c.id.in_(ids), f.c.state == FileState.LIVE)
+        live = self._db.execute(query).scalar_one()
+        if live != len(ids):
+            raise NotLive(f"{len(ids) - live} of {len(ids)} files are no longer live: look again")
+
+
+class SwapQueries(ABC):
+    """The part of `SqlLedger` that knows swaps. Queries only."""
+
+    @abstractmethod
+    def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def swaps(self, spike: str, limit: int) -> tuple[Swap, ...]:
+        """Newest first."""
+        w = s.swaps
+        query = sa.select(w).where(w.c.spike == spike).order_by(w.c.number.desc()).limit(limit)
+        return self._swaps(query)
+
+    def open_swaps(self, spike: str) -> tuple[Swap, ...]:
+        w = s.swaps
+        return self._swaps(sa.select(w).where(w.c.spike == spike, w.c.state.in_(_OPEN)).order_by(w.c.number))
+
+    def dead_letter_files(
+        self, dataset: str, since: datetime | None, until: datetime | None, limit: int
+    ) -> tuple[LedgerFile, ...]:
+        """Live dead-letter files of hours in `[since, until)`, the newest hour first."""
+        f = s.files
+        query = sa.select(f).where(
+            f.c.dataset == dataset, f.c.kind == FileKind.DEAD_LETTER, f.c.state == FileState.LIVE
+        )
+        if since is not None:
+            query = query.where(f.c.hour >= since)
+        if until is not None:
+            query = query.where(f.c.hour < until)
+        query = query.order_by(f.c.hour.desc(), f.c.id.desc()).limit(limit)
+        with self._read() as db:
+            return tuple(rows.file(row) for row in db.execute(query).mappings())
+
+    def swap_books(self) -> tuple[SwapBook, ...]:
+        with self._read() as db:
+            found = db.execute(_BOOKS).mappings()
+            return tuple(SwapBook(**(dict(row) | {"kind": SwapKind(row["kind"])})) for row in found)
+
+    def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
+        with self._read() as db:
+            return _sources(db, spike)
+
+    def _swaps(self, query: sa.Select[tuple[object, ...]]) -> tuple[Swap, ...]:
+        with self._read() as db:
+            return tuple(rows.swap(row) for row in db.execute(query).mappings())
+
+
+def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
+    w, x, f = s.swaps, s.swap_files, s.files
+    took = w.join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    done = (w.c.spike == spike) & (w.c.state == SwapState.SWAPPED)
+    first = sa.select(w.c.batch.label("made"), f.c.batch.label("source")).select_from(took).where(done)
+    found = first.cte("found", recursive=True)
+    further = sa.select(found.c.made, f.c.batch).select_from(
+        found.join(w, w.c.batch == found.c.source).join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    )
+    found = found.union(further)
+    swapped = sa.select(w.c.batch).where(done)
+    sources: dict[int, set[int]] = defaultdict(set)
+    for made, source in db.execute(sa.select(found).where(found.c.source.not_in(swapped))):
+        sources[made].add(source)
+    return {made: frozenset(numbers) for made, numbers in sources.items()}
+
+
+def _books() -> sa.Select[tuple[object, ...]]:
+    w, x, f, b, c = s.swaps, s.swap_files, s.files, s.batches, s.commits
+    old = s.files.alias("old")
+    replaced = sa.select(old).select_from(old.join(x, x.c.file == old.c.id)).where(x.c.swap == w.c.number)
+    superseded = (old.c.state == FileState.SUPERSEDED) & (old.c.removed == c.c.sequence)
+    rows_of = sa.cast(sa.func.coalesce(sa.func.sum(old.c.rows), 0), sa.BigInteger)
+    made = sa.cast(sa.func.coalesce(sa.func.sum(f.c.rows), 0), sa.BigInteger)
+
+    def of_replaced(what: sa.ColumnElement[int]) -> sa.ScalarSelect[int]:
+        return replaced.with_only_columns(what).correlate(w, c).scalar_subquery()
+
+    return (
+        sa.select(
+            w.c.number,
+            w.c.spike,
+            w.c.kind,
+            of_replaced(rows_of).label("replaced_rows"),
+            of_replaced(sa.func.count().filter(~superseded)).label("not_superseded"),
+            b.c.records_read.label("read"),
+            b.c.records_final.label("final"),
+            b.c.records_dead_letter.label("dead_letter"),
+            b.c.records_filtered.label("filtered"),
+            sa.select(made).where(f.c.batch == b.c.number).correlate(b).scalar_subquery().label("file_rows"),
+        )
+        .select_from(w.join(b, b.c.number == w.c.batch).join(c, c.c.batch == b.c.number))
+        .where(w.c.state == SwapState.SWAPPED)
+        .order_by(w.c.number)
+    )
+
+
+_BOOKS = _books()

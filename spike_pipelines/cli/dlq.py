@@ -1,0 +1,131 @@
+"""`spike dlq …`: records that could not be read, and reading them again."""
+
+import getpass
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spike_pipelines.cli.read import HOUR_FORMATS
+from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.errors import Conflict, InvalidSpec
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import Scope
+from spike_pipelines.platform import Platform
+from spike_pipelines.services.replay import Replayed
+
+HourOption = Annotated[
+    datetime | None,
+    typer.Option(formats=list(HOUR_FORMATS), help="UTC hour, as 2026-11-22T21; alone: this hour only."),
+]
+ToOption = Annotated[
+    datetime | None, typer.Option(formats=list(HOUR_FORMATS), help="Up to this UTC hour, it included.")
+]
+ReasonOption = Annotated[str | None, typer.Option(help="Only dead letters of this reason.")]
+
+
+def list_(
+    name: Annotated[str, typer.Argument(help="Name of the spike.")],
+    hour: HourOption = None,
+    to: ToOption = None,
+    reason: ReasonOption = None,
+) -> None:
+    """Dead letters by hour and reason, with one of each."""
+    platform = Platform()
+    groups = platform.replayer.groups(known(platform.spikes, name), scope(hour, to, reason))
+    table = Table(caption=f"dead letters: {sum(g.records for g in groups):,}")
+    for column in ("hour (UTC)", "reason", "records", "detail of one", "bytes of one"):
+        table.add_column(column, overflow="fold" if column == "detail of one" else "ellipsis")
+    for g in groups:
+        sample = "null" if g.sample.sample is None else g.sample.sample.decode(errors="backslashreplace")
+        cells = (f"{g.hour:%Y-%m-%dT%H}", g.reason, f"{g.records:,}", g.sample.detail or "", sample)
+        table.add_row(*map(Text, cells))
+    Console().print(table)
+
+
+def replay(
+    name: Annotated[str, typer.Argument(help="Name of the spike.")],
+    hour: HourOption = None,
+    to: ToOption = None,
+    reason: ReasonOption = None,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")
+    ] = False,
+    why: Annotated[str | None, typer.Option(help="What was mended; it is kept with the swap.")] = None,
+    who: Annotated[str | None, typer.Option(help="Who asks.", show_default="you@this-host")] = None,
+) -> None:
+    """Parse dead letters again with the application file as it is now, and swap the outcome in."""
+    platform = Platform()
+    spike, chosen = known(platform.spikes, name), scope(hour, to, reason)
+    if dry_run:
+        tell(platform.replayer.rehearse(spike, chosen), "would become")
+        return
+    if not why:
+        raise InvalidSpec("say what was mended with --why …, or look first with --dry-run")
+    done = platform.replayer.replay(spike, chosen, who=who or me(), why=why)
+    publish(platform, spike)
+    tell(done, "became")
+
+
+def publish(platform: Platform, spike: Spike) -> None:
+    """Show it to readers now. If an appender run is at it as well, one of the two does it."""
+    state = next((d for d in platform.ledger.datasets() if d.name == spike.dataset.name), None)
+    if state is None or state.published >= state.sequence:
+        return
+    try:
+        platform.publisher.publish(spike, state)
+        platform.publisher.clean(spike)
+    except Conflict as error:
+        typer.echo(f"an appender run publishes at the same time and will show it: {error}")
+
+
+def tell(done: Replayed | None, verb: str) -> None:
+    if done is None:
+        typer.echo("there are no such dead letters")
+        return
+    for swap in done.resumed:
+        typer.echo(f"found {swap} unfinished: {swap.state}" + (f", {swap.problem}" if swap.problem else ""))
+    still = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.still.items()))
+    typer.echo(
+        f"{done.read:,} dead letters {verb} {done.final:,} rows, {done.filtered:,} filtered, "
+        f"{sum(done.still.values()):,} dead letters" + (f" ({still})" if still else "")
+    )
+    if done.swap is not None:
+        typer.echo(f"swap {done.swap.number}, batch {done.swap.batch}, {done.swap.state}")
+
+
+def scope(hour: datetime | None, to: datetime | None, reason: str | None) -> Scope:
+    """One hour, or those from `hour` to `to`, both included. Raises `InvalidSpec`."""
+    since = None if hour is None else _utc(hour)
+    last = since if to is None else _utc(to)
+    if since is not None and last is not None and last < since:
+        raise InvalidSpec(f"--to {last:%Y-%m-%dT%H} is before --hour {since:%Y-%m-%dT%H}")
+    return Scope(since, None if last is None else last + timedelta(hours=1), reason)
+
+
+def known(spikes: Mapping[str, Spike], name: str) -> Spike:
+    """Raises `InvalidSpec` naming what there is."""
+    if name not in spikes:
+        raise InvalidSpec(f"no application file describes {name}; there are: {', '.join(sorted(spikes))}")
+    return spikes[name]
+
+
+def me() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _utc(hour: datetime) -> datetime:
+    return hour_of(hour.replace(tzinfo=UTC))
+
+
+def register(app: typer.Typer) -> None:
+    commands = typer.Typer(help="Dead letters: look at them, parse them again.", no_args_is_help=True)
+    commands.command("list")(list_)
+    commands.command("replay")(replay)
+    app.add_typer(commands, name="dlq")

@@ -1,0 +1,206 @@
+"""`spike lag` and `spike ack`: how far behind, over time, and the one alarm that a person must put out."""
+
+import getpass
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from socket import gethostname
+from typing import Annotated, Literal
+
+import plotext
+import typer
+from pydantic import TypeAdapter
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.lag import LagReport, human
+from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.orchestration.judgements import Grade, Seen
+from spike_pipelines.orchestration.judgements import lag as grade
+from spike_pipelines.platform import Platform
+
+REFRESH_SECONDS = 5.0
+MOST_PARTITIONS = 24
+PLOT_LINES = 12
+WIDTH = 110
+_REPORTS = TypeAdapter(Mapping[str, LagReport])
+_COLOURS = {Grade.PASSED: "green", Grade.WARN: "yellow", Grade.ERROR: "red"}
+
+
+def lag(
+    name: Annotated[str | None, typer.Argument(help="One spike: with its partitions and a plot.")] = None,
+    *,
+    watch: Annotated[bool, typer.Option(help="Look again every few seconds until Ctrl-C.")] = False,
+    hours: Annotated[float, typer.Option(min=0.1, max=168, help="How far back the plot goes.")] = 1.0,
+    output: Annotated[Literal["table", "json"], typer.Option("--output", "-o")] = "table",
+) -> None:
+    """How far behind every spike is, why, and when records will be lost."""
+    platform = Platform()
+    if name is not None:
+        _known(platform, name)
+    if output == "json":
+        typer.echo(as_json(look(platform, name)))
+        return
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    if not watch:
+        console.print(shown(platform, name, hours, console.width))
+        return
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            live.update(shown(platform, name, hours, console.width), refresh=True)
+            time.sleep(REFRESH_SECONDS)
+
+
+def ack(
+    name: str,
+    *,
+    why: Annotated[str, typer.Option(help="What is known of the loss, for whoever reads it later.")],
+    who: Annotated[str | None, typer.Option(help="Who says so.", show_default="you@this host")] = None,
+) -> None:
+    """Acknowledge that records were lost, so that the verdict may be something else than LOST again."""
+    platform = Platform()
+    _known(platform, name)
+    loss = platform.ledger.acknowledge_loss(name, who or f"{getpass.getuser()}@{gethostname()}", why)
+    if loss is None:
+        print(f"{name}: no loss stands open")
+        return
+    print(f"{name}: acknowledged the loss of {loss.records:,} records, first seen {loss.seen_at:%F %T}Z")
+    print(f"  {loss.detail}")
+    if sum(p.lost for p in look(platform, name)[name].partitions):
+        print("  The log still starts beyond what was read, so it is LOST until `spike resume`.")
+
+
+def look(platform: Platform, name: str | None) -> Mapping[str, LagReport]:
+    reports = platform.observer.lag()
+    return reports if name is None else {name: reports[name]}
+
+
+def as_json(reports: Mapping[str, LagReport]) -> str:
+    return json.dumps(_REPORTS.dump_python(reports, mode="json"), indent=2)
+
+
+def shown(platform: Platform, name: str | None, hours: float, width: int) -> Group:
+    reports = look(platform, name)
+    coloured = {n: _COLOURS[grade(Seen(platform.spikes[n], r)).grade] for n, r in reports.items()}
+    if name is None:
+        return Group(fleet(reports, coloured), sentences(reports, coloured))
+    since = (reports[name].at or platform.ledger.now()) - timedelta(hours=hours)
+    samples = platform.ledger.lag_samples(name, since)
+    return Group(
+        fleet(reports, coloured),
+        sentences(reports, coloured, good=True),
+        partitions(reports[name]),
+        Text.from_ansi(plot(samples, width)),
+    )
+
+
+def fleet(reports: Mapping[str, LagReport], coloured: Mapping[str, str]) -> Table:
+    """One line a spike, the nearest to loss first."""
+    table = Table(box=None, padding=(0, 1), show_edge=False)
+    table.add_column("spike", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for column in ("lag", "staged", "read", "behind", "in/s", "out/s", "caught up", "loss in", "commit"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, r in sorted(reports.items(), key=lambda item: urgency(*item)):
+        table.add_row(
+            name,
+            Text(r.verdict, style=coloured[name]),
+            _count(r.lag if r.observed else None),
+            _count(r.staged_lag if r.observed else None),
+            _count(r.read_lag),
+            _time(r.lag_seconds),
+            _count(r.trend.produced_per_second if r.trend else None),
+            _count(r.trend.committed_per_second if r.trend else None),
+            _time(r.eta_seconds),
+            _time(r.time_to_loss_seconds),
+            _time(r.commit_age_seconds),
+        )
+    return table
+
+
+def urgency(name: str, report: LagReport) -> tuple[float, float, str]:
+    return (
+        report.time_to_loss_seconds if report.time_to_loss_seconds is not None else float("inf"),
+        -(report.lag_seconds or 0.0),
+        name,
+    )
+
+
+def sentences(reports: Mapping[str, LagReport], coloured: Mapping[str, str], *, good: bool = False) -> Text:
+    """What is to be said of each spike that is not well."""
+    text = Text()
+    for name, r in sorted(reports.items(), key=lambda item: urgency(*item)):
+        if good or coloured[name] != "green":
+            text.append(f"{name}: {r.sentence}\n", style=coloured[name])
+        if good and r.created_at:
+            opened = f", its driver's life began {r.epoch_opened_at:%F %T}Z" if r.epoch_opened_at else ""
+            text.append(f"spike created {r.created_at:%F %T}Z{opened}\n")
+    return text
+
+
+def partitions(report: LagReport) -> Table:
+    """The worst first; of many only those."""
+    table = Table(box=None, padding=(0, 1), show_edge=False)
+    for column in ("partition", "start", "committed", "staged", "end", "lag", "behind", "lost", "loss in"):
+        table.add_column(column, justify="right", no_wrap=True)
+    ordered = sorted(report.partitions, key=lambda p: (-p.lost, -p.lag, p.partition.index))
+    for p in ordered[:MOST_PARTITIONS]:
+        table.add_row(
+            str(p.partition.index),
+            *map(_count, (p.log_start, p.committed_end, p.staged_end, p.log_end, p.lag)),
+            _time(p.lag_seconds),
+            _count(p.lost),
+            _time(p.time_to_loss_seconds),
+        )
+    if len(ordered) > MOST_PARTITIONS:
+        table.add_row(f"and {len(ordered) - MOST_PARTITIONS} more")
+    return table
+
+
+def plot(samples: Sequence[Sample], width: int) -> str:
+    """Seconds behind and records behind, over time."""
+    known = [s for s in samples if s.lag is not None]
+    if len(known) < 2:
+        return "no history yet: the lag sensor writes a point every minute"
+    last = known[-1].at
+    minutes = [(s.at - last).total_seconds() / 60 for s in known]
+    seconds = [(m, s.lag_seconds) for m, s in zip(minutes, known, strict=True) if s.lag_seconds is not None]
+    records = [(m, float(s.lag or 0)) for m, s in zip(minutes, known, strict=True)]
+    return "\n".join(
+        _curve(points, title, width)
+        for points, title in ((seconds, "seconds behind"), (records, "records behind"))
+    )
+
+
+def _curve(points: Iterable[tuple[float, float]], title: str, width: int) -> str:
+    x, y = zip(*points, strict=True)
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(width, PLOT_LINES)
+    plotext.title(f"{title}, over minutes")
+    plotext.ylim(0, max(*y, 1.0))
+    plotext.plot(x, y, marker="braille")
+    return str(plotext.build())
+
+
+def _known(platform: Platform, name: str) -> None:
+    if name not in platform.spikes:
+        raise InvalidSpec(f"no spike is called {name!r}: there are {', '.join(sorted(platform.spikes))}")
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else human(seconds)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("lag")(lag)
+    app.command("ack")(ack)

@@ -1,0 +1,379 @@
+"""What to call a spike's lag: one rung of a ladder, and the sentence that a person reads.
+
+The first rung that matches is the verdict, worst first. What could not be observed is UNKNOWN: never
+OK, and never a reason to restart anything (I12).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from spike_pipelines.domain.lag import (
+    LagFacts,
+    LagReport,
+    LagVerdict,
+    PartitionLag,
+    human,
+    measure,
+    topic_changed,
+)
+from spike_pipelines.domain.lag_history import Sample, Trend, trend
+from spike_pipelines.domain.spike import Spike
+
+_DANGER = 0.2  # of the retention left: somebody must look, whatever the forecast says
+_HALF_LIFE = 0.5  # of the retention left: from here on a forecast of loss is a verdict of its own
+_WITHOUT_RETENTION = timedelta(days=1)  # where only the log's size deletes, a forecast counts from here on
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The facts, measured. `lag_seconds` is None where any lagging partition's is."""
+
+    facts: LagFacts
+    now: datetime
+    partitions: tuple[PartitionLag, ...]
+    lag: int
+    lag_seconds: float | None
+    trend: Trend | None
+    time_to_loss_seconds: float | None
+
+    @property
+    def spike(self) -> Spike:
+        return self.facts.spike
+
+    @property
+    def lost(self) -> int:
+        gone = sum(p.lost for p in self.partitions)
+        return max(gone, self.facts.loss.records if self.facts.loss else 0)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until nothing is uncommitted any more; None if that never comes at these rates."""
+        if self.lag == 0:
+            return 0.0
+        return self.lag / self.trend.net_per_second if self.trend and self.trend.catches_up else None
+
+    @property
+    def commit_age_seconds(self) -> float | None:
+        at = self.facts.last_commit_at
+        return max((self.now - at).total_seconds(), 0.0) if at else None
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Since anything moved: a commit, a staged batch, a new epoch, a new driver."""
+        life, waiting = self.facts.life, self.facts.waiting
+        staged = waiting.oldest_staged_at if waiting else None
+        moved = (self.facts.last_commit_at, life.opened_at, life.started_at, staged)
+        times = [at for at in moved if at]
+        return (self.now - max(times)).total_seconds() if times else 0.0
+
+    @property
+    def behind(self) -> str:
+        seconds = "" if self.lag_seconds is None else f" and {human(self.lag_seconds)}"
+        return f"{self.lag:,} record{'s' if self.lag != 1 else ''}{seconds} behind"
+
+    @property
+    def stalled(self) -> bool:
+        """Something is to be read for longer than any batch should take, and nothing moves."""
+        limit = stall_limit(self.spike).total_seconds()
+        late = self.lag_seconds is None or self.lag_seconds > limit
+        return self.lag > 0 and late and self.quiet_seconds > limit
+
+
+def stall_limit(spike: Spike) -> timedelta:
+    return max(spike.objectives.hang, 3 * spike.trigger)
+
+
+def judge(facts: LagFacts, now: datetime) -> LagReport:
+    """The verdict on one spike at one moment, over its history."""
+    sight = _sight(facts, now)
+    verdict, sentence = next(found for rung in LADDER if (found := rung(sight)))
+    seen = facts.topic is not None
+    read = [p.read_lag for p in sight.partitions if p.read_lag is not None]
+    worst = max(sight.partitions, key=_badness, default=None)
+    return LagReport(
+        verdict=verdict,
+        sentence=". ".join([sentence, *_outlook(sight, verdict)]),
+        lag=sight.lag,
+        lag_seconds=sight.lag_seconds if seen else None,
+        partitions=sight.partitions,
+        observed=seen,
+        at=now,
+        topic_id=facts.topic.topic_id if facts.topic else None,
+        topic_changed=topic_changed(facts),
+        staged_lag=sum(p.staged_lag for p in sight.partitions),
+        read_lag=sum(read) if read and len(read) == len(sight.partitions) else None,
+        time_to_loss_seconds=sight.time_to_loss_seconds,
+        eta_seconds=sight.eta_seconds if seen else None,
+        retention_seconds=facts.retention.total_seconds() if facts.retention else None,
+        commit_age_seconds=sight.commit_age_seconds,
+        stalled=sight.stalled,
+        running=facts.life.running,
+        waiting_batches=facts.waiting.batches if facts.waiting else 0,
+        held_reason=facts.waiting.held_reason if facts.waiting else None,
+        unacknowledged_loss=facts.loss.records if facts.loss else 0,
+        worst=worst.partition if worst and worst.lag else None,
+        trend=sight.trend,
+        created_at=facts.created_at,
+        epoch_opened_at=facts.life.opened_at,
+        restarts=facts.restarts,
+        objective_seconds=facts.spike.objectives.lag.total_seconds(),
+    )
+
+
+def _badness(p: PartitionLag) -> tuple[int, bool, float, int]:
+    return p.lost, p.lag_seconds is None, p.lag_seconds or 0.0, p.lag
+
+
+def _sight(facts: LagFacts, now: datetime) -> Sight:
+    if facts.topic is None:
+        return Sight(facts, now, (), 0, None, None, None)
+    plain = measure(facts, facts.topic, now, None)
+    rates = trend(facts.history, _point(facts, plain, now), len(plain))
+    partitions = measure(facts, facts.topic, now, rates) if rates else plain
+    unknown = any(p.lag_seconds is None for p in partitions)
+    seconds = None if unknown else max((p.lag_seconds or 0.0 for p in partitions), default=0.0)
+    losses = [p.time_to_loss_seconds for p in partitions if p.time_to_loss_seconds is not None]
+    return Sight(
+        facts, now, partitions, sum(p.lag for p in partitions), seconds, rates, min(losses, default=None)
+    )
+
+
+def _point(facts: LagFacts, partitions: tuple[PartitionLag, ...], now: datetime) -> Sample:
+    assert facts.topic is not None
+    report = LagReport(LagVerdict.UNKNOWN, "", 0, None, partitions, topic_id=facts.topic.topic_id)
+    return report.sample(now)
+
+
+# the ladder
+
+Rung = Callable[[Sight], tuple[LagVerdict, str] | None]
+
+
+def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
+    name = s.spike.name
+    if sum(p.lost for p in s.partitions):
+        return LagVerdict.LOST, (
+            f"{s.lost:,} records were deleted by Kafka before they were read: "
+            f"`spike resume {name} --accept-loss` goes on behind them, then `spike ack {name}`"
+        )
+    if s.facts.loss:
+        return LagVerdict.LOST, (
+            f"{s.lost:,} records were lost at {s.facts.loss.seen_at:%Y-%m-%d %H:%M}Z "
+            f"({s.facts.loss.detail}): `spike ack {name} --why …` once that is dealt with"
+        )
+    return None
+
+
+def _topic_changed(s: Sight) -> tuple[LagVerdict, str] | None:
+    if not topic_changed(s.facts):
+        return None
+    return LagVerdict.TOPIC_CHANGED, (
+        f"topic {s.spike.topic} was deleted and made again: nothing of the new one is read: "
+        f"`spike resume {s.spike.name} --accept-loss` begins with it"
+    )
+
+
+def _held(s: Sight) -> tuple[LagVerdict, str] | None:
+    if not s.facts.waiting or s.facts.waiting.held_reason is None:
+        return None
+    where = "" if s.facts.topic is None else f", {s.behind}"
+    return LagVerdict.HELD, (
+        f"the oldest batch is held for a person{where}: {s.facts.waiting.held_reason}. "
+        f"See `spike batch list {s.spike.name}`"
+    )
+
+
+def _unobserved(s: Sight) -> tuple[LagVerdict, str] | None:
+    """Not a rung of severity: below it everything needs the broker's answer."""
+    if s.facts.topic is not None:
+        return None
+    if s.facts.unobserved:
+        return LagVerdict.UNKNOWN, f"not observed: {s.facts.unobserved}"
+    return LagVerdict.UNKNOWN, f"the broker has no topic {s.spike.topic}: create it, and it is read"
+
+
+def _will_lose(s: Sight) -> tuple[LagVerdict, str] | None:
+    left, eta = s.time_to_loss_seconds, s.eta_seconds
+    if left is None or left > _forecast_counts_from(s) or not _loses(s):
+        return None
+    comes = "it does not catch up" if eta is None else f"catching up takes {human(eta)}"
+    return LagVerdict.WILL_LOSE, (
+        f"Kafka deletes unread records in {human(left)}, and {comes} ({s.behind}): raise retention.ms of "
+        f"{s.spike.topic} now, then find out why"
+    )
+
+
+def _retention_risk(s: Sight) -> tuple[LagVerdict, str] | None:
+    left = s.time_to_loss_seconds
+    if left is None or left > danger(s.spike, s.facts.retention):
+        return None
+    kept = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
+    return LagVerdict.RETENTION_RISK, (
+        f"Kafka deletes the oldest unread records in {human(left)}{kept}: raise retention.ms of "
+        f"{s.spike.topic}"
+    )
+
+
+def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:
+    waiting = s.facts.waiting
+    if waiting is None or waiting.batches < s.spike.max_staged_batches:
+        return None
+    oldest = human((s.now - waiting.oldest_staged_at).total_seconds())
+    return LagVerdict.BACKPRESSURED, (
+        f"{waiting.batches} batches wait for the appender, the oldest for {oldest}; {s.behind}. What is "
+        "staged is safe; look at the appender job's runs"
+    )
+
+
+def _stopped(s: Sight) -> tuple[LagVerdict, str] | None:
+    if s.facts.life.running is not False:
+        return None
+    warn = s.spike.objectives.warn.total_seconds()
+    if s.facts.life.ended_well and s.lag_seconds is not None and s.lag_seconds <= warn:
+        return None  # a bounded run that has read all there was
+    never = "" if s.facts.last_commit_at else ", nothing was ever committed"
+    return LagVerdict.STOPPED, f"no driver runs, {s.behind}{never}: see `spike status` and the driver's log"
+
+
+def _stalled(s: Sight) -> tuple[LagVerdict, str] | None:
+    if s.facts.life.running is None or not s.stalled:
+        return None
+    life = s.facts.life
+    if life.problem:
+        why = f"the driver says: {life.problem}"
+    elif life.batch_started_at:
+        why = f"one batch has taken {human((s.now - life.batch_started_at).total_seconds())} so far"
+    elif s.facts.waiting:
+        oldest = human((s.now - s.facts.waiting.oldest_staged_at).total_seconds())
+        why = f"{s.facts.waiting.batches} batches wait for the appender, the oldest for {oldest}"
+    elif s.facts.last_commit_at is None:
+        why = "the driver runs and nothing was ever committed"
+    else:
+        why = "the driver runs and stages nothing"
+    return LagVerdict.STALLED, f"nothing moves for {human(s.quiet_seconds)}, {s.behind}: {why}"
+
+
+def _partly_observed(s: Sight) -> tuple[LagVerdict, str] | None:
+    if s.facts.life.running is None:
+        return LagVerdict.UNKNOWN, f"not known whether a driver runs: the cluster did not answer; {s.behind}"
+    if s.lag_seconds is not None:
+        return None
+    ahead = [r.arrived_at - s.now for r in s.facts.first_uncommitted.values() if r and r.arrived_at > s.now]
+    if ahead:
+        skew = human(max(ahead).total_seconds())
+        return LagVerdict.UNKNOWN, (
+            f"{s.behind}, and the first record is stamped {skew} in the future: the clocks of producer or "
+            "broker and of the ledger differ"
+        )
+    return LagVerdict.UNKNOWN, f"{s.behind}, and the age of the first record could not be read"
+
+
+def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
+    if not _late(s) or (s.trend and s.trend.catches_up):
+        return None
+    if s.trend is None:
+        return LagVerdict.FALLING_BEHIND, f"{s.behind}{_objective(s)}; the trend is not known yet"
+    return LagVerdict.FALLING_BEHIND, (
+        f"{s.behind}{_objective(s)}: {_rate(s.trend.produced_per_second)} come and "
+        f"{_rate(s.trend.committed_per_second)} are committed. Give it more cores or larger batches"
+    )
+
+
+def _catching_up(s: Sight) -> tuple[LagVerdict, str] | None:
+    if not _late(s):
+        return None
+    assert s.eta_seconds is not None
+    return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}, caught up in {human(s.eta_seconds)}"
+
+
+def _idle(s: Sight) -> tuple[LagVerdict, str] | None:
+    return (LagVerdict.IDLE, "all that is in the topic is committed") if s.lag == 0 else None
+
+
+def _ok(s: Sight) -> tuple[LagVerdict, str]:
+    return LagVerdict.OK, s.behind
+
+
+LADDER: tuple[Rung, ...] = (
+    _lost,
+    _topic_changed,
+    _held,
+    _unobserved,
+    _will_lose,
+    _retention_risk,
+    _backpressured,
+    _stopped,
+    _stalled,
+    _partly_observed,
+    _falling_behind,
+    _catching_up,
+    _idle,
+    _ok,
+)
+
+
+def danger(spike: Spike, retention: timedelta | None) -> float:
+    """Seconds to loss below which it is a risk: a share of the retention, and never less than three times
+    what the spike may be behind."""
+    share = retention.total_seconds() * _DANGER if retention else 0.0
+    return max(share, 3 * spike.objectives.lag.total_seconds())
+
+
+def _forecast_counts_from(s: Sight) -> float:
+    return (s.facts.retention * _HALF_LIFE if s.facts.retention else _WITHOUT_RETENTION).total_seconds()
+
+
+def _loses(s: Sight) -> bool:
+    """Whether the log's start comes to the first unread record before the spike does.
+
+    With a history the margin itself tells: a reprocess of old records reads much faster than the log is
+    deleted, however long catching up will take. Without one, the two times are compared.
+    """
+    left, eta = s.time_to_loss_seconds, s.eta_seconds
+    assert left is not None
+    before = _margin_before(s)
+    if before is not None:
+        earlier, seconds = before
+        shrinks_per_second = (earlier - left) / seconds
+        return shrinks_per_second > 0.01 and (eta is None or eta > left / shrinks_per_second)
+    return s.trend is not None and (eta is None or eta > left)
+
+
+def _margin_before(s: Sight) -> tuple[float, float] | None:
+    """The oldest known time to loss in the trend's window, and how long ago that was, in seconds."""
+    if s.trend is None:
+        return None
+    for sample in sorted(s.facts.history, key=lambda h: h.at):
+        ago = (s.now - sample.at).total_seconds()
+        if ago <= s.trend.seconds and sample.time_to_loss_seconds is not None and ago >= 20:
+            return sample.time_to_loss_seconds, ago
+    return None
+
+
+def _late(s: Sight) -> bool:
+    return s.lag_seconds is not None and timedelta(seconds=s.lag_seconds) > s.spike.objectives.warn
+
+
+def _objective(s: Sight) -> str:
+    return f", the objective is {human(s.spike.objectives.lag.total_seconds())}"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"
+
+
+def _outlook(s: Sight, verdict: LagVerdict) -> Iterator[str]:
+    """What else a person wants to know: the worst partition, loss to come, restarts."""
+    if verdict in {LagVerdict.IDLE, LagVerdict.OK, LagVerdict.UNKNOWN}:
+        return
+    worst = max(s.partitions, key=_badness, default=None)
+    if worst and worst.lag and len(s.partitions) > 1:
+        yield f"Worst partition: {worst.partition}"
+    if s.time_to_loss_seconds is not None and verdict not in {
+        LagVerdict.WILL_LOSE,
+        LagVerdict.RETENTION_RISK,
+    }:
+        yield f"Kafka keeps what is unread for {human(s.time_to_loss_seconds)} more"
+    if s.facts.restarts:
+        yield f"{len(s.facts.restarts)} restarts in the last hour, the last: {s.facts.restarts[-1]}"

@@ -1,0 +1,245 @@
+"""What each asset check makes of a look at a spike: a table of pure functions, one a check.
+
+What could not be observed fails as a warning: never passed, never an error by itself (I12).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human
+from spike_pipelines.domain.lag_verdict import danger, stall_limit
+from spike_pipelines.domain.offsets import Break
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import DatasetState
+
+Figures = Mapping[str, float | int | str]
+
+
+class Grade(StrEnum):
+    PASSED = "PASSED"
+    WARN = "WARN"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`state` is what a check is told again for when it changes; `figures` are plotted over time."""
+
+    grade: Grade
+    state: str
+    sentence: str
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One spike at one moment. `breaks` is None if nothing was committed lately or could not be asked,
+    `dataset` None before the first commit; `problem` says why the ledger did not answer."""
+
+    spike: Spike
+    report: LagReport
+    breaks: tuple[Break, ...] | None = None
+    dataset: DatasetState | None = None
+    problem: str | None = None
+
+
+_AT_ONCE = frozenset({LagVerdict.LOST, LagVerdict.TOPIC_CHANGED, LagVerdict.HELD, LagVerdict.WILL_LOSE})
+_STILL = frozenset({LagVerdict.STOPPED, LagVerdict.STALLED})
+
+
+def lag(seen: Seen) -> Judgement:
+    """The verdict. An error where a promise is broken or will be; a warning where it is at risk."""
+    report, objective = seen.report, seen.spike.objectives.lag.total_seconds()
+    late = report.lag_seconds is not None and report.lag_seconds > objective
+    if report.verdict in GOOD:
+        grade = Grade.PASSED
+    elif report.verdict in _AT_ONCE | _STILL or (late and report.verdict is not LagVerdict.UNKNOWN):
+        grade = Grade.ERROR
+    else:
+        grade = Grade.WARN
+    return Judgement(
+        grade,
+        report.verdict,
+        f"{report.verdict}: {report.sentence}",
+        {
+            "verdict": report.verdict.value,
+            **_known(
+                lag_records=report.lag if report.observed else None,
+                staged_lag_records=report.staged_lag if report.observed else None,
+                read_lag_records=report.read_lag,
+                lag_seconds=report.lag_seconds,
+                caught_up_in_seconds=report.eta_seconds,
+                produced_per_second=report.trend.produced_per_second if report.trend else None,
+                committed_per_second=report.trend.committed_per_second if report.trend else None,
+                created_timestamp_seconds=_timestamp(report.created_at),
+                epoch_opened_timestamp_seconds=_timestamp(report.epoch_opened_at),
+            ),
+            "lost_records": report.lost,
+            "restarts_in_the_last_hour": len(report.restarts),
+            "objective_seconds": objective,
+        },
+    )
+
+
+def retention(seen: Seen) -> Judgement:
+    """Whether Kafka keeps what is not staged yet for long enough."""
+    report, spike = seen.report, seen.spike
+    if not report.observed:
+        return _unknown(report)
+    kept, left = report.retention_seconds, report.time_to_loss_seconds
+    limit = danger(spike, timedelta(seconds=kept) if kept is not None else None)
+    figures = {
+        **_known(retention_seconds=kept, time_to_loss_seconds=left),
+        "danger_below_seconds": limit,
+        "lost_records": report.lost,
+    }
+    if report.lost:
+        return Judgement(Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread", figures)
+    if report.verdict is LagVerdict.WILL_LOSE:
+        return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
+    if left is not None and left <= limit:
+        sentence = f"the oldest unread records are deleted in {human(left)}: raise retention.ms"
+        return Judgement(Grade.ERROR, "RISK", f"{sentence} of {spike.topic}", figures)
+    if kept is not None and kept <= limit:
+        sentence = (
+            f"the topic keeps {human(kept)}: too little for an objective of "
+            f"{human(spike.objectives.lag.total_seconds())}; raise retention.ms of {spike.topic}"
+        )
+        return Judgement(Grade.WARN, "SHORT", sentence, figures)
+    kept_for = "for ever" if kept is None else f"for {human(kept)}"
+    danger_ = "nothing unread is in danger" if left is None else f"unread records have {human(left)}"
+    return Judgement(Grade.PASSED, "SAFE", f"the topic keeps records {kept_for}; {danger_}", figures)
+
+
+def progress(seen: Seen) -> Judgement:
+    """Whether the spike moves while there is something to move."""
+    report = seen.report
+    figures = {
+        **_known(commit_age_seconds=report.commit_age_seconds),
+        "stall_limit_seconds": stall_limit(seen.spike).total_seconds(),
+        "waiting_batches": report.waiting_batches,
+    }
+    if report.verdict in _STILL:
+        return Judgement(Grade.ERROR, report.verdict, report.sentence, figures)
+    if report.running is None or not report.observed:
+        return _unknown(report, figures)
+    if report.stalled:
+        grade = Grade.WARN if report.waiting_batches else Grade.ERROR
+        return Judgement(grade, "STALLED", f"nothing moves: {report.sentence}", figures)
+    age = report.commit_age_seconds
+    sentence = "nothing was ever committed" if age is None else f"last commit {human(age)} ago"
+    return Judgement(Grade.PASSED, "MOVES", sentence, figures)
+
+
+def topic_identity(seen: Seen) -> Judgement:
+    """Whether the topic is the one that was read (I10)."""
+    report = seen.report
+    if not report.observed:
+        return _unknown(report)
+    figures = _known(topic_id=report.topic_id)
+    if report.topic_changed:
+        sentence = (
+            f"topic {seen.spike.topic} was deleted and made again, its id is {report.topic_id} now: "
+            f"`spike resume {seen.spike.name} --accept-loss` begins with it"
+        )
+        return Judgement(Grade.ERROR, "CHANGED", sentence, figures)
+    return Judgement(Grade.PASSED, str(report.topic_id), f"topic id {report.topic_id}", figures)
+
+
+def offsets_contiguous(seen: Seen) -> Judgement:
+    """Whether what was committed lately continues without gap or overlap (I2)."""
+    if seen.problem:
+        return Judgement(Grade.WARN, "UNKNOWN", f"not observed: {seen.problem}", {})
+    breaks = seen.breaks or ()
+    if breaks:
+        sentence = "; ".join(map(str, breaks[:5])) + ": run `spike audit`"
+        return Judgement(Grade.ERROR, "BROKEN", sentence, {"breaks": len(breaks)})
+    lately = "committed ranges continue one another" if seen.breaks is not None else "nothing new to check"
+    return Judgement(Grade.PASSED, "CONTIGUOUS", lately, {"breaks": 0})
+
+
+def fresh(seen: Seen) -> Judgement:
+    """Whether readers of the dataset see what the promise says: committed lag, and commits published."""
+    report, spike = seen.report, seen.spike
+    if seen.problem or not report.observed or report.lag_seconds is None:
+        return _unknown(report)
+    behind = seen.dataset.sequence - seen.dataset.published if seen.dataset else 0
+    figures = {
+        "lag_seconds": round(report.lag_seconds, 1),
+        **_known(commit_age_seconds=report.commit_age_seconds),
+        "unpublished_commits": behind,
+    }
+    seconds = timedelta(seconds=report.lag_seconds)
+    if seconds > spike.objectives.lag:
+        limit = human(spike.objectives.lag.total_seconds())
+        sentence = f"readers miss what came {human(report.lag_seconds)} ago, the objective is {limit}"
+        return Judgement(Grade.ERROR, "STALE", sentence, figures)
+    if behind > spike.max_staged_batches:
+        sentence = f"{behind} commits are not published: look at the appender job's runs"
+        return Judgement(Grade.WARN, "UNPUBLISHED", sentence, figures)
+    if seconds > spike.objectives.warn:
+        sentence = f"readers miss what came {human(report.lag_seconds)} ago, close to the objective"
+        return Judgement(Grade.WARN, "LATE", sentence, figures)
+    return Judgement(Grade.PASSED, "FRESH", "readers see all but the newest records", figures)
+
+
+Judge = Callable[[Seen], Judgement]
+
+# Checks of a spike, and of its dataset: name → (what judges, what it says in the UI).
+SPIKE_CHECKS: Mapping[str, tuple[Judge, str]] = {
+    "lag": (lag, "Committed lag within its objective, over the last minutes"),
+    "retention": (retention, "Kafka keeps unread records for long enough"),
+    "progress": (progress, "The spike moves while there is something to read"),
+    "topic_identity": (topic_identity, "The topic is the one that was read (I10)"),
+    "offsets_contiguous": (offsets_contiguous, "Committed ranges have no gap and no overlap (I2)"),
+}
+DATASET_CHECKS: Mapping[str, tuple[Judge, str]] = {
+    "fresh": (fresh, "Readers see the data within the spike's objective"),
+}
+
+
+def judgements(seen: Seen) -> Mapping[str, Judgement]:
+    return {name: judge(seen) for name, (judge, _) in (*SPIKE_CHECKS.items(), *DATASET_CHECKS.items())}
+
+
+# which of them to tell
+
+Told = Mapping[str, tuple[str, float]]  # spike/check → (state, when it was told, in epoch seconds)
+REPEAT_SECONDS = 600.0  # unchanged figures are told again after as long, so that plots have points
+MOST_NEWS = 300  # events a tick, changes first; the rest follow in the next ticks
+MOST_REPEATS = 50
+
+
+def news(told: Told, states: Mapping[str, tuple[Grade, str]], now: float) -> dict[str, tuple[str, float]]:
+    """What to tell now: changes, the worst first, then some of what was told long ago.
+
+    A fleet of 1,000 whose state does not change costs `MOST_REPEATS` events a tick, not 7,000.
+    """
+    order = {Grade.ERROR: 0, Grade.WARN: 1, Grade.PASSED: 2}
+    changed = sorted(
+        (key for key, (_, state) in states.items() if key not in told or told[key][0] != state),
+        key=lambda key: (order[states[key][0]], key),
+    )
+    old = sorted((told[key][1], key) for key in states if key in told and key not in set(changed))
+    due = [key for at, key in old if now - at >= REPEAT_SECONDS and plotted(key)][:MOST_REPEATS]
+    return {key: (states[key][1], now) for key in (*changed, *due)[:MOST_NEWS]}
+
+
+def plotted(key: str) -> bool:
+    """Only a spike's lag is told again unchanged: one line to plot for each."""
+    return key.endswith("/lag")
+
+
+def _known(**figures: float | str | None) -> Figures:
+    """Without what is not known: a figure that is missing is never zero."""
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items() if v is not None}
+
+
+def _timestamp(at: datetime | None) -> float | None:
+    return at.timestamp() if at else None
+
+
+def _unknown(report: LagReport, figures: Figures | None = None) -> Judgement:
+    return Judgement(Grade.WARN, "UNKNOWN", report.sentence, figures or {})

@@ -1,0 +1,201 @@
+"""Retention: deletes what no reader, no driver and no run can need any more (I9), and says how much.
+
+Every deletion can be repeated. A final object is condemned in the ledger before it is deleted, and deleted
+once more after the grace time: a copy that was under way when its batch was aborted may land later.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import islice
+
+from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.epochs import EpochState
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.retention import (
+    EpochPlace,
+    Kind,
+    Place,
+    Removal,
+    RetentionTerms,
+    StagedFacts,
+    SwapPlace,
+    age,
+    invisible_since,
+    judge_staged,
+    place_of,
+)
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog
+from spike_pipelines.services.publish import tables
+
+log = logging.getLogger(__name__)
+
+PAGE = 1_000  # objects or files at a time
+MOST_PAGES = 1_000  # of one kind of one spike in one run; the next run goes on
+
+# Answers the next condemned files above an id.
+_Next = Callable[[int], tuple[Condemned, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retainer:
+    ledger: RetentionLedger
+    store: ObjectStore
+    catalog: SnapshotCatalog
+    spikes: Mapping[str, Spike]
+    terms: RetentionTerms
+
+    def run(self, *, dry_run: bool = False) -> Iterator[Removal]:
+        """One removal for each spike and kind, as it is done. Raises `Transient` in the end, naming the
+        spikes where something did not answer; the next run does what is left."""
+        known = {state.name: state.published for state in self.ledger.datasets()}
+        failures = []
+        for spike in self.spikes.values():
+            try:
+                yield from self._spike(spike, known.get(spike.dataset.name), dry_run=dry_run)
+            except Transient as error:
+                log.warning("%s: %s", spike.name, error)
+                failures.append(f"{spike.name}: {error}")
+        if failures:
+            raise Transient("retention is not done: " + "; ".join(failures))
+
+    def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
+        """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
+        yield self._staging(spike, dry_run=dry_run)
+        if published is not None:
+            yield self._superseded(spike, published, dry_run=dry_run)
+            yield self._tombstones(spike, dry_run=dry_run)
+            yield self._again(spike, dry_run=dry_run)
+            yield self._snapshots(spike, dry_run=dry_run)
+
+    # staging
+
+    def _staging(self, spike: Spike, *, dry_run: bool) -> Removal:
+        folder = spike.staging.key(spike.name) + "/"
+        total = Removal(spike.name, Kind.STAGING)
+        listing = self.store.list(spike.staging.bucket, folder)
+        for _ in range(MOST_PAGES):
+            page = list(islice(listing, PAGE))
+            if not page:
+                break
+            doomed = self._doomed(spike, folder, page)
+            if doomed and not dry_run:
+                self.store.delete(spike.staging.bucket, [info.key for info in doomed])
+            size, kept = sum(info.size for info in doomed), len(page) - len(doomed)
+            total = total.plus(Removal(spike.name, Kind.STAGING, len(doomed), size, kept))
+        return total
+
+    def _doomed(self, spike: Spike, folder: str, page: list[ObjectInfo]) -> list[ObjectInfo]:
+        """What of a page may go. Whether an epoch or swap is over is asked first, what is registered after:
+        so nothing can be registered between the two and be missed."""
+        now = self.ledger.now()
+        places = {info.key: place_of(info.key.removeprefix(folder)) for info in page}
+        over = self._over(spike, places.values())
+        fates = self.ledger.staged_fates(places)
+        shared = {k: _shared(folder, p) for k, p in places.items() if k not in fates and p not in over}
+        registered = self.ledger.registered_below({prefix for prefix in shared.values() if prefix})
+        doomed = []
+        for info in page:
+            place, fate = places[info.key], fates.get(info.key)
+            facts = StagedFacts(
+                place=place,
+                age=age(info.modified_at, now),
+                state=fate.state if fate else None,
+                cleaned=fate.cleaned if fate else False,
+                over=place in over,
+                other_attempt=shared.get(info.key) in registered,
+            )
+            if judge_staged(facts, self.terms.grace).removes:
+                doomed.append(info)
+        return doomed
+
+    def _over(self, spike: Spike, places: Iterable[Place | None]) -> frozenset[Place]:
+        """Those that can register nothing any more: epochs before the open one, swaps that ended."""
+        newest = self.ledger.epochs().get(spike.name)
+        numbers = {p.number for p in places if isinstance(p, SwapPlace)}
+        ended = self.ledger.ended_swaps(numbers) if numbers else {}
+
+        def over(place: Place) -> bool:
+            if isinstance(place, SwapPlace):
+                return ended.get(place.number, False)
+            if newest is None:
+                return False
+            return place.epoch < newest.number or (
+                place.epoch == newest.number and newest.state is not EpochState.OPEN
+            )
+
+        return frozenset(place for place in places if place is not None and over(place))
+
+    # what readers saw once
+
+    def _snapshots(self, spike: Spike, *, dry_run: bool) -> Removal:
+        before, keep = self.ledger.now() - self.terms.snapshots, self.terms.keep_snapshots
+        act = self.catalog.expirable if dry_run else self.catalog.expire
+        gone = sum(act(table, before=before, keep=keep) for table in tables(spike).values())
+        return Removal(spike.name, Kind.SNAPSHOT, gone)
+
+    def _superseded(self, spike: Spike, published: int, *, dry_run: bool) -> Removal:
+        total = Removal(spike.name, Kind.SUPERSEDED)
+        before = self.ledger.now() - self.terms.grace
+        for kind, table in tables(spike).items():
+            readable = self.catalog.oldest_sequence(table)
+            look = partial(self._find_superseded, spike, kind, invisible_since(published, readable), before)
+            total = total.plus(self._sweep(spike, Kind.SUPERSEDED, look, dry_run=dry_run))
+        return total
+
+    def _find_superseded(
+        self, spike: Spike, kind: FileKind, gone_at: int, before: datetime, after: int
+    ) -> tuple[Condemned, ...]:
+        return self.ledger.superseded(
+            spike.dataset.name, kind, gone_at=gone_at, before=before, limit=PAGE, after=after
+        )
+
+    # what was never to be seen
+
+    def _tombstones(self, spike: Spike, *, dry_run: bool) -> Removal:
+        return self._sweep(
+            spike,
+            Kind.TOMBSTONE,
+            lambda after: self.ledger.tombstones(spike.name, PAGE, after),
+            dry_run=dry_run,
+        )
+
+    def _again(self, spike: Spike, *, dry_run: bool) -> Removal:
+        before = self.ledger.now() - self.terms.grace
+        return self._sweep(
+            spike,
+            Kind.AGAIN,
+            lambda after: self.ledger.swept_once(spike.name, before, PAGE, after),
+            dry_run=dry_run,
+        )
+
+    def _sweep(self, spike: Spike, kind: Kind, look: _Next, *, dry_run: bool) -> Removal:
+        total = Removal(spike.name, kind)
+        after = 0
+        for _ in range(MOST_PAGES):
+            page = look(after)
+            if not page:
+                break
+            after = page[-1].file
+            if not dry_run:
+                self._delete(spike, page)
+            size = 0 if kind is Kind.AGAIN else sum(c.size for c in page)
+            total = total.plus(Removal(spike.name, kind, len(page), size))
+        return total
+
+    def _delete(self, spike: Spike, page: Iterable[Condemned]) -> None:
+        """Condemn, delete; the second time, note that it was for good."""
+        page = list(page)
+        self.ledger.mark_condemned(c.file for c in page if not c.again)
+        self.store.delete(spike.final.bucket, [c.key for c in page])
+        self.ledger.mark_swept(c.file for c in page if c.again)
+
+
+def _shared(folder: str, place: Place | None) -> str | None:
+    """What the keys of all attempts at the same range begin with."""
+    if isinstance(place, EpochPlace) and place.attempt is not None:
+        return f"{folder}{place.epoch:08d}/{place.attempt}"
+    return None

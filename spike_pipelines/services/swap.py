@@ -1,0 +1,178 @@
+"""Swaps: what was planned becomes visible in one transaction, or leaves nothing behind.
+
+| it dies …                       | then                                                                 |
+| ------------------------------- | -------------------------------------------------------------------- |
+| before the batch is registered  | files in staging that nobody knows; the next replay aborts the plan  |
+| before or among the copies      | `finish` plans the same keys, asks whose an object is, and goes on    |
+| before the commit               | as above: nothing is live, nothing is superseded                     |
+| after it                        | the swap is `swapped`; the appender publishes like any commit        |
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, NotParquet, ObjectMissing, SourceChanged
+from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.promotion import LedgerFile, plan_intents
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
+from spike_pipelines.ports import SwapLedger
+from spike_pipelines.services.promote import NotConserved, NotOurs, Promoter, released
+
+log = logging.getLogger(__name__)
+
+SWAP_LEASE_SECONDS = 30.0
+
+# Writes the new files below the swap's staging prefix. Called with the swap, what it replaces, and a
+# function that keeps the lease and raises `LeaseLost`.
+Produce = Callable[[Swap, tuple[LedgerFile, ...], Callable[[], None]], NewBatch]
+
+
+class SwapRefused(Conflict):
+    """The swap was aborted; the message says why. What it would have replaced is untouched."""
+
+    code = "swap_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Swapper:
+    """`promoter` counts and copies files; its holder's name stands in the leases."""
+
+    ledger: SwapLedger
+    promoter: Promoter
+    lease_seconds: float = SWAP_LEASE_SECONDS
+
+    def plan(self, spike: Spike, new: NewSwap) -> Swap:
+        """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `Transient`."""
+        with self.ledger.begin() as tx:
+            tx.lock_spike(spike.name, spike.dataset.name)
+            return tx.add_swap(new)
+
+    def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
+        """Take a swap from wherever it is to its end. A planned one needs `produce`.
+
+        Errors: `SwapBusy` (another process works on it), `SwapRefused` (aborted, with the reason),
+        `LeaseLost` and `Transient` (nothing is decided: finish it again).
+        """
+        lease = self._acquire(number)
+        with released(self.ledger, lease):
+            swap = self._look(number)
+            if swap.state is SwapState.ABORTED:
+                raise SwapRefused(f"{swap} was aborted before: {swap.problem}")
+            try:
+                if swap.state is SwapState.PLANNED:
+                    swap = self._stage(spike, swap, produce, lease)
+                if swap.state is SwapState.STAGED:
+                    self._carry_out(spike, swap, lease)
+            except (NotConserved, NotOurs, NotLive, ObjectMissing, SourceChanged, NotParquet) as problem:
+                self._abort(swap, lease, str(problem))
+                raise SwapRefused(f"{swap} was aborted, nothing changed: {problem}") from problem
+            return self._look(number)
+
+    def abort(self, number: int, problem: str) -> Swap:
+        """Give up a swap that nobody works on. Errors: `SwapBusy`, `Conflict`, `Transient`."""
+        lease = self._acquire(number)
+        with released(self.ledger, lease):
+            self._abort(self._look(number), lease, problem)
+            return self._look(number)
+
+    def _acquire(self, number: int) -> Lease:
+        resource = lease_of(number)
+        lease = self.ledger.acquire(resource, self.promoter.terms.holder, self.lease_seconds)
+        if lease is None:
+            raise SwapBusy(f"swap {number} is at work: {self.ledger.lease_holder(resource)} has it")
+        return lease
+
+    def _look(self, number: int) -> Swap:
+        with self.ledger.begin() as tx:
+            swap = tx.swap(number)
+        if swap is None:
+            raise Conflict(f"there is no swap {number}")
+        return swap
+
+    def _stage(self, spike: Spike, swap: Swap, produce: Produce | None, lease: Lease) -> Swap:
+        if produce is None:
+            raise NotConserved("its process ended before it had registered anything")
+        with self.ledger.begin() as tx:
+            replaced = tx.replaced(swap.number)
+        new = produce(swap, replaced, lambda: self._renew(lease))
+        with self.ledger.begin() as tx:
+            tx.lock_spike(spike.name, spike.dataset.name)
+            tx.require_lease(lease)
+            batch = tx.add_batch(
+                spike.name,
+                swap.lane,
+                new,
+                epoch=None,
+                identity=identity(spike.name, swap.lane, 0, new.ranges),
+                prefix=swap_prefix(spike, swap),
+            )
+            tx.stage_swap(swap.number, batch.number)
+        return self._look(swap.number)
+
+    def _carry_out(self, spike: Spike, swap: Swap, lease: Lease) -> None:
+        batch, files = self._intend(spike, swap, lease)
+        etags = self.promoter.copy_all(spike, files, lease)
+        self._renew(lease)
+        self._commit(spike, swap, batch, etags, lease)
+
+    def _intend(self, spike: Spike, swap: Swap, lease: Lease) -> tuple[Batch, tuple[LedgerFile, ...]]:
+        """Check the new files against the old and write the final keys down, unless that was done."""
+        with self.ledger.begin() as tx:
+            batch, files = _batch_of(swap, tx.batch(swap.batch or 0)), tx.files(swap.batch or 0)
+            replaced = tx.replaced(swap.number)
+        if batch.state is BatchState.INTENDED:
+            return batch, files
+        rows = self.promoter.count_rows(spike, files, lease)
+        if problem := swap_problem(swap, batch, files, rows, replaced):
+            raise NotConserved(problem)
+        intents = plan_intents(
+            spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
+        )
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
+            tx.intend(intents)
+            files = tx.files(batch.number)
+        return batch, files
+
+    def _commit(self, spike: Spike, swap: Swap, batch: Batch, etags: Mapping[int, str], lease: Lease) -> None:
+        """The one commit point (I3): new files live, old ones superseded, at one sequence number."""
+        with self.ledger.begin() as tx:
+            tx.lock_spike(spike.name, spike.dataset.name)  # a rewind supersedes files too
+            tx.require_lease(lease)
+            tx.set_state(batch.number, BatchState.INTENDED, BatchState.COMMITTED)
+            sequence = tx.commit_files(spike.dataset.name, batch.number, etags)
+            tx.finish_swap(swap.number, spike.dataset.name, sequence)
+        log.info("%s: batch %d swapped in as %s #%d", swap, batch.number, swap.dataset, sequence)
+
+    def _abort(self, swap: Swap, lease: Lease, problem: str) -> None:
+        log.error("%s is aborted: %s", swap, problem)
+        with self.ledger.begin() as tx:
+            tx.require_lease(lease)
+            now = tx.swap(swap.number)
+            assert now is not None
+            if now.batch is not None:
+                batch = _batch_of(now, tx.batch(now.batch))
+                tx.set_state(batch.number, batch.state, BatchState.ABORTED, reason=problem)
+            tx.abort_swap(now, problem)
+
+    def _renew(self, lease: Lease) -> None:
+        self.ledger.renew(lease, self.lease_seconds)
+
+
+def lease_of(number: int) -> str:
+    return f"swap:{number}"
+
+
+def swap_prefix(spike: Spike, swap: Swap) -> str:
+    """The only place in staging that attempts of a swap write to."""
+    return spike.staging.key(spike.name, swap.lane) + "/"
+
+
+def _batch_of(swap: Swap, batch: Batch | None) -> Batch:
+    if batch is None:
+        raise InvariantBroken(f"{swap} is {swap.state} and has no batch")
+    return batch

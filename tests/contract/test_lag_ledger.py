@@ -1,0 +1,199 @@
+"""The ledger's memory of lag, in a real PostgreSQL: rings, losses, what continues, what is counted."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from builders import HOUR, partition
+
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.lag import RINGS
+from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
+from spike_pipelines.domain.lag_history import Trend
+
+pytestmark = pytest.mark.real
+
+REPORT = LagReport(
+    LagVerdict.OK,
+    "10 records and 12 s behind",
+    10,
+    12.5,
+    (PartitionLag(partition(), 0, 10, 12.5, 5, 3, 99.0, 90, 95, 2, 100),),
+    at=HOUR,
+    topic_id="id-1",
+    trend=Trend(60.0, 1.0, 2.0, 3.0, 0.0),
+    restarts=("no driver runs",),
+)
+
+
+def lost(records):
+    return replace(
+        REPORT, partitions=(PartitionLag(partition(), records, 10, 1.0, staged_end=5, log_start=9),)
+    )
+
+
+def count(ledger, table):
+    with ledger._engine.connect() as db:
+        return db.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+
+
+def view(ledger):
+    return ledger.lag_view(timedelta(minutes=10), timedelta(hours=1))
+
+
+def test_a_report_comes_back_as_it_was_written(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    assert ledger.latest_lag() == {"payouts": REPORT}
+
+
+def test_writing_the_same_look_again_changes_nothing_but_its_time(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    ledger.record_lag({"payouts": REPORT})
+    assert count(ledger, s.lag_latest) == 1
+    assert count(ledger, s.lag_history) <= 4  # two rings, and a minute may have passed in between
+
+
+def test_a_look_is_a_sample_with_all_its_sums(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    (sample,) = view(ledger).history["payouts"]
+    assert replace(sample, at=HOUR) == REPORT.sample(HOUR)
+    assert (sample.log_start, sample.log_end, sample.staged_end, sample.committed_end) == (2, 100, 95, 90)
+
+
+def test_what_was_not_observed_is_a_sample_without_figures(ledger):
+    ledger.record_lag({"payouts": replace(REPORT, observed=False, partitions=(), topic_id=None)})
+    (sample,) = view(ledger).history["payouts"]
+    assert (sample.topic_id, sample.lag, sample.lag_seconds) == (None, None, None)
+
+
+def test_history_never_grows_beyond_its_slots(ledger):
+    """A look for every slot that there is, and one round more."""
+    h = s.lag_history
+    ledger.record_lag({"payouts": REPORT})
+    with ledger._engine.begin() as db:
+        for step, slots in RINGS:
+            row = db.execute(sa.select(h).where(h.c.step_seconds == step).limit(1)).mappings().one()
+            others = [dict(row) | {"slot": n} for n in range(slots) if n != row["slot"]]
+            db.execute(sa.insert(h), others)
+    full = count(ledger, h)
+    ledger.record_lag({"payouts": REPORT})
+    assert count(ledger, h) == full == sum(slots for _, slots in RINGS)
+
+
+def test_a_slot_from_long_ago_is_not_the_present(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    with ledger._engine.begin() as db:
+        db.execute(sa.update(s.lag_history).values(at=s.lag_history.c.at - timedelta(hours=3)))
+    assert view(ledger).history == {}
+
+
+def test_samples_for_a_plot_are_minutes_and_before_them_tens_of_minutes(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    now = ledger.now()
+    with ledger._engine.begin() as db:
+        h = s.lag_history
+        row = dict(db.execute(sa.select(h).where(h.c.step_seconds == 600)).mappings().one())
+        db.execute(sa.insert(h), [row | {"slot": row["slot"] - 1, "at": now - timedelta(hours=5)}])
+    samples = ledger.lag_samples("payouts", now - timedelta(days=1))
+    assert [round((now - x.at).total_seconds() / 3600) for x in samples] == [5, 0]
+
+
+def test_a_spike_that_nobody_looks_at_is_forgotten_after_a_while(ledger):
+    ledger.record_lag({"gone": REPORT})
+    with ledger._engine.begin() as db:
+        db.execute(sa.update(s.lag_latest).values(observed_at=HOUR - timedelta(days=365)))
+    ledger.record_lag({"payouts": REPORT})
+    assert set(ledger.latest_lag()) == {"payouts"}
+    with ledger._engine.connect() as db:
+        assert set(db.execute(sa.select(s.lag_history.c.spike)).scalars()) == {"payouts"}
+
+
+# losses
+
+
+def test_a_loss_keeps_when_it_was_first_seen_and_the_most_that_was_missing(ledger):
+    ledger.record_lag({"payouts": lost(4)})
+    first = view(ledger).losses["payouts"]
+    assert (first.records, first.detail) == (4, "events:0[5,9)")
+    for records in (6, 2, 0):
+        ledger.record_lag({"payouts": lost(records)})
+    standing = view(ledger).losses["payouts"]
+    assert (standing.records, standing.seen_at) == (6, first.seen_at)
+
+
+def test_a_loss_is_acknowledged_once_and_by_name(ledger):
+    ledger.record_lag({"payouts": lost(4), "session": lost(1)})
+    assert ledger.acknowledge_loss("payouts", "ann@host", "test data").records == 4
+    assert ledger.acknowledge_loss("payouts", "ann@host", "test data") is None
+    assert set(view(ledger).losses) == {"session"}
+    with ledger._engine.connect() as db:
+        row = db.execute(sa.select(s.losses).where(s.losses.c.spike == "payouts")).mappings().one()
+    assert (row["acknowledged_by"], row["why"]) == ("ann@host", "test data")
+
+
+def test_a_loss_after_an_acknowledged_one_is_a_new_one(ledger):
+    ledger.record_lag({"payouts": lost(4)})
+    ledger.acknowledge_loss("payouts", "ann", "known")
+    ledger.record_lag({"payouts": lost(1)})
+    assert view(ledger).losses["payouts"].records == 1
+
+
+# what continues
+
+
+def test_what_was_committed_lately_continues_and_a_break_is_named(world):
+    driver = world.driver(world.spike())
+    driver.stage(), driver.stage(), driver.stage()
+    world.settle(driver.spike)
+    since = world.ledger.now() - timedelta(minutes=10)
+    assert world.ledger.recent_breaks(since) == {"payouts": ()}
+    world.execute("UPDATE batch_ranges SET start_offset = 7 WHERE start_offset = 6")
+    (broken,) = world.ledger.recent_breaks(since)["payouts"]
+    assert (broken.expected, broken.found) == (6, 7)
+
+
+def test_ranges_that_do_not_end_at_the_committed_end_are_a_break(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    world.settle(driver.spike)
+    world.execute("UPDATE positions SET committed_end = 5")
+    (broken,) = world.ledger.recent_breaks(world.ledger.now() - timedelta(minutes=10))["payouts"]
+    assert (broken.expected, broken.found) == (6, 5)
+
+
+def test_without_a_commit_lately_there_is_nothing_to_prove(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    assert world.ledger.recent_breaks(world.ledger.now() - timedelta(minutes=10)) == {}
+
+
+# what is counted
+
+
+def test_a_tally_has_what_waits_what_was_committed_and_the_duties(world):
+    driver = world.driver(world.spike())
+    driver.stage(), driver.stage()
+    world.promoter().promote(driver.spike, limit=1)
+    world.ledger.succeeded("observer")
+    tally = world.ledger.tally()
+    assert tally.batches == {("payouts", "staged"): 1}
+    assert tally.files == {("payouts", "staged"): 3}
+    assert tally.committed == {"payouts": 1}
+    assert tally.at - tally.duties["observer"] < timedelta(minutes=1)
+
+
+def test_a_view_has_the_heartbeats_offsets_and_the_reason_why_a_batch_is_held(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    p = partition()
+    with world.ledger.begin() as tx:
+        tx.beat(
+            "payouts", 1, driver.token.nonce, phase="reading", problem=None, batch_started_at=None,
+            read={p: 42},
+        )  # fmt: skip
+    world.execute("UPDATE batches SET state = 'held', held_reason = 'counts differ'")
+    seen = view(world.ledger)
+    assert seen.read["payouts"] == {p: 42}
+    assert (seen.waiting["payouts"].batches, seen.waiting["payouts"].held_reason) == (1, "counts differ")
+    assert set(seen.created) == {"payouts"}

@@ -1,0 +1,250 @@
+"""Watching lag over a real ledger: what is seen, what is kept, and what the consumer group shows."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from builders import HOUR
+from prometheus_client.parser import text_string_to_metric_families
+
+from spike_pipelines.appender.metrics import Page
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.services.drain import Drain, Terms
+from spike_pipelines.services.mirror import follow
+from spike_pipelines.services.observe import Observer
+
+pytestmark = pytest.mark.real
+
+
+class Running:
+    """A cluster in which every spike has a driver."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def drivers(self):
+        return tuple(ObservedDriver(name, "a", DriverState.RUNNING, HOUR) for name in self.world.spikes)
+
+
+@pytest.fixture
+def spike(world):
+    return world.spike()
+
+
+@pytest.fixture
+def observer(world, spike):
+    return Observer(world.ledger, world.broker, Running(world), world.spikes, world.broker)
+
+
+def committed(world):
+    return {p.index: offset for p, offset in world.broker.groups.get("spike.payouts", {}).items()}
+
+
+def stage(world, spike, batches=2):
+    driver = world.driver(spike)
+    for _ in range(batches):
+        driver.stage()
+    return driver
+
+
+def test_a_look_has_no_effect_and_a_watch_is_kept(world, observer):
+    observer.lag()
+    assert world.ledger.latest_lag() == {}
+    seen = observer.watch()
+    assert world.ledger.latest_lag() == dict(seen)
+    assert "observer" in world.ledger.tally().duties
+
+
+def test_read_staged_and_committed_lag_are_told_apart(world, spike, observer):
+    driver = stage(world, spike)
+    world.promoter().promote(spike, limit=1)
+    with world.ledger.begin() as tx:
+        tx.beat(
+            "payouts", 1, driver.token.nonce, phase="reading", problem=None, batch_started_at=None,
+            read={next(iter(driver.ends)): 30},
+        )  # fmt: skip
+    report = observer.lag()["payouts"]
+    assert (report.lag, report.staged_lag, report.read_lag) == (94, 88, 70)
+
+
+def test_a_topic_whose_broker_is_down_is_unknown_and_the_other_spikes_are_not(world, observer):
+    other = world.spike("session")
+    stage(world, other)
+    world.broker.dark = {"payouts-topic"}
+    seen = observer.watch()
+    assert seen["payouts"].verdict is LagVerdict.UNKNOWN
+    assert seen["session"].observed
+
+
+def test_what_is_old_and_unread_is_told_by_the_retention_of_its_topic(world, spike, observer):
+    world.driver(spike)
+    world.broker.retention[spike.topic] = world.ledger.now() - HOUR + timedelta(minutes=1)
+    assert observer.lag()["payouts"].verdict is LagVerdict.RETENTION_RISK
+
+
+def test_a_loss_stays_in_the_verdict_until_it_is_acknowledged(world, spike, observer):
+    world.driver(spike)
+    world.broker.delete_records(spike.topic, 0, 40)
+    assert observer.watch()["payouts"].verdict is LagVerdict.LOST
+    world.execute("UPDATE positions SET committed_end = 100, staged_end = 100")
+    assert observer.watch()["payouts"].verdict is LagVerdict.LOST
+    assert "40 records were lost" in observer.lag()["payouts"].sentence
+    world.ledger.acknowledge_loss("payouts", "ann", "known")
+    assert observer.watch()["payouts"].verdict is LagVerdict.IDLE
+
+
+def test_a_topic_made_again_is_told(world, spike, observer):
+    world.driver(spike)
+    world.broker.delete(spike.topic)
+    world.broker.create(spike.topic)
+    report = observer.watch()["payouts"]
+    assert (report.verdict, report.topic_changed) == (LagVerdict.TOPIC_CHANGED, True)
+
+
+def test_the_end_of_a_transaction_is_no_lag(world, spike, observer):
+    world.driver(spike)
+    world.execute("UPDATE positions SET committed_end = 100, staged_end = 100")
+    world.broker.append_control(spike.topic, 0)
+    assert observer.lag()["payouts"].verdict is LagVerdict.IDLE
+
+
+def test_a_ledger_that_is_down_is_unknown_for_all_and_nothing_is_raised(world, spike, observer):
+    class Down:
+        def lag_view(self, history, restarts):
+            raise Transient("the ledger database does not answer")
+
+    seen = replace(observer, ledger=Down()).watch()
+    assert {r.verdict for r in seen.values()} == {LagVerdict.UNKNOWN}
+    assert "the ledger database does not answer" in seen["payouts"].sentence
+
+
+# the mirror
+
+
+def test_each_commit_of_an_appender_run_is_in_the_consumer_group(world, spike):
+    stage(world, spike)
+    run(world)
+    assert committed(world) == {0: 12}
+
+
+def test_the_group_follows_a_rewind(world, spike, observer):
+    stage(world, spike)
+    world.settle(spike)
+    observer.watch()
+    assert committed(world) == {0: 12}
+    world.execute("UPDATE positions SET committed_end = 6, staged_end = 6")
+    observer.watch()
+    assert committed(world) == {0: 6}
+
+
+def test_a_group_that_is_right_is_not_written_again(world, spike, observer):
+    stage(world, spike)
+    world.settle(spike)
+    observer.watch()
+    world.broker.groups.clear()
+    observer.watch()
+    assert world.broker.groups == {}
+
+
+def test_a_mirror_that_fails_delays_no_commit_and_is_set_right_by_the_next_look(world, spike, observer):
+    class Down:
+        def mirror(self, groups):
+            raise Transient("Kafka is down")
+
+    stage(world, spike)
+    run(world, mirror=Down())
+    assert world.dataset(spike).published == 2
+    assert committed(world) == {}
+    replace(observer, mirror=Down()).watch()
+    observer.watch()
+    assert committed(world) == {0: 12}
+
+
+def test_a_group_that_refused_is_written_again(world, spike, observer):
+    class Refuses:
+        def mirror(self, groups):
+            return dict.fromkeys(groups, "UnknownMemberIdError")
+
+    stage(world, spike)
+    world.settle(spike)
+    assert follow(Refuses(), world.ledger, spike) is False
+    replace(observer, mirror=Refuses()).watch()
+    observer.watch()
+    assert committed(world) == {0: 12}
+
+
+def test_offsets_of_a_topic_that_was_deleted_are_not_mirrored_as_the_new_ones(world, spike, observer):
+    stage(world, spike)
+    world.settle(spike)
+    world.broker.delete(spike.topic)
+    world.broker.create(spike.topic)
+    observer.watch()
+    assert committed(world) == {}
+
+
+def run(world, mirror=None):
+    class Now:
+        def now(self):
+            return world.ledger.now()
+
+    terms = Terms(idle=timedelta(seconds=0.01), poll_seconds=0.002)
+    drain = Drain(
+        world.ledger, world.promoter("run"), world.publisher, world.spikes, Now(), terms, "run",
+        mirror or world.broker,
+    )  # fmt: skip
+    return list(drain.run())
+
+
+# /metrics
+
+
+def metrics(world):
+    text = Page(world.ledger, keep_seconds=0).text().decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
+    stage(world, spike)
+    world.settle(spike)
+    observer.watch()
+    seen = metrics(world)
+    assert seen["kafka_consumergroup_lag", "spike.payouts", "0", "payouts-topic"] == 88
+    assert seen["kafka_consumergroup_current_offset", "spike.payouts", "0", "payouts-topic"] == 12
+    assert seen["kafka_topic_partition_current_offset", "0", "payouts-topic"] == 100
+    assert seen["kafka_consumergroup_group_sum_lag", "spike", "spike.payouts"] == 88
+    assert seen["kafka_consumergroup_group_max_lag_seconds", "spike", "spike.payouts"] > 60
+    assert seen["kminion_kafka_consumer_group_topic_lag", "spike.payouts", "payouts-topic"] == 88
+    assert seen["spike_lag_records", "payouts", "committed"] == 88
+    assert seen["spike_commits_total", "payouts"] == 2
+    assert seen["spike_objective_seconds", "payouts"] == 30
+    assert ("spike_duty_success_timestamp_seconds", "observer") in seen
+    assert ("spike_created_timestamp_seconds", "payouts") in seen
+
+
+def test_exactly_one_verdict_of_a_spike_holds(world, spike, observer):
+    report = observer.watch()["payouts"]
+    states = {k[2]: v for k, v in metrics(world).items() if k[0] == "spike_verdict"}
+    assert set(states) == set(LagVerdict)
+    assert {name for name, on in states.items() if on} == {report.verdict}
+
+
+def test_a_look_that_is_old_gives_unknown_and_no_figures(world, spike, observer):
+    observer.watch()
+    world.execute("UPDATE lag_latest SET report = jsonb_set(report, '{at}', '\"2026-01-01T00:00:00Z\"')")
+    seen = metrics(world)
+    assert seen["spike_verdict", "payouts", "UNKNOWN"] == 1
+    assert not any(name[0].startswith(("spike_lag", "kafka_")) for name in seen)
+    assert ("spike_observed_timestamp_seconds", "payouts") in seen
+
+
+def test_a_page_is_made_anew_only_after_a_while(world, spike, observer):
+    page = Page(world.ledger, keep_seconds=60)
+    before = page.text()
+    observer.watch()
+    assert page.text() == before

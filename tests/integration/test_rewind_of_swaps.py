@@ -1,0 +1,94 @@
+"""A rewind takes along what swaps made of the batches that go, and splits no file of theirs."""
+
+import pytest
+from test_operate import ask, operator, to
+from test_swap import breaches, new_swap, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
+
+from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.errors import Refused
+from spike_pipelines.domain.rewind import Earliest
+from spike_pipelines.services.swap import SwapRefused
+from spike_pipelines.services.where import Fate, Finder
+
+pytestmark = pytest.mark.real
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_rewind_into_a_swap_supersedes_all_its_batches_and_the_swap(world, ran, times):  # noqa: F811
+    ran.stage(4, 0, 0)
+    for _ in range(times):
+        swapped(world, ran.spike, final=1)
+    world.settle(ran.spike)
+    done = operator(world).rewind(ran.spike, to(ran.spike, 7), ask())
+    assert [m.to for m in done.moves] == [0], "the first batch shares a file with the second"
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == {"payouts": 0, "payouts_dead_letters": 0}
+    assert breaches(world) == {}
+    again = world.driver(ran.spike, "b")
+    for _ in range(3):
+        again.stage(4, 2, 1)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == {"payouts": 12, "payouts_dead_letters": 6}
+    assert breaches(world) == {}
+    assert swapped(world, ran.spike).batch
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_what_no_swap_ties_to_the_point_stays(world, ran):  # noqa: F811
+    swapped(world, ran.spike, final=1)
+    ran.stage(4, 0, 0)
+    world.settle(ran.spike)
+    operator(world).rewind(ran.spike, to(ran.spike, 14), ask())
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == {"payouts": 9, "payouts_dead_letters": 3}
+    assert breaches(world) == {}
+
+
+def test_earliest_keeps_a_swap_whose_first_batch_is_gone_from_kafka(world, ran):  # noqa: F811
+    swapped(world, ran.spike, final=1)
+    ran.stage(4, 0, 0)
+    world.settle(ran.spike)
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    assert [m.to for m in operator(world).rewind(ran.spike, Earliest(), ask()).moves] == [14]
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_a_swap_that_is_under_way_is_refused_by_a_rewind_of_its_batches(world, ran):  # noqa: F811
+    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    produce = producing(world, ran.spike)
+
+    def meanwhile(*arguments):
+        batch = produce(*arguments)
+        operator(world).rewind(ran.spike, Earliest(), ask())
+        return batch
+
+    with pytest.raises(SwapRefused):
+        swapper(world).finish(ran.spike, swap.number, meanwhile)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == {"payouts": 0, "payouts_dead_letters": 0}
+    assert breaches(world) == {}
+
+
+def test_a_swap_that_comes_between_plan_and_rewind_refuses_it(world, ran):  # noqa: F811
+    """The dataset's row serialises them: the rewind then sees a swap that it did not plan with."""
+    numbers = [b.number for b in world.ledger.last_batches("payouts", 9)]
+    swapped(world, ran.spike, final=1)
+    with pytest.raises(Refused, match="were replaced by a swap"), world.ledger.begin() as tx:
+        tx.supersede(numbers, tx.next_sequence("payouts"), 1)
+
+
+def test_a_dead_letter_that_was_replayed_is_found_where_it_is_now(world, ran):  # noqa: F811
+    swap = swapped(world, ran.spike, final=1)
+    (final,) = [f for f in world.ledger.record(swap.batch).files if f.kind is FileKind.FINAL]
+    old = [f.final_key for n in world.ledger.sources("payouts")[swap.batch]
+           for f in world.ledger.record(n).files if f.kind is FileKind.DEAD_LETTER]  # fmt: skip
+
+    class Reader:
+        def holds(self, bucket, key, partition, offset):
+            return key in {*old, final.final_key}
+
+    finder = Finder(world.ledger, world.broker, Reader(), world.spikes)
+    (found,) = finder.offset(ran.spike.topic, 0, 5).found
+    assert (found.fate, found.file.id) == (Fate.FINAL, final.id)

@@ -1,0 +1,143 @@
+"""What each check makes of a look, and which of a fleet's checks are told in a tick."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from builders import HOUR, partition, spike
+
+from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
+from spike_pipelines.domain.offsets import Break
+from spike_pipelines.orchestration.judgements import MOST_NEWS, MOST_REPEATS, Grade, Seen, judgements, news
+from spike_pipelines.ports import DatasetState
+
+SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s
+FINE = LagReport(
+    LagVerdict.OK, "10 records and 12 s behind", 10, 12.34, (PartitionLag(partition(), 0, 10, 12.34),),
+    at=HOUR, topic_id="id-1", running=True, retention_seconds=604_800.0, commit_age_seconds=4.0,
+)  # fmt: skip
+DARK = LagReport(LagVerdict.UNKNOWN, "not observed: Kafka is down", 0, None, (), observed=False, running=True)
+
+
+def judged(name, report=FINE, **changes):
+    return judgements(Seen(**{"spike": SPIKE, "report": report, **changes}))[name]
+
+
+def test_all_checks_pass_when_all_is_well():
+    assert {j.grade for j in judgements(Seen(SPIKE, FINE)).values()} == {Grade.PASSED}
+
+
+def test_no_check_passes_on_what_was_not_observed():
+    made = judgements(Seen(SPIKE, DARK, problem="the ledger is down"))
+    assert {name: j.grade for name, j in made.items()} == dict.fromkeys(made, Grade.WARN)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "seconds", "grade"),
+    [
+        (LagVerdict.OK, 5, Grade.PASSED),
+        (LagVerdict.IDLE, 0, Grade.PASSED),
+        (LagVerdict.CATCHING_UP, 25, Grade.WARN),
+        (LagVerdict.CATCHING_UP, 31, Grade.ERROR),
+        (LagVerdict.FALLING_BEHIND, 25, Grade.WARN),
+        (LagVerdict.FALLING_BEHIND, 31, Grade.ERROR),
+        (LagVerdict.BACKPRESSURED, 5, Grade.WARN),
+        (LagVerdict.BACKPRESSURED, 31, Grade.ERROR),
+        (LagVerdict.RETENTION_RISK, 5, Grade.WARN),
+        (LagVerdict.UNKNOWN, None, Grade.WARN),
+        (LagVerdict.UNKNOWN, 31, Grade.WARN),
+        (LagVerdict.STOPPED, 5, Grade.ERROR),
+        (LagVerdict.STALLED, 5, Grade.ERROR),
+        (LagVerdict.HELD, 5, Grade.ERROR),
+        (LagVerdict.WILL_LOSE, 5, Grade.ERROR),
+        (LagVerdict.TOPIC_CHANGED, 5, Grade.ERROR),
+        (LagVerdict.LOST, 5, Grade.ERROR),
+    ],
+)
+def test_lag_warns_when_a_promise_is_at_risk_and_fails_when_it_is_broken(verdict, seconds, grade):
+    made = judged("lag", replace(FINE, verdict=verdict, lag_seconds=seconds))
+    assert (made.grade, made.state) == (grade, verdict)
+    assert made.sentence == f"{verdict}: 10 records and 12 s behind"
+
+
+def test_every_verdict_has_a_grade():
+    for verdict in LagVerdict:
+        assert judged("lag", replace(FINE, verdict=verdict)).grade in Grade
+
+
+def test_a_figure_that_is_not_known_is_left_out_and_not_called_zero():
+    assert "lag_seconds" not in judged("lag", replace(FINE, lag_seconds=None)).figures
+    assert "lag_records" not in judged("lag", DARK).figures
+    assert judged("lag").figures["lag_seconds"] == 12.34
+
+
+def test_retention_warns_of_a_topic_that_keeps_too_little_even_while_nothing_is_unread():
+    made = judged("retention", replace(FINE, retention_seconds=60.0))
+    assert (made.grade, made.state) == (Grade.WARN, "SHORT")
+    assert "the topic keeps 1 min 0 s: too little for an objective of 30 s" in made.sentence
+
+
+def test_retention_fails_when_unread_records_are_about_to_be_deleted():
+    made = judged("retention", replace(FINE, time_to_loss_seconds=80.0))
+    assert (made.grade, made.state) == (Grade.ERROR, "RISK")
+    assert judged("retention", replace(FINE, retention_seconds=None)).grade is Grade.PASSED
+
+
+def test_progress_fails_for_what_stands_still_and_warns_where_the_appender_is_to_blame():
+    stalled = replace(FINE, stalled=True, verdict=LagVerdict.FALLING_BEHIND)
+    assert judged("progress", stalled).grade is Grade.ERROR
+    assert judged("progress", replace(stalled, waiting_batches=4)).grade is Grade.WARN
+    assert judged("progress", replace(FINE, verdict=LagVerdict.STOPPED)).grade is Grade.ERROR
+    assert judged("progress", replace(FINE, running=None)).grade is Grade.WARN
+
+
+def test_topic_identity_fails_when_the_topic_was_made_again():
+    made = judged("topic_identity", replace(FINE, topic_changed=True, topic_id="new"))
+    assert (made.grade, made.state) == (Grade.ERROR, "CHANGED")
+    assert "its id is new now" in made.sentence
+
+
+def test_offsets_contiguous_names_the_break():
+    made = judged("offsets_contiguous", breaks=(Break(partition(), 10, 12),))
+    assert (made.grade, made.sentence) == (
+        Grade.ERROR,
+        "events:0: gap, expected 10, found 12: run `spike audit`",
+    )
+
+
+def test_fresh_is_what_readers_see():
+    behind = DatasetState("payouts", "payouts", 9, 4, 4)
+    assert judged("fresh", replace(FINE, lag_seconds=31.0)).grade is Grade.ERROR
+    assert judged("fresh", replace(FINE, lag_seconds=21.0)).grade is Grade.WARN
+    assert judged("fresh", dataset=behind).state == "UNPUBLISHED"
+
+
+# which of them to tell
+
+OK, BAD = (Grade.PASSED, "OK"), (Grade.ERROR, "LOST")
+
+
+def test_what_changed_is_told_and_the_worst_first():
+    told = {"a/lag": ("OK", 1000.0), "b/lag": ("OK", 1000.0)}
+    assert news({}, {"a/lag": OK}, 1000.0) == {"a/lag": ("OK", 1000.0)}
+    states = {"a/lag": OK, "b/lag": BAD, "c/lag": OK}
+    assert list(news(told, states, 1060.0)) == ["b/lag", "c/lag"]
+
+
+def test_an_unchanged_lag_is_told_again_after_ten_minutes_and_other_checks_are_not():
+    told = {"a/lag": ("OK", 1000.0), "a/fresh": ("OK", 1000.0)}
+    states = dict.fromkeys(told, OK)
+    assert news(told, states, 1599.0) == {}
+    assert news(told, states, 1600.0) == {"a/lag": ("OK", 1600.0)}
+
+
+def test_a_fleet_of_a_thousand_never_writes_a_thousand_events_in_a_tick():
+    states = {f"s{i}/{name}": OK for i in range(1000) for name in ("lag", "fresh", "progress")}
+    told = {}
+    ticks = 0
+    while made := news(told, states, 0.0):
+        assert len(made) <= MOST_NEWS
+        told |= made
+        ticks += 1
+    assert (len(told), ticks) == (3000, 10)
+    assert len(news(told, states, timedelta(hours=1).total_seconds())) == MOST_REPEATS

@@ -1,0 +1,65 @@
+"""One broker of three is down: its topics have a problem each, and the others' answers stand."""
+
+import asyncio
+import uuid
+from types import SimpleNamespace as Answer
+
+from kafka.errors import KafkaConnectionError
+from kafka.protocol.admin import DescribeConfigsRequest
+from kafka.protocol.metadata import MetadataRequest
+
+from spike_pipelines.adapters.kafka import topic_id
+from spike_pipelines.adapters.kafka_survey import _Place, _Round, _Search
+from spike_pipelines.domain.offsets import Partition
+
+LEADERS = {"here": [1, 3], "silent": [1, 2], "leaderless": [1, -1]}  # node 2 does not answer
+IDS = {name: uuid.uuid5(uuid.NAMESPACE_DNS, name) for name in LEADERS}
+
+
+async def send(request, node_id=None):
+    if isinstance(request, MetadataRequest):
+        return Answer(topics=[_described(t.name) for t in request.topics])
+    if isinstance(request, DescribeConfigsRequest):
+        return Answer(results=[_configs(r.resource_name) for r in request.resources])
+    if node_id == 2:
+        raise KafkaConnectionError("broker 2 is down")
+    topics = [
+        Answer(name=t.name, partitions=[_offset(p.partition_index) for p in t.partitions])
+        for t in request.topics
+    ]
+    return Answer(topics=topics)
+
+
+def _described(name):
+    partitions = [Answer(partition_index=n, leader_id=node) for n, node in enumerate(LEADERS[name])]
+    return Answer(name=name, error_code=0, topic_id=IDS[name], partitions=partitions)
+
+
+def _configs(name):
+    values = {"retention.ms": "3600000", "cleanup.policy": "compact" if name == "silent" else "delete"}
+    configs = [Answer(name=key, value=value) for key, value in values.items()]
+    return Answer(resource_name=name, error_code=0, configs=configs)
+
+
+def _offset(index):
+    return Answer(partition_index=index, error_code=0, offset=7)
+
+
+def test_a_topic_is_seen_whole_or_has_a_problem_that_names_the_broker():
+    survey = asyncio.run(_Round(send, sorted(LEADERS)).run())
+    assert set(survey.topics) == {"here"}
+    assert survey.topics["here"].retention.total_seconds() == 3600
+    assert survey.problems == {
+        "silent": "topic silent: broker 2 did not answer: KafkaConnectionError",
+        "leaderless": "topic leaderless: partition 1 has no leader: a broker is down",
+    }
+
+
+def test_records_at_a_broker_that_is_down_are_left_out_and_not_called_none():
+    place = _Place(Partition("silent", topic_id(IDS["silent"]), 1), IDS["silent"], 2)
+
+    async def down(request, node_id=None):
+        raise KafkaConnectionError("broker 2 is down")
+
+    search = _Search(down, {place.partition: place}, {place.partition: 0})
+    assert asyncio.run(search.run()) == {}
