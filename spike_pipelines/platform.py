@@ -103,7 +103,7 @@ class Platform:
     def supervisor(self) -> Supervisor:
         appender = AppenderProbe(self.settings.require("appender_url"))
         window = timedelta(seconds=self.settings.recovery_window_seconds)
-        return Supervisor(self.ledger, self.cluster, appender, self.spikes, window)
+        return Supervisor(self.ledger, self.cluster, appender, self.broker, self.spikes, window)
 
     @cached_property
     def observer(self) -> Observer:

@@ -9,15 +9,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
-from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.leases import Lease
+from spike_pipelines.domain.observed import DriverState as DriverState
+from spike_pipelines.domain.observed import ObservedDriver as ObservedDriver
+from spike_pipelines.domain.observed import Recovery as Recovery
+from spike_pipelines.domain.observed import Refusal as Refusal
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, Operation
 from spike_pipelines.domain.promotion import Intent, LedgerFile
@@ -169,30 +172,13 @@ class Catalog(Protocol):
         """URI → rows of every data file in the current snapshot (for the audit)."""
 
 
-class DriverState(StrEnum):
-    PENDING = "pending"
-    RUNNING = "running"
-    EXITED = "exited"
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedDriver:
-    """One driver process or pod. `driver` is the identity it names itself by at the appender."""
-
-    spike: str
-    driver: str
-    state: DriverState
-    started_at: datetime
-    exit_code: int | None = None
-    pid: int | None = None
-
-
 class Cluster(Protocol):
     """Where drivers run: local processes or Kubernetes."""
 
     def drivers(self) -> tuple[ObservedDriver, ...]:
-        """Every driver that this cluster knows, the newest of a spike last. Raises `Transient` rather
-        than answering with a part of them."""
+        """Every driver that this cluster knows, the newest of a spike last. One that cannot be looked at is
+        in state `UNKNOWN`, so that the others are served (I11). Raises `Transient` rather than leaving any
+        out."""
 
     def start(self, spike: Spike) -> ObservedDriver:
         """Start one driver more for the spike. It is not this call's business whether another one runs."""
@@ -261,27 +247,6 @@ class Backlog:
     blocked: bool
     token: int
     free: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The last answer other than success that a driver of the spike got."""
-
-    at: datetime
-    code: str
-    message: str
-    driver: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """One thing the supervisor did."""
-
-    spike: str
-    at: datetime
-    action: str
-    cause: str
-    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,9 +400,10 @@ class LedgerTransaction(Protocol):
         epoch: int,
         nonce: str,
         *,
-        phase: str,
+        phase: Phase,
         problem: str | None,
         batch_started_at: datetime | None,
+        progress_at: datetime | None = None,
         read: Mapping[Partition, int],
     ) -> None:
         """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
@@ -625,7 +591,7 @@ class Ledger(Protocol):
     def books(self) -> Books: ...
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
-        """Files that were live at that sequence number."""
+        """Files that were live at that sequence number, in the order they became so."""
 
     def committed_batches(self, dataset: str, sequence: int) -> tuple[Batch, ...]:
         """Batches committed to the dataset up to that sequence number, oldest first."""

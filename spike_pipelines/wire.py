@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 
 MAX_FILES = 10_000
@@ -189,9 +190,6 @@ class BatchAccepted(Message):
     state: str
 
 
-Phase = Literal["starting", "reading", "staging", "posting", "waiting", "retrying", "stopping"]
-
-
 def _without_nul(text: str) -> str:
     """An error's words are worth keeping whatever bytes they quote; PostgreSQL keeps all but NUL."""
     return text.replace("\x00", "\ufffd")
@@ -199,11 +197,13 @@ def _without_nul(text: str) -> str:
 
 class Heartbeat(Token):
     """`waiting` is waiting for the appender (backpressure): never a reason to restart the driver.
-    `problem` is what the driver would tell a person, while something outside does not work."""
+    `problem` is what the driver would tell a person, while something outside does not work.
+    `progress_at` is when the engine itself last gave a sign of life: this message may outlive it."""
 
     phase: Phase
     read_offsets: Annotated[list[PartitionOffset], Field(max_length=MAX_PARTITIONS)] = []
     batch_started_at: Time | None = None
+    progress_at: Time | None = None
     problem: Annotated[str, StringConstraints(max_length=2000), AfterValidator(_without_nul)] | None = None
 
 

@@ -31,8 +31,11 @@ class DriverRecord(BaseModel):
             raise Transient(f"{path}: the record of a driver cannot be read: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Atomic: a reader sees the record before or after, whole."""
+        """Atomic: a reader sees the record before or after, whole, also after a power cut."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(self.model_dump_json(indent=2) + "\n")
+        with partial.open("w") as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)

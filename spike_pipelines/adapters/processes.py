@@ -43,7 +43,9 @@ class LocalProcesses:
     grace_seconds: float = GRACE_SECONDS
 
     def drivers(self) -> tuple[ObservedDriver, ...]:
-        return tuple(_observed(record, _now()) for record in self._records())
+        """A record that cannot be read hides its own driver only."""
+        found = [_look(path) for path in self._folder().glob("*/*.json")]
+        return tuple(sorted(found, key=lambda driver: driver.started_at))
 
     def start(self, spike: Spike) -> ObservedDriver:
         application = (self.settings.applications_dir / f"{spike.name}.yaml").resolve()
@@ -92,20 +94,15 @@ class LocalProcesses:
         if again.process is not None:
             again.process.end(SIGTERM, self.grace_seconds)
 
-    def _records(self) -> list[DriverRecord]:
-        """Oldest first."""
-        records = [DriverRecord.read(path) for path in self._folder().glob("*/*.json")]
-        return sorted(records, key=lambda record: record.started_at)
-
     def _find(self, driver: str) -> DriverRecord | None:
         paths = list(self._folder().glob(f"*/{uuid.UUID(driver)}.json"))
         return DriverRecord.read(paths[0]) if paths else None
 
     def _forget_old(self, spike: str) -> None:
-        ended = [r for r in self._records() if r.spike == spike and _state(r, _now()) is DriverState.EXITED]
-        for record in ended[: -KEPT + 1]:
-            self._path(record).unlink(missing_ok=True)
-            self._log(record).unlink(missing_ok=True)
+        mine = [d for d in self.drivers() if d.spike == spike and d.state is DriverState.EXITED]
+        for ended in mine[: -KEPT + 1]:
+            self._path(ended).unlink(missing_ok=True)
+            self._log(ended).unlink(missing_ok=True)
 
     def _environment(self, record: DriverRecord) -> dict[str, str]:
         token = self.settings.state_dir / "secrets" / "tokens" / record.spike
@@ -124,11 +121,19 @@ class LocalProcesses:
     def _folder(self) -> Path:
         return self.settings.state_dir.resolve() / "processes" / "drivers"
 
-    def _path(self, record: DriverRecord) -> Path:
+    def _path(self, record: DriverRecord | ObservedDriver) -> Path:
         return self._folder() / record.spike / f"{record.driver}.json"
 
-    def _log(self, record: DriverRecord) -> Path:
+    def _log(self, record: DriverRecord | ObservedDriver) -> Path:
         return self.settings.state_dir.resolve() / "logs" / "drivers" / record.spike / f"{record.driver}.log"
+
+
+def _look(path: Path) -> ObservedDriver:
+    try:
+        return _observed(DriverRecord.read(path), _now())
+    except Transient as error:
+        problem = f"{error}: once no process of this driver runs, delete the file"
+        return ObservedDriver(path.parent.name, path.stem, DriverState.UNKNOWN, _now(), problem=problem)
 
 
 def _observed(record: DriverRecord, now: datetime) -> ObservedDriver:

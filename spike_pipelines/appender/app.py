@@ -158,6 +158,7 @@ def _driver_routes(app: APIRouter, registrar: Registrar, authorised: Callable[..
             phase=body.phase,
             problem=body.problem,
             batch_started_at=body.batch_started_at,
+            progress_at=body.progress_at,
             read={o.as_partition(): o.offset for o in body.read_offsets},
         )
         return wire.Ok()

@@ -4,11 +4,13 @@ An epoch is one life of a driver. Its token is (number, nonce): the number order
 number that two ledgers might hand out (a restored backup) useless to the wrong one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.errors import Fenced, Held
+from spike_pipelines.domain.offsets import Partition
 
 
 class EpochState(StrEnum):
@@ -17,9 +19,25 @@ class EpochState(StrEnum):
     RETIRED = "retired"  # the supervisor ended it; its driver is fenced
 
 
+class Phase(StrEnum):
+    """What a driver says it does."""
+
+    STARTING = "starting"
+    READING = "reading"  # or waiting for records to read
+    STAGING = "staging"
+    POSTING = "posting"
+    WAITING = "waiting"  # for the appender (backpressure)
+    RETRYING = "retrying"  # something outside failed; the driver tries again by itself
+    STOPPING = "stopping"
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """An epoch as the ledger has it. `after` is the epoch its driver gave up for it (a resync)."""
+    """An epoch as the ledger has it. `after` is the epoch its driver gave up for it (a resync).
+
+    The rest is the last heartbeat's: `progress_at` is the engine's own last sign of life (a heartbeat
+    may outlive the engine), None if the driver does not tell; `read` the next offsets it will read.
+    """
 
     spike: str
     number: int
@@ -29,9 +47,11 @@ class Epoch:
     opened_at: datetime
     heartbeat_at: datetime
     after: int | None = None
-    phase: str | None = None
+    phase: Phase | None = None
     problem: str | None = None
     batch_started_at: datetime | None = None
+    progress_at: datetime | None = None
+    read: Mapping[Partition, int] = field(default_factory=dict)
     application_version: str = "unknown"
 
 

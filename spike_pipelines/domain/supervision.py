@@ -2,14 +2,17 @@
 
 Waiting for the appender, or for something outside that a driver itself retries, is never a reason to
 restart it; what could not be observed never is either (I12). The first rule that matches decides.
+A driver's ages are taken as of its last heartbeat: what nobody could hear since says nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
+from spike_pipelines.domain.exits import Exit
+from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.domain.spike import Objectives
 
 
@@ -22,32 +25,28 @@ class Verdict(StrEnum):
     HUNG = "HUNG"
     MISSING = "MISSING"
     BLOCKED = "BLOCKED"  # only a person can decide: the topic changed, records are lost
-    UNKNOWN = "UNKNOWN"  # the appender does not answer, so nobody can be heard
-
-
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """A live driver as the cluster sees it."""
-
-    id: str
-    started_at: datetime
+    UNKNOWN = "UNKNOWN"  # whether the driver lives and works could not be observed
 
 
 @dataclass(frozen=True, slots=True)
 class SpikeFacts:
-    """One spike at one moment. `recoveries` are the times of the last hour's recovery actions, oldest
-    first; `appender_since` is when the appender began to answer, None while it does not: a driver
-    cannot be blamed for a silence that is the listener's. `refusal` is what the appender last told a
-    driver, as (time, code, sentence)."""
+    """One spike at one moment. `drivers` are all that the cluster knows, ended ones too; `recoveries` the
+    last hour's, oldest first; `appender_since` is when the appender began to answer, None while it does
+    not: a driver cannot be blamed for a silence that is the listener's. `unread` is how many records
+    Kafka has that the driver has not read, None if nobody asked or Kafka did not answer."""
 
     spike: str
     objectives: Objectives
-    drivers: Sequence[Driver]
+    drivers: Sequence[ObservedDriver]
     epoch: Epoch | None
-    recoveries: Sequence[datetime]
+    recoveries: Sequence[Recovery]
     appender_since: datetime | None
-    refusal: tuple[datetime, str, str] | None = None
-    last_exit: str | None = None
+    refusal: Refusal | None = None
+    unread: int | None = None
+
+    @property
+    def live(self) -> tuple[ObservedDriver, ...]:
+        return tuple(d for d in self.drivers if d.state is not DriverState.EXITED)
 
 
 class ActionKind(StrEnum):
@@ -80,20 +79,27 @@ LONGEST_START = timedelta(minutes=10)
 BLOCKING = frozenset({"topic_changed", "lost"})
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=5)
+_MEANINGS: Mapping[int, str] = {
+    Exit.STOPPED: "STOPPED: it was asked to",
+    Exit.GAVE_UP: "GAVE_UP: failures without an end, see its log",
+    Exit.INVALID: "INVALID: application file, environment or transform is wrong",
+    Exit.FENCED: "FENCED: another driver has the spike",
+    Exit.REFUSED: "REFUSED: the topic changed or records are lost",
+}
 
 
-def next_action_at(recoveries: Sequence[datetime]) -> datetime | None:
+def next_action_at(recoveries: Sequence[Recovery]) -> datetime | None:
     """When the supervisor may act again: at once at first, then 5 s, 10 s, 20 s … 5 min after the last."""
     if not recoveries:
         return None
     doublings: int = 2 ** min(len(recoveries) - 1, 10)
-    return recoveries[-1] + min(_FIRST_DELAY * doublings, _LONGEST_DELAY)
+    return recoveries[-1].at + min(_FIRST_DELAY * doublings, _LONGEST_DELAY)
 
 
 def supervise(facts: SpikeFacts, now: datetime) -> Decision:
     """The verdict on one spike and the action, held back while the last one has its time to help."""
     decision = _look(facts, now)
-    wait_until = next_action_at(facts.recoveries)
+    wait_until = _next_try(facts, decision)
     if decision.action is None or wait_until is None or now >= wait_until:
         return decision
     wait = (wait_until - now).total_seconds()
@@ -101,54 +107,105 @@ def supervise(facts: SpikeFacts, now: datetime) -> Decision:
     return Decision(facts.spike, decision.verdict, cause)
 
 
+def _next_try(facts: SpikeFacts, decision: Decision) -> datetime | None:
+    """A blocked spike is asked for seldom from the start: a person's decision takes its time."""
+    if decision.verdict is Verdict.BLOCKED and facts.refusal:
+        tried = [facts.refusal.at, *(r.at for r in facts.recoveries)]
+        return max(tried) + _LONGEST_DELAY
+    return next_action_at(facts.recoveries)
+
+
+def without_progress(epoch: Epoch, objectives: Objectives) -> timedelta | None:
+    """For how long the engine of a driver that reads had given no sign of life when the driver was last
+    heard of, if that is longer than the objective; None otherwise, or if the driver does not tell."""
+    if epoch.phase is not Phase.READING or epoch.progress_at is None:
+        return None
+    still = epoch.heartbeat_at - epoch.progress_at
+    return still if still > objectives.hang else None
+
+
+def last_exit(drivers: Iterable[ObservedDriver]) -> str | None:
+    """How the newest ended driver ended, in words."""
+    ended = [d for d in drivers if d.state is DriverState.EXITED]
+    if not ended:
+        return None
+    code = max(ended, key=lambda d: d.started_at).exit_code
+    if code is None:
+        return "the last one vanished"
+    if code < 0:
+        return f"the last one was killed by signal {-code}"
+    return f"the last one exited with {code} ({_MEANINGS.get(code, 'no code of a driver: see its log')})"
+
+
 def _look(facts: SpikeFacts, now: datetime) -> Decision:
-    if not facts.drivers:
-        return _without_driver(facts)
+    unseen = next((d for d in facts.drivers if d.state is DriverState.UNKNOWN), None)
+    if unseen is not None:
+        cause = unseen.problem or f"driver {unseen.driver} could not be looked at"
+        return Decision(facts.spike, Verdict.UNKNOWN, cause)
+    if not facts.live:
+        return _without_driver(facts, now)
     owner = _owner(facts)
-    if len(facts.drivers) > 1:
+    if len(facts.live) > 1:
         return _two_drivers(facts, owner)
     if facts.appender_since is None:
         return Decision(facts.spike, Verdict.UNKNOWN, "the appender does not answer: no driver can be heard")
-    driver = facts.drivers[0]
+    driver = facts.live[0]
     if owner is None or facts.epoch is None:
         return _without_epoch(facts, driver, now - max(driver.started_at, facts.appender_since), now)
-    return _with_epoch(
-        facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, facts.appender_since), now
-    )
+    return _with_epoch(facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, facts.appender_since))
 
 
-def _owner(facts: SpikeFacts) -> Driver | None:
+def _owner(facts: SpikeFacts) -> ObservedDriver | None:
     """The live driver that has the open epoch."""
     epoch = facts.epoch
     if epoch is None or epoch.state is not EpochState.OPEN:
         return None
-    return next((d for d in facts.drivers if d.id == epoch.driver), None)
+    return next((d for d in facts.live if d.driver == epoch.driver), None)
 
 
-def _without_driver(facts: SpikeFacts) -> Decision:
-    if facts.refusal and facts.refusal[1] in BLOCKING:
-        return Decision(facts.spike, Verdict.BLOCKED, facts.refusal[2])
-    gone = (facts.epoch.driver,) if facts.epoch and facts.epoch.state is EpochState.OPEN else ()
-    cause = f"no driver runs ({facts.last_exit})" if facts.last_exit else "no driver runs"
-    return Decision(facts.spike, Verdict.MISSING, cause, Action(ActionKind.START, facts.spike, stop=gone))
+def _without_driver(facts: SpikeFacts, now: datetime) -> Decision:
+    open_epoch = facts.epoch if facts.epoch and facts.epoch.state is EpochState.OPEN else None
+    if open_epoch and (cause := _may_live(facts, open_epoch, now)):
+        return Decision(facts.spike, Verdict.UNKNOWN, cause)
+    gone = (open_epoch.driver,) if open_epoch else ()
+    start = Action(ActionKind.START, facts.spike, stop=gone)
+    if facts.refusal and facts.refusal.code in BLOCKING:
+        # Asked again now and then: once a person has decided, the epoch is granted, and the block is over.
+        return Decision(facts.spike, Verdict.BLOCKED, facts.refusal.message, start)
+    ended = last_exit(facts.drivers)
+    cause = f"no driver runs ({ended})" if ended else "no driver runs"
+    return Decision(facts.spike, Verdict.MISSING, cause, start)
 
 
-def _two_drivers(facts: SpikeFacts, owner: Driver | None) -> Decision:
+def _may_live(facts: SpikeFacts, epoch: Epoch, now: datetime) -> str | None:
+    """Why the owner of the epoch may be alive though the cluster does not show it: its end was not seen,
+    and its silence is not long enough, or nobody listens."""
+    if any(d.driver == epoch.driver for d in facts.drivers):  # not live, so it is known to have ended
+        return None
+    unseen = f"driver {epoch.driver} has the epoch and is not in sight, and its end was not seen"
+    if facts.appender_since is None:
+        return f"{unseen}; the appender does not answer, so it cannot be heard either"
+    silent = now - max(epoch.heartbeat_at, facts.appender_since)
+    if silent > facts.objectives.hang:
+        return None
+    return f"{unseen}; last heard of {(now - epoch.heartbeat_at).total_seconds():.0f} s ago"
+
+
+def _two_drivers(facts: SpikeFacts, owner: ObservedDriver | None) -> Decision:
     """Keep the one that has the epoch, else the oldest, which waits the longest for it."""
-    keep = owner or min(facts.drivers, key=lambda d: d.started_at)
-    extra = tuple(d.id for d in facts.drivers if d.id != keep.id)
-    cause = f"{len(facts.drivers)} drivers run, {keep.id} is kept"
+    keep = owner or min(facts.live, key=lambda d: d.started_at)
+    extra = tuple(d.driver for d in facts.live if d.driver != keep.driver)
+    cause = f"{len(facts.live)} drivers run, {keep.driver} is kept"
     return Decision(facts.spike, Verdict.TWO_DRIVERS, cause, Action(ActionKind.STOP, facts.spike, stop=extra))
 
 
-def _without_epoch(facts: SpikeFacts, driver: Driver, age: timedelta, now: datetime) -> Decision:
+def _without_epoch(facts: SpikeFacts, driver: ObservedDriver, age: timedelta, now: datetime) -> Decision:
     """`age` is how long the driver could have been heard."""
-    if facts.refusal and facts.refusal[0] >= driver.started_at:
-        at, code, sentence = facts.refusal
-        if code in BLOCKING:
-            return Decision(facts.spike, Verdict.BLOCKED, sentence)
-        if now - at <= START_GRACE:  # a driver that has not asked again since does not retry
-            return Decision(facts.spike, Verdict.RETRYING, sentence)
+    if facts.refusal and facts.refusal.at >= driver.started_at:
+        if facts.refusal.code in BLOCKING:
+            return Decision(facts.spike, Verdict.BLOCKED, facts.refusal.message)
+        if now - facts.refusal.at <= START_GRACE:  # a driver that has not asked again since does not retry
+            return Decision(facts.spike, Verdict.RETRYING, facts.refusal.message)
     by = _fenced_by(facts, driver, now)
     if by is not None:
         return Decision(facts.spike, Verdict.WAITING, f"the driver is fenced by {by} and ends by itself")
@@ -158,35 +215,54 @@ def _without_epoch(facts: SpikeFacts, driver: Driver, age: timedelta, now: datet
     return _restart(facts, driver, cause)
 
 
-def _fenced_by(facts: SpikeFacts, driver: Driver, now: datetime) -> str | None:
+def _fenced_by(facts: SpikeFacts, driver: ObservedDriver, now: datetime) -> str | None:
     """The operation that fenced the driver just now: it granted an epoch to nobody while the driver ran."""
     epoch = facts.epoch
-    if epoch is None or epoch.state is not EpochState.RETIRED or epoch.driver == driver.id:
+    if epoch is None or epoch.state is not EpochState.RETIRED or epoch.driver == driver.driver:
         return None
     just_now = driver.started_at <= epoch.opened_at and now - epoch.opened_at <= START_GRACE
     return epoch.driver if just_now else None
 
 
-def _with_epoch(
-    facts: SpikeFacts, driver: Driver, epoch: Epoch, silent: timedelta, now: datetime
-) -> Decision:
+def _with_epoch(facts: SpikeFacts, driver: ObservedDriver, epoch: Epoch, silent: timedelta) -> Decision:
     if silent > facts.objectives.hang:
         return _restart(facts, driver, f"no heartbeat for {silent.total_seconds():.0f} s")
-    if epoch.phase == "waiting":
+    if epoch.phase is Phase.WAITING:
         return Decision(facts.spike, Verdict.WAITING, epoch.problem or "the appender is behind")
-    if epoch.problem:
+    if epoch.phase is Phase.RETRYING:
+        return Decision(facts.spike, Verdict.RETRYING, epoch.problem or "the driver tries again")
+    if cause := _hung(facts, epoch):
+        return _restart(facts, driver, cause)
+    if epoch.problem:  # told until the first success after it
         return Decision(facts.spike, Verdict.RETRYING, epoch.problem)
-    if epoch.batch_started_at and now - epoch.batch_started_at > max(facts.objectives.hang * 3, START_GRACE):
-        minutes = (now - epoch.batch_started_at).total_seconds() / 60
-        return _restart(facts, driver, f"one batch has taken {minutes:.0f} min so far")
-    if epoch.phase == "starting" and now - epoch.opened_at > LONGEST_START:
-        return _restart(facts, driver, f"the query starts for {LONGEST_START.total_seconds() / 60:.0f} min")
-    if epoch.phase == "starting":
+    if epoch.phase is Phase.STARTING:
         return Decision(facts.spike, Verdict.STARTING, "the query starts")
     return Decision(facts.spike, Verdict.RUNNING, epoch.phase or "running")
 
 
-def _restart(facts: SpikeFacts, driver: Driver, cause: str) -> Decision:
+def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:
+    """Why the driver, which beats, does not work; None if it does."""
+    batch = epoch.heartbeat_at - (epoch.batch_started_at or epoch.heartbeat_at)
+    if batch > batch_allowance(facts):
+        return f"one batch has taken {batch.total_seconds() / 60:.0f} min so far"
+    if epoch.phase is Phase.STARTING and epoch.heartbeat_at - epoch.opened_at > LONGEST_START:
+        return f"the query starts for {LONGEST_START.total_seconds() / 60:.0f} min"
+    still = without_progress(epoch, facts.objectives)
+    if still is not None and facts.unread:
+        seconds = still.total_seconds()
+        return f"the query has not moved for {seconds:.0f} s, and {facts.unread:,} records wait to be read"
+    return None
+
+
+def batch_allowance(facts: SpikeFacts) -> timedelta:
+    """How long one batch may take: twice as long after each restart of a hung driver within the hour, so
+    that a batch which really needs longer is not begun again and again."""
+    restarts = sum(r.verdict == Verdict.HUNG for r in facts.recoveries)
+    longest: timedelta = max(facts.objectives.hang * 3, START_GRACE) * 2 ** min(restarts, 6)
+    return longest
+
+
+def _restart(facts: SpikeFacts, driver: ObservedDriver, cause: str) -> Decision:
     return Decision(
-        facts.spike, Verdict.HUNG, cause, Action(ActionKind.RESTART, facts.spike, stop=(driver.id,))
+        facts.spike, Verdict.HUNG, cause, Action(ActionKind.RESTART, facts.spike, stop=(driver.driver,))
     )

@@ -7,7 +7,7 @@ all, are `unavailable`: the outcome is unknown, and repeating the same request i
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from spike_pipelines.driver.exits import Exit
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.wire import ErrorCode
 
 DEFAULT_WAIT_SECONDS = 2.0

@@ -67,5 +67,6 @@ def _message(vitals: Vitals, grant: EpochGrant) -> Beat:
         phase=vitals.phase,
         read_offsets=list(vitals.read_offsets),
         batch_started_at=vitals.batch_started_at,
+        progress_at=vitals.progress_at,
         problem=vitals.problem,
     )

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import Fenced, InvalidSpec
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.driver.backoff import Failures, back_off_seconds
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.driver.session import Halted, Session, Stopped
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.wire import EpochGrant

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.errors import Conflict, Fenced, Refused, SpikeError, Transient
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.driver.backoff import back_off_seconds
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.decisions import (
@@ -21,7 +23,6 @@ from spike_pipelines.driver.decisions import (
     after_open,
     after_register,
 )
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.wire import BatchAccepted, EpochGrant, OpenEpoch, PostBatch
 
@@ -89,11 +90,11 @@ class Session:
             raise Refused("no epoch is open: a batch cannot be registered")
         body = PostBatch.of(batch, epoch=self._grant.epoch, nonce=self._grant.nonce)
         retries = 0
-        self._board.phase("posting")
+        self._board.phase(Phase.POSTING)
         while isinstance(answer := self._client.register(body), Refusal):
             action = after_register(answer)
             if isinstance(action, Wait):
-                self._board.phase("waiting")
+                self._board.phase(Phase.WAITING)
                 self._wait(action.seconds)
             elif isinstance(action, Retry) and retries < MAX_REGISTER_RETRIES:
                 retries += 1

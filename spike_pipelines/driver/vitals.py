@@ -3,23 +3,26 @@
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
-from spike_pipelines.wire import EpochGrant, PartitionOffset, Phase
+from spike_pipelines.domain.epochs import Phase
+from spike_pipelines.wire import EpochGrant, PartitionOffset
 
 MAX_PROBLEM_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """One moment. `opening`: an epoch was asked for and the answer is not known yet."""
+    """One moment. `opening`: an epoch was asked for and the answer is not known yet. `progress_at`: the
+    last time that anything but the heartbeat itself moved."""
 
     grant: EpochGrant | None = None
     opening: bool = False
-    phase: Phase = "starting"
+    phase: Phase = Phase.STARTING
     read_offsets: tuple[PartitionOffset, ...] = ()
     batch_started_at: datetime | None = None
     problem: str | None = None
+    progress_at: datetime | None = None
 
 
 class VitalsBoard:
@@ -62,13 +65,20 @@ class VitalsBoard:
     def opened(self, grant: EpochGrant) -> None:
         with self._lock:
             offsets = tuple(grant.offsets)
-            self._now = Vitals(grant=grant, read_offsets=offsets, problem=self._now.problem)
+            self._now = Vitals(
+                grant=grant, read_offsets=offsets, problem=self._now.problem, progress_at=_utc_now()
+            )
 
     def phase(self, phase: Phase, *, batch_started_at: datetime | None = None) -> None:
         """A new phase; the start of the batch stays until the phase is `reading` again."""
         with self._lock:
-            started = None if phase == "reading" else batch_started_at or self._now.batch_started_at
-            self._now = replace(self._now, phase=phase, batch_started_at=started)
+            started = None if phase is Phase.READING else batch_started_at or self._now.batch_started_at
+            self._now = replace(self._now, phase=phase, batch_started_at=started, progress_at=_utc_now())
+
+    def alive(self) -> None:
+        """The engine itself was seen to move."""
+        with self._lock:
+            self._now = replace(self._now, progress_at=_utc_now())
 
     def read(self, offsets: Iterable[PartitionOffset]) -> None:
         with self._lock:
@@ -76,9 +86,13 @@ class VitalsBoard:
 
     def problem(self, text: str) -> None:
         with self._lock:
-            self._now = replace(self._now, phase="retrying", problem=text[:MAX_PROBLEM_CHARACTERS])
+            self._now = replace(self._now, phase=Phase.RETRYING, problem=text[:MAX_PROBLEM_CHARACTERS])
 
     def well(self) -> None:
         """Whatever the problem was, it is gone."""
         with self._lock:
             self._now = replace(self._now, problem=None)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

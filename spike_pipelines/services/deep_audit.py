@@ -55,9 +55,10 @@ class DeepAuditor:
         batches = self.ledger.committed_batches(state.name, state.sequence)
         # Offsets of a topic that was made again begin anew.
         incarnation = {b.number: r.partition.topic_id for b in batches for r in b.ranges}
+        swapped = self.ledger.sources(state.spike)
+        incarnation |= {n: incarnation[s] for n, found in swapped.items() for s in found if s in incarnation}
         records = records.assign(topic_id=records["batch"].map(incarnation))
         filtered = sum(b.counts.filtered for b in batches)
-        swapped = self.ledger.sources(state.spike)
         breaches = [
             *duplicates(records),
             *strangers(records, batches, swapped),

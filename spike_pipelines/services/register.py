@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, NewBatch, identity
-from spike_pipelines.domain.epochs import Epoch, EpochState, Repeat, decide_epoch
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase, Repeat, decide_epoch
 from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing
 from spike_pipelines.domain.offsets import Partition, TopicOffsets, check_continues
 from spike_pipelines.domain.registration import check_against_broker, check_batch
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.starting import check_identity, starting_point
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
-
-FIRST_PHASE = "starting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Registrar:
                 opened_at=now,
                 heartbeat_at=now,
                 after=after,
-                phase=FIRST_PHASE,
+                phase=Phase.STARTING,
                 application_version=version,
             )
             tx.add_epoch(epoch)
@@ -114,9 +112,10 @@ class Registrar:
         spike: Spike,
         token: EpochToken,
         *,
-        phase: str,
+        phase: Phase,
         problem: str | None,
         batch_started_at: datetime | None,
+        progress_at: datetime | None = None,
         read: Mapping[Partition, int],
     ) -> None:
         """Errors: `Fenced`, `Transient`."""
@@ -128,6 +127,7 @@ class Registrar:
                 phase=phase,
                 problem=problem,
                 batch_started_at=batch_started_at,
+                progress_at=progress_at,
                 read=read,
             )
 

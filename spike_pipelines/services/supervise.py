@@ -1,19 +1,22 @@
 """The second level of recovery: list, compare, act. Level-triggered, so a missed tick loses nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.offsets import Partition, TopicOffsets
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import (
     Action,
     ActionKind,
     Decision,
-    Driver,
     SpikeFacts,
     supervise,
+    without_progress,
 )
-from spike_pipelines.ports import Appender, Cluster, DriverState, Ledger, ObservedDriver, Recovery
+from spike_pipelines.ports import Appender, Broker, Cluster, Ledger, Recovery
 
 WINDOW = timedelta(hours=1)
 
@@ -33,34 +36,45 @@ class Supervisor:
     ledger: Ledger
     cluster: Cluster
     appender: Appender
+    broker: Broker
     spikes: Mapping[str, Spike]
     window: timedelta = WINDOW  # for so long a recovery counts towards the back-off of the next
 
     def look(self, names: Iterable[str] | None = None) -> tuple[Decision, ...]:
-        """The decision on each spike. Raises `Transient` if anything could not be observed: then nobody
-        is judged (I12)."""
+        """The decision on each spike. Raises `Transient` if the cluster or the ledger could not be observed:
+        then nobody is judged (I12)."""
         chosen = [self.spikes[name] for name in (self.spikes if names is None else names)]
         drivers = self.cluster.drivers()
         since = self.appender.since()
         now = self.ledger.now()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
         recoveries = self.ledger.recoveries(now - self.window)
+        unread = self._unread([s for s in chosen if _stands_still(s, epochs.get(s.name))], epochs)
         decisions = []
         for spike in chosen:
-            mine = [d for d in drivers if d.spike == spike.name]
-            refusal = refusals.get(spike.name)
             facts = SpikeFacts(
                 spike=spike.name,
                 objectives=spike.objectives,
-                drivers=[Driver(d.driver, d.started_at) for d in mine if d.state is not DriverState.EXITED],
+                drivers=[d for d in drivers if d.spike == spike.name],
                 epoch=epochs.get(spike.name),
-                recoveries=[r.at for r in recoveries.get(spike.name, ())],
+                recoveries=recoveries.get(spike.name, ()),
                 appender_since=since,
-                refusal=(refusal.at, refusal.code, refusal.message) if refusal else None,
-                last_exit=last_exit(mine),
+                refusal=refusals.get(spike.name),
+                unread=unread.get(spike.name),
             )
             decisions.append(supervise(facts, now))
         return tuple(decisions)
+
+    def _unread(self, still: Sequence[Spike], epochs: Mapping[str, Epoch]) -> Mapping[str, int]:
+        """Records beyond what each of these drivers has read. Kafka is asked only if one stands still; while
+        it does not answer, nobody is blamed for that."""
+        if not still:
+            return {}
+        try:
+            topics = self.broker.topics({s.topic for s in still})
+        except Transient:
+            return {}
+        return {s.name: _beyond(epochs[s.name].read, topics[s.topic]) for s in still if s.topic in topics}
 
     def recover(self, spike: str) -> Recovered | None:
         """Look again, and do what is to be done now; None if that is nothing any more.
@@ -93,14 +107,14 @@ class Supervisor:
             self.cluster.stop(driver)
 
 
-def last_exit(drivers: Iterable[ObservedDriver]) -> str | None:
-    """How the newest ended driver ended, in words."""
-    ended = [d for d in drivers if d.state is DriverState.EXITED]
-    if not ended:
-        return None
-    newest = max(ended, key=lambda d: d.started_at)
-    if newest.exit_code is None:
-        return "the last one vanished"
-    if newest.exit_code < 0:
-        return f"the last one was killed by signal {-newest.exit_code}"
-    return f"the last one exited with {newest.exit_code}"
+def _stands_still(spike: Spike, epoch: Epoch | None) -> bool:
+    return epoch is not None and without_progress(epoch, spike.objectives) is not None
+
+
+def _beyond(read: Mapping[Partition, int], topic: TopicOffsets) -> int:
+    """A partition made again has another id, and is another matter (I10)."""
+    return sum(
+        max(topic.log_end.get(p.index, 0) - offset, 0)
+        for p, offset in read.items()
+        if p.topic_id == topic.topic_id
+    )

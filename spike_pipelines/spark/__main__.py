@@ -14,10 +14,11 @@ from pyspark.sql import SparkSession
 
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.client import AppenderClient
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.session import Session
@@ -57,7 +58,7 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     engine = SparkEngine(partial(start_spark, spike, env), spike, env, store, plan)
     with HeartbeatThread(client, board):
         code = Driver(session, engine, board).run()
-        board.phase("stopping")
+        board.phase(Phase.STOPPING)
     log.info("driver %s ends: %s", env.driver_id, code.name)
     if (spark := SparkSession.getActiveSession()) is not None:
         spark.stop()

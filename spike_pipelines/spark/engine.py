@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.errors import InvariantBroken, SpikeError, Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import Register, summary
@@ -62,7 +63,7 @@ class SparkEngine:
             board=board,
         )
         query = self._start(grant, checkpoint, batches)
-        board.phase("reading")
+        board.phase(Phase.READING)
         try:
             watch(query, board)
         except Exception as error:
@@ -124,13 +125,13 @@ class MicroBatches:
 
     def _process(self, records: DataFrame, batch_id: int) -> None:
         planned = read_planned(self._checkpoint, batch_id, self._spike.topic)
-        self._board.phase("staging", batch_started_at=planned.planned_at)
+        self._board.phase(Phase.STAGING, batch_started_at=planned.planned_at)
         batch = self._staged(records, batch_id, planned)
         if batch is not None:
             self._register(batch)
         self._ends = dict(planned.ends)
         self._board.read(self._read_offsets())
-        self._board.phase("reading")
+        self._board.phase(Phase.READING)
 
     def _staged(self, records: DataFrame, batch_id: int, planned: PlannedBatch) -> NewBatch | None:
         """The batch, written; None if no partition moved."""
@@ -158,15 +159,18 @@ class MicroBatches:
 
 def watch(query: StreamingQuery, board: VitalsBoard) -> None:
     """Until the driver is to stop, or the query fails. A query that waits for data or for its trigger
-    has read Kafka without an error: what was wrong before is over."""
+    has read Kafka without an error: what was wrong before is over. Where neither its status nor its
+    progress moves, or the JVM does not answer, nothing is said: then the supervisor hears how long."""
+    before = None
     while not board.stop.is_set():
         if query.awaitTermination(POLL_SECONDS):
             raise InvariantBroken("the streaming query ended without an error and without being asked to")
-        if (
-            board.now.phase == "reading"
-            and board.now.problem
-            and query.status["message"].startswith("Waiting")
-        ):
+        status, progress = query.status, query.lastProgress
+        waits = status["message"].startswith("Waiting")
+        if waits or (status, progress and progress.timestamp) != before:
+            board.alive()
+        before = (status, progress and progress.timestamp)
+        if waits and board.now.phase is Phase.READING and board.now.problem:
             board.well()
 
 

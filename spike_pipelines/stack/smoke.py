@@ -4,20 +4,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from spike_pipelines.domain.errors import InvariantBroken, Transient
 from spike_pipelines.platform import Platform
 from spike_pipelines.producer.acks import Run, read_acks
 from spike_pipelines.services.audit import Finding
+from spike_pipelines.services.drain import APPENDER_LEASE
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import faults, running
 
 SPIKE = (sys.executable, "-m", "spike_pipelines.cli.main")
+Place = tuple[int, int]  # partition, offset
 POLL_SECONDS = 1.0
+MIDWAY = (0.1, 0.7)  # committed share of the victim's records at which faults begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,28 @@ class Plan:
     records: int = 200_000
     rate: float = 3_000.0
     seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a recovery moves: the victim's epoch, the newest lease of the appender, what the supervisor did
+    for the victim since the first look."""
+
+    epoch: int
+    token: int
+    recoveries: int
+
+
+def unrecovered(before: Marks, after: Marks) -> list[str]:
+    """The faults from which nothing is seen to have recovered: then the records prove nothing about them."""
+    missing = []
+    if after.epoch <= before.epoch:
+        missing.append("no new epoch after the driver was killed")
+    if after.recoveries <= before.recoveries:
+        missing.append("the supervisor did nothing for the killed driver")
+    if after.token <= before.token:
+        missing.append("no new lease after the appender run was killed")
+    return missing
 
 
 @dataclass(slots=True)
@@ -42,17 +68,24 @@ class Summary:
     faults: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
+    expected: int = 0
+    unrecovered: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return not self.missing and not self.duplicated and all(f.ok for f in self.findings)
+        """Nothing missing or double, of as many records as were asked for, with every fault recovered from
+        and every audit observed."""
+        counted = 0 < self.expected == self.produced and not self.missing and not self.duplicated
+        recovered = bool(self.faults) and not self.unrecovered
+        return counted and recovered and bool(self.findings) and all(f.ok for f in self.findings)
 
     def line(self) -> str:
         verdict = "ok" if self.ok else "FAILED"
         return (
             f"smoke {verdict}: {self.produced:,} produced = {self.rows:,} final "
             f"+ {self.dead_letters:,} dead-letter + {self.filtered:,} filtered; "
-            f"{self.missing} missing, {self.duplicated} duplicated; {len(self.faults)} faults; "
+            f"{self.missing} missing, {self.duplicated} duplicated; {len(self.faults)} faults"
+            f"{''.join(f', {what}' for what in self.unrecovered)}; "
             f"{sum(f.ok for f in self.findings)}/{len(self.findings)} audits ok; {self.seconds:.0f} s"
         )
 
@@ -61,9 +94,13 @@ def smoke(folder: Path, plan: Plan, tell: Callable[[str], None]) -> Summary:
     """Runs in `folder`, which must be empty. `tell` gets a line for each step."""
     started, summary = time.monotonic(), Summary()
     with _stack(folder, plan, tell) as platform:
-        _await_commits(platform, plan, tell, fraction=0.2)
-        summary.faults += _faults(platform, tell)
-        _await_commits(platform, plan, tell, fraction=1.0)
+        victim, since = next(iter(platform.spikes)), platform.ledger.now()
+        _await_midway(platform, plan, victim)
+        before = _marks(platform, victim, since)
+        summary.faults += _faults(platform, tell, victim)
+        _await_commits(platform, plan, tell)
+        summary.unrecovered = unrecovered(before, _marks(platform, victim, since))
+        summary.expected = plan.records * len({spike.topic for spike in platform.spikes.values()})
         tell("all committed and published: auditing")
         summary.findings = [*platform.auditor.run(), *platform.deep_auditor.run()]
         _compare(platform, read_acks(folder / "data" / "produced.txt"), summary)
@@ -86,13 +123,32 @@ def _stack(folder: Path, plan: Plan, tell: Callable[[str], None]) -> Iterator[Pl
         subprocess.run((*SPIKE, "down"), env=env, check=True)
 
 
-def _await_commits(platform: Platform, plan: Plan, tell: Callable[[str], None], *, fraction: float) -> None:
-    """Until each topic has its records, and that share of them is committed and published."""
+def _await_midway(platform: Platform, plan: Plan, victim: str) -> None:
+    """Until the victim has work behind it and before it: a fault then has something to recover for."""
+    deadline = time.monotonic() + plan.seconds
+    while (share := _progress(platform, plan)[victim]) < MIDWAY[0]:
+        if time.monotonic() > deadline:
+            raise Transient(
+                f"{victim} has committed {share:.0%} after {plan.seconds:.0f} s; see the logs folder"
+            )
+        time.sleep(POLL_SECONDS)
+    if share > MIDWAY[1]:
+        raise Transient(f"{victim} has {share:.0%} committed at the first look: give it more --records")
+
+
+def _marks(platform: Platform, victim: str, since: datetime) -> Marks:
+    ledger = platform.ledger
+    token, _ = ledger.lease_state(APPENDER_LEASE)
+    return Marks(ledger.epochs()[victim].number, token, len(ledger.recoveries(since).get(victim, ())))
+
+
+def _await_commits(platform: Platform, plan: Plan, tell: Callable[[str], None]) -> None:
+    """Until each topic has its records, and all of them are committed and published."""
     deadline = time.monotonic() + plan.seconds
     told = 0.0
     while True:
         done = _progress(platform, plan)
-        if min(done.values()) >= fraction and (fraction < 1 or _published(platform)):
+        if min(done.values()) >= 1 and _published(platform):
             return
         if time.monotonic() > deadline:
             raise Transient(f"not committed after {plan.seconds:.0f} s: {_shares(done)}; see the logs folder")
@@ -119,9 +175,8 @@ def _shares(done: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in done.items())
 
 
-def _faults(platform: Platform, tell: Callable[[str], None]) -> list[str]:
-    """Kill one driver and the appender run; each is tried until there was something to kill."""
-    victim = next(iter(platform.spikes))
+def _faults(platform: Platform, tell: Callable[[str], None], victim: str) -> list[str]:
+    """Kill the victim's driver and the appender run; each is tried until there was something to kill."""
     kills = (lambda: faults.kill_driver(platform, victim), lambda: faults.kill_appender_run(platform))
     done = []
     for kill in kills:
@@ -142,13 +197,20 @@ def _retried(kill: Callable[[], faults.Killed], seconds: float = 60.0) -> faults
             time.sleep(POLL_SECONDS)
 
 
+def balance(produced: set[Place], seen: Sequence[Place], filtered: int) -> tuple[int, int]:
+    """(missing, duplicated): records that are neither seen nor filtered, that were filtered beyond what is
+    not seen, or that nobody produced; and those seen again."""
+    once = set(seen)
+    return abs(len(produced - once) - filtered) + len(once - produced), len(seen) - len(once)
+
+
 def _compare(platform: Platform, acks: Mapping[tuple[str, int], tuple[Run, ...]], summary: Summary) -> None:
     """Hold every acknowledged (partition, offset) against what readers can see."""
     states = {d.spike: d for d in platform.ledger.datasets()}
     for name, spike in platform.spikes.items():
         state = states[name]
         places = platform.deep_auditor.places(spike, state.sequence)
-        seen = set(zip(places["partition"], places["offset"], strict=True))
+        seen = list(zip(places["partition"], places["offset"], strict=True))
         produced = {
             (partition, offset)
             for (topic, partition), runs in acks.items()
@@ -162,7 +224,8 @@ def _compare(platform: Platform, acks: Mapping[tuple[str, int], tuple[Run, ...]]
         summary.rows += sum(b.counts.final for b in batches)
         summary.dead_letters += sum(b.counts.dead_letter for b in batches)
         summary.filtered += filtered
-        summary.duplicated += len(places) - len(seen)
-        summary.missing += abs(len(produced - seen) - filtered) + len(seen - produced)
+        missing, duplicated = balance(produced, seen, filtered)
+        summary.missing += missing
+        summary.duplicated += duplicated
     if not summary.produced:
         raise InvariantBroken("nothing was produced: the smoke run proves nothing")

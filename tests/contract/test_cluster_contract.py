@@ -15,7 +15,7 @@ import pytest
 from spike_pipelines.adapters.driver_records import DriverRecord
 from spike_pipelines.adapters.process_identity import ProcessIdentity
 from spike_pipelines.adapters.processes import KEPT, LocalProcesses
-from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 from spike_pipelines.ports import DriverState, ObservedDriver
 from spike_pipelines.settings import Settings
@@ -191,13 +191,22 @@ def test_process_id_used_again_is_not_taken_for_the_driver(cluster):
     cluster.stop(record.driver)  # and we are still here
 
 
-def test_record_that_cannot_be_read_is_never_left_out_silently(cluster):
+def test_record_that_cannot_be_read_is_unknown_with_a_way_out_and_hides_no_other(cluster):
     driver = started(cluster, WAITS)
-    path = cluster._path(DriverRecord(spike=SPIKE.name, driver=driver.driver, started_at=driver.started_at))
+    path = cluster._path(driver)
+    other = DriverRecord(
+        spike="other",
+        driver="0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4",
+        started_at=datetime.now(UTC),
+        exit_code=1,
+    )
+    other.write(cluster._path(other))
     whole = path.read_text()
     path.write_text("{")
-    with pytest.raises(Transient, match=driver.driver):
-        cluster.drivers()
+    seen = {d.driver: d for d in cluster.drivers()}
+    assert (seen[driver.driver].spike, seen[driver.driver].state) == (SPIKE.name, DriverState.UNKNOWN)
+    assert str(path) in seen[driver.driver].problem
+    assert seen[other.driver].state is DriverState.EXITED
     path.write_text(whole)
 
 

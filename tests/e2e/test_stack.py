@@ -1,6 +1,7 @@
 """What a person is promised, on the whole stack: records arrive, and streams come back by themselves."""
 
 import signal
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
@@ -8,7 +9,7 @@ from kafka import KafkaProducer
 from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment
 
 from spike_pipelines import read as reading
-from spike_pipelines.driver.exits import Exit
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.services.drain import APPENDER_LEASE
 from spike_pipelines.stack import faults
 
@@ -81,6 +82,20 @@ def test_a_driver_that_hangs_is_replaced(stack, spike):
     stack.await_("a newer epoch", lambda: stack.epoch(spike) > epoch)
     stack.await_("the hung one is gone", lambda: not driver.is_running())
     stack.await_commit(spike)
+
+
+def test_a_driver_whose_jvm_alone_hangs_is_replaced(stack, spike):
+    """Its heartbeat is a Python thread, and goes on."""
+    epoch, driver = stack.epoch(spike), stack.driver(spike)
+    jvms = [child for child in driver.children(recursive=True) if child.name() == "java"]
+    assert jvms
+    for jvm in jvms:
+        jvm.send_signal(signal.SIGSTOP)
+    stack.await_("a newer epoch", lambda: stack.epoch(spike) > epoch)
+    stack.await_("the hung one is gone", lambda: not driver.is_running())
+    stack.await_commit(spike)
+    noted = stack.platform.ledger.recoveries(datetime.now(UTC) - timedelta(hours=1))[spike]
+    assert "wait to be read" in noted[-1].cause or "one batch has taken" in noted[-1].cause
 
 
 def test_a_woken_driver_is_fenced_for_good(stack, spike):

@@ -265,6 +265,25 @@ def test_each_record_is_held_against_its_batch_and_the_others(world, offsets, wo
     assert all(word in breach for word, breach in zip(words, breaches, strict=True))
 
 
+@pytest.mark.parametrize(("rows", "found"), [(-1, 3), (1, 5)])
+def test_a_file_with_other_rows_than_were_committed_is_told(world, rows, found):
+    """Each record that is there is in its place, so only the number tells."""
+    world.driver(world.spike()).stage(4, 0, 4)
+    world.promoter().promote(world.spikes["payouts"], limit=9)
+    reader = Reader(world, iter(range(8)))
+    changes = iter([rows, 0])
+
+    class Miscounts:
+        def places(self, bucket, key):
+            frame, change = reader.places(bucket, key), next(changes)
+            more = pd.DataFrame({"partition": 0, "offset": [7] * max(change, 0)})
+            return pd.concat([frame.iloc[: len(frame) + min(change, 0)], more])
+
+    (finding,) = DeepAuditor(world.ledger, Miscounts(), world.spikes).run()
+    (breach,) = finding.breaches
+    assert breach.endswith(f"4 records to be found, {found} are")
+
+
 # swaps, as the audit sees them
 
 

@@ -7,10 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from dagster_aws.s3 import S3Resource
 
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.adapters.s3_copy import part_ranges
+from spike_pipelines.adapters.s3_copy import Copy, copy_whole, part_ranges
 from spike_pipelines.domain.errors import Refused, Transient
 
 ONCE = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, connect_timeout=2)
@@ -61,6 +62,16 @@ def playing_s3(status, body=b""):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.real
+def test_a_source_that_changes_before_the_copy_is_refused_by_the_server(s3):
+    """The adapter's own look at the etag is a request of its own: the source may change after it."""
+    looked_at = s3.client().put_object(Bucket="spike-lake", Key="etag/a", Body=b"old")["ETag"].strip('"')
+    s3.client().put_object(Bucket="spike-lake", Key="etag/a", Body=b"new")
+    with pytest.raises(ClientError) as refused:
+        copy_whole(s3.client(), Copy("spike-lake", "etag/a", "etag/b", looked_at, 3, {}))
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 412
 
 
 def copy(store):

@@ -22,10 +22,10 @@ from spark_jvm import own_jvm
 
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import FileKind, hour_of
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.registration import check_batch
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 from spike_pipelines.driver.client import AppenderClient
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard

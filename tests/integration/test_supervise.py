@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from builders import HOUR
 
-from spike_pipelines.domain.epochs import EpochState
+from spike_pipelines.domain.epochs import EpochState, Phase
 from spike_pipelines.domain.errors import Fenced, Transient
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.domain.supervision import ActionKind, Verdict
-from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.ports import DriverState, ObservedDriver, Refusal
 from spike_pipelines.services.observe import Observer
-from spike_pipelines.services.supervise import Supervisor, last_exit
+from spike_pipelines.services.supervise import Supervisor
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +62,7 @@ def cluster(world):
 
 @pytest.fixture
 def supervisor(world, cluster):
-    return Supervisor(world.ledger, cluster, Listening(), world.spikes)
+    return Supervisor(world.ledger, cluster, Listening(), world.broker, world.spikes)
 
 
 def runs(cluster, driver="a", state=DriverState.RUNNING, **changes):
@@ -141,15 +141,59 @@ def test_other_spikes_drivers_are_not_mine(world, cluster, supervisor):
     assert verdicts["payouts"] is not Verdict.MISSING
 
 
-def test_how_the_newest_driver_ended_is_said_in_words():
-    def ended(code, minutes):
-        at = HOUR + timedelta(minutes=minutes)
-        return ObservedDriver("payouts", "a", DriverState.EXITED, at, code)
+def still(world, read, minutes=5):
+    """The driver beats, and its engine has not moved for so long."""
+    world.execute(
+        f"UPDATE epochs SET phase = 'reading', heartbeat_at = clock_timestamp(),"
+        f" progress_at = clock_timestamp() - interval '{minutes} minutes'"
+    )
+    assert world.ledger.epochs()["payouts"].read == read
 
-    assert last_exit([]) is None
-    assert last_exit([ended(1, 2), ended(7, 1)]) == "the last one exited with 1"
-    assert last_exit([ended(-15, 1)]) == "the last one was killed by signal 15"
-    assert last_exit([ended(None, 1)]) == "the last one vanished"
+
+def reading(world, offset):
+    driver = world.driver(world.spikes["payouts"], "a")
+    driver.ends = dict.fromkeys(driver.ends, offset)
+    world.registrar.heartbeat(
+        driver.spike, driver.token, phase=Phase.READING, problem=None, batch_started_at=None,
+        progress_at=world.ledger.now(), read=driver.ends,
+    )  # fmt: skip
+    return driver
+
+
+def test_an_engine_that_stands_still_while_records_wait_is_replaced(world, cluster, supervisor):
+    driver = reading(world, 98)
+    runs(cluster, "a")
+    assert supervisor.look()[0].verdict is Verdict.RUNNING
+    still(world, driver.ends)
+    done = supervisor.recover("payouts")
+    assert "and 2 records wait to be read" in done.decision.cause
+    assert cluster.calls == ["stop a, epoch retired", "start"]
+
+
+def test_an_engine_that_has_read_all_may_stand_still(world, cluster, supervisor):
+    driver = reading(world, 100)
+    runs(cluster, "a")
+    still(world, driver.ends)
+    assert supervisor.look()[0].verdict is Verdict.RUNNING
+
+
+def test_a_broker_that_does_not_answer_blames_no_driver(world, cluster, supervisor):
+    driver = reading(world, 0)
+    runs(cluster, "a")
+    still(world, driver.ends)
+    world.broker.up = False
+    assert supervisor.look()[0].verdict is Verdict.RUNNING
+
+
+def test_a_blocked_spike_is_free_again_once_an_epoch_is_granted(world, cluster, supervisor):
+    refusal = Refusal(world.ledger.now() - timedelta(minutes=6), "lost", "records are gone", "a")
+    with world.ledger.begin() as tx:
+        tx.lock_spike("payouts", "payouts")
+        tx.refuse("payouts", refusal)
+    done = supervisor.recover("payouts")
+    assert (done.decision.verdict, done.started) == (Verdict.BLOCKED, "new-1")
+    world.driver(world.spikes["payouts"], "new-1")
+    assert supervisor.look()[0].verdict is Verdict.STARTING
 
 
 # lag

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.driver.backoff import (
     CAP_SECONDS,
     GIVE_UP_FAILURES,
@@ -22,7 +23,6 @@ from spike_pipelines.driver.decisions import (
     after_open,
     after_register,
 )
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.wire import ErrorCode
 
 CODES = set(get_args(ErrorCode))

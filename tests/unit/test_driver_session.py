@@ -8,10 +8,10 @@ from fake_appender import TOKEN, Answer, FakeAppender
 
 from spike_pipelines.domain.batch import HourCounts, NewBatch
 from spike_pipelines.domain.errors import Conflict, Fenced, InvalidSpec, Transient
+from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.decisions import Refusal
-from spike_pipelines.driver.exits import Exit
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.session import MAX_REGISTER_RETRIES, Halted, Session, Stopped

@@ -34,10 +34,14 @@ class AuditQueries(ABC):
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         f = s.files
-        query = sa.select(f).where(
-            f.c.dataset == dataset,
-            f.c.added <= sequence,
-            sa.or_(f.c.removed.is_(None), f.c.removed > sequence),
+        query = (
+            sa.select(f)
+            .where(
+                f.c.dataset == dataset,
+                f.c.added <= sequence,
+                sa.or_(f.c.removed.is_(None), f.c.removed > sequence),
+            )
+            .order_by(f.c.added, f.c.id)
         )
         with self._read() as db:
             return tuple(rows.file(row) for row in db.execute(query).mappings())

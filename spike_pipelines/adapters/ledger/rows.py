@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind, FileState
-from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
@@ -27,9 +27,11 @@ def epoch(row: Row) -> Epoch:
         opened_at=row["opened_at"],
         heartbeat_at=row["heartbeat_at"],
         after=row["after"],
-        phase=row["phase"],
+        phase=Phase(row["phase"]) if row["phase"] else None,
         problem=row["problem"],
         batch_started_at=row["batch_started_at"],
+        progress_at=row["progress_at"],
+        read={Partition(topic, topic_id, i): offset for topic, topic_id, i, offset in row["read_offsets"]},
         application_version=row["application_version"],
     )
 

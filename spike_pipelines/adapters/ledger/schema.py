@@ -59,6 +59,7 @@ epochs = sa.Table(
     sa.Column("phase", sa.Text),
     sa.Column("problem", sa.Text),
     sa.Column("batch_started_at", Time),
+    sa.Column("progress_at", Time),
     sa.Column("read_offsets", JSONB, nullable=False, server_default="[]"),
     sa.Column("application_version", sa.Text, nullable=False),
     sa.CheckConstraint("state in ('open', 'superseded', 'retired')", name="epochs_state"),

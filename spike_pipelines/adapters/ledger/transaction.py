@@ -21,7 +21,7 @@ from spike_pipelines.domain.batch import (
     StagedFile,
     check_transition,
 )
-from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken, LeaseLost
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
@@ -101,9 +101,10 @@ class SqlTransaction(OperationStatements, SwapVerbs):
         epoch: int,
         nonce: str,
         *,
-        phase: str,
+        phase: Phase,
         problem: str | None,
         batch_started_at: datetime | None,
+        progress_at: datetime | None = None,
         read: Mapping[Partition, int],
     ) -> None:
         e = s.epochs
@@ -116,6 +117,7 @@ class SqlTransaction(OperationStatements, SwapVerbs):
                 phase=phase,
                 problem=problem,
                 batch_started_at=batch_started_at,
+                progress_at=progress_at,
                 read_offsets=offsets,
             )
         )

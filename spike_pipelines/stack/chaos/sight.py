@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from spike_pipelines.domain.batch import UNFINISHED, Batch
-from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.ports import Ledger
 from spike_pipelines.services.drain import APPENDER_LEASE
 
 LOOK_SECONDS = 0.5
 BATCHES = 10  # of a spike, newest first: more than it may have staged and commit between two looks
 HEARD_WITHIN = timedelta(seconds=6)  # two heartbeats
-WRITING = frozenset({"staging", "posting"})
+WRITING = frozenset({Phase.STAGING, Phase.POSTING})
 
 
 @dataclass(frozen=True, slots=True)

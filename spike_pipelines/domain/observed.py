@@ -1,0 +1,47 @@
+"""What was observed of a spike's drivers and of what was done about them: values, no judgement."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class DriverState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"  # it is known of, and could not be looked at
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDriver:
+    """One driver process or pod. `driver` is the identity it names itself by at the appender; `problem`
+    says why the state is unknown, and the way out."""
+
+    spike: str
+    driver: str
+    state: DriverState
+    started_at: datetime
+    exit_code: int | None = None
+    pid: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The last answer other than success that a driver of the spike got."""
+
+    at: datetime
+    code: str
+    message: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One thing the supervisor did."""
+
+    spike: str
+    at: datetime
+    action: str
+    cause: str
+    verdict: str
