@@ -89,6 +89,9 @@ def test_the_api_checks_tokens_and_cannot_make_them(ledger, ledger_url, postgres
     admin.close(), api.close()
 
 
+FORGETS = {(WORKER, f"DELETE FROM {table}") for table in ("lag_latest", "lag_history")}
+
+
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
     "statement",
@@ -109,6 +112,8 @@ def test_the_api_checks_tokens_and_cannot_make_them(ledger, ledger_url, postgres
     ],
 )
 def test_no_role_deletes_or_alters_anything(world, as_role, role, statement):
+    if (role, statement) in FORGETS:
+        pytest.skip("old lag may be forgotten")
     world.driver(world.spike()).stage()
     before = rights(world)
     # A GRANT without the right to it is a mere warning where the role has another right to the table.

@@ -44,7 +44,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        if error.orig.diag.constraint_name == _ONE_REGISTRATION:  # type: ignore[union-attr]  # psycopg2's
+        if _constraint(error) == _ONE_REGISTRATION:
             raise Duplicate("a file is registered already, with another batch", field="files") from error
         raise InvariantBroken(f"the ledger refused a write: {_short(error)}") from error
     except OperationalError as error:
@@ -55,6 +55,11 @@ def translated() -> Iterator[None]:
         if error.connection_invalidated:
             raise Transient(f"the connection to the ledger database broke: {_short(error)}") from error
         raise
+
+
+def _constraint(error: IntegrityError) -> str | None:
+    """The name of the constraint that a write broke, where the driver tells it (psycopg2 does)."""
+    return getattr(getattr(error.orig, "diag", None), "constraint_name", None)
 
 
 def _short(error: DBAPIError) -> str:
