@@ -163,10 +163,11 @@ def test_a_spike_that_never_committed_counts_from_where_it_begins():
 
 def test_a_new_spike_has_its_time_for_the_first_commit():
     new = {"positions": {}, "last_commit_at": None, "age": 100, "committed": 0}
-    report = judge(facts(**new, created_at=ago(100), life=replace(RUNS, opened_at=ago(100))), HOUR)
+    young = replace(RUNS, opened_at=ago(50))
+    report = judge(facts(**new, created_at=ago(100), life=young), HOUR)
     assert report.verdict is LagVerdict.CATCHING_UP
     assert "it began 1 min 40 s ago and has not committed yet" in report.sentence
-    late = judge(facts(**new, created_at=ago(301), life=replace(RUNS, opened_at=ago(100))), HOUR)
+    late = judge(facts(**new, created_at=ago(301), life=young), HOUR)
     assert late.verdict is LagVerdict.FALLING_BEHIND
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
@@ -338,7 +338,10 @@ class SqlTransaction(OperationStatements, SwapVerbs):
             raise Conflict(f"batch {batch} is not {old} any more")
 
     def intend(self, intents: Iterable[Intent]) -> None:
-        f, given = s.files, _by_id({i.file: i.final_key for i in intents})
+        keys = {i.file: i.final_key for i in intents}
+        if not keys:
+            return
+        f, given = s.files, _by_id(keys)
         self._db.execute(sa.update(f).where(f.c.id == given.c.id).values(final_key=given.c.value))
 
     def commit_files(
@@ -354,12 +357,13 @@ class SqlTransaction(OperationStatements, SwapVerbs):
                 run_id=run_id,
             )
         )
-        f, given = s.files, _by_id(etags)
-        self._db.execute(
-            sa.update(f)
-            .where(f.c.id == given.c.id, f.c.state == FileState.STAGED)
-            .values(state=FileState.LIVE, dataset=dataset, added=sequence, final_etag=given.c.value)
-        )
+        if etags:
+            f, given = s.files, _by_id(etags)
+            self._db.execute(
+                sa.update(f)
+                .where(f.c.id == given.c.id, f.c.state == FileState.STAGED)
+                .values(state=FileState.LIVE, dataset=dataset, added=sequence, final_etag=given.c.value)
+            )
         self._require_all_live(batch)
         return sequence
 
@@ -386,12 +390,7 @@ class SqlTransaction(OperationStatements, SwapVerbs):
             raise LeaseLost(f"lease {lease.resource} #{lease.token} of {lease.holder} is over")
 
 
-def _by_id(values: Mapping[int, str]) -> sa.TableValuedAlias:
-    """A table (id, value) to update from: one statement and one round trip, however many rows."""
-    return (
-        sa.func.unnest(
-            sa.cast(list(values), ARRAY(sa.BigInteger)), sa.cast(list(values.values()), ARRAY(sa.Text))
-        )
-        .table_valued(sa.column("id", sa.BigInteger), sa.column("value", sa.Text), name="given")
-        .render_derived()
-    )
+def _by_id(values: Mapping[int, str]) -> sa.Values:
+    """A table (id, value) to update from, of at least one row: one statement, however many there are."""
+    columns = sa.column("id", sa.BigInteger), sa.column("value", sa.Text)
+    return sa.values(*columns, name="given").data(list(values.items()))
