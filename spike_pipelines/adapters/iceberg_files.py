@@ -45,7 +45,7 @@ def _from_footer(table: Table, file: LiveFile) -> DataFile:
         data = parquet_file_to_data_file(table.io, table.metadata, file.uri)
     except FileNotFoundError as error:
         raise ObjectMissing(f"{file.uri} is not there") from error
-    except (ValueError, pa.ArrowException) as error:
+    except (ValueError, OverflowError, pa.ArrowException) as error:
         raise InvariantBroken(f"{file.uri} does not fit table {'.'.join(table.name())}: {error}") from error
     said = (file.rows, file.size, hour_number(file.hour))
     found = (data.record_count, data.file_size_in_bytes, data.partition[0])

@@ -17,6 +17,8 @@ from spike_pipelines.domain.registration import MAX_FUTURE
 PARTITION, OFFSET, TIMESTAMP = "kafka_partition", "kafka_offset", "kafka_timestamp"
 KAFKA_COLUMNS = (PARTITION, OFFSET, TIMESTAMP)
 
+_LAST_INSTANT = "TIMESTAMP '9999-12-31 23:59:59.999999Z'"
+
 REASON = "__spike_reason"
 DETAIL = "__spike_detail"
 KEPT = "__spike_kept"
@@ -97,7 +99,10 @@ def _routed(columns: tuple[ddl.Column, ...], reasons: tuple[Reason, ...]) -> tup
     dead = f"{REASON} IS NOT NULL"
     details = " ".join(f"WHEN '{r.name}' THEN {r.detail}" for r in reasons if r.detail)
     return (
-        *KAFKA_COLUMNS,
+        PARTITION,
+        OFFSET,
+        # Further ahead it is a dead letter, which somebody is to read.
+        f"least({TIMESTAMP}, {_LAST_INSTANT}) AS {TIMESTAMP}",
         *(f"CASE WHEN {dead} THEN {raw} END AS {raw}" for raw in (_TOPIC, _KEY, _VALUE)),
         REASON,
         f"CASE {REASON} {details} END AS {DETAIL}",
@@ -153,7 +158,12 @@ def _reasons(columns: tuple[ddl.Column, ...], start: datetime, planned_at: datet
     unread = f"({_RECORD} IS NULL OR {_RECORD}.{_CORRUPT} IS NOT NULL)"
     yield Reason("malformed_json", f"({unread} AND try_parse_json({_TEXT}) IS NULL)")
     yield Reason("wrong_type", unread, _mistyped(columns))
-    missing = tuple(_required(columns, _RECORD, count()))
+    names = count()
+    strange = tuple(_out_of_years(columns, _RECORD, names))
+    if strange:
+        holds = " OR ".join(condition for _, condition in strange)
+        yield Reason("value_out_of_range", f"({holds})", _listed(strange))
+    missing = tuple(_required(columns, _RECORD, names))
     if missing:
         holds = " OR ".join(condition for _, condition in missing)
         yield Reason("null_in_required_column", f"({holds})", _listed(missing))
@@ -191,6 +201,49 @@ def _required_of_each(
     one = f"__spike_x{next(names)}"
     for path, condition in _required_within(kind, one, names):
         yield f"{mark}{path}", f"exists({values}, {one} -> {one} IS NOT NULL AND {condition})"
+
+
+_YEARS = {  # what every reader knows: Python's datetime, and so pyiceberg and pandas, ends there
+    ddl.Primitive.DATE: "DATE '0001-01-01' AND DATE '9999-12-31'",
+    ddl.Primitive.TIMESTAMP: f"TIMESTAMP '0001-01-01 00:00:00Z' AND {_LAST_INSTANT}",
+    ddl.Primitive.TIMESTAMP_NTZ: (
+        "TIMESTAMP_NTZ '0001-01-01 00:00:00' AND TIMESTAMP_NTZ '9999-12-31 23:59:59.999999'"
+    ),
+}
+
+
+def _out_of_years(
+    columns: tuple[ddl.Column, ...], parent: str, names: Iterator[int]
+) -> list[tuple[str, str]]:
+    """(path, condition under which a date or time is outside the years 1 to 9999), nested ones included."""
+    return [
+        (f"{column.name}{path}", condition)
+        for column in columns
+        for path, condition in _out_of_years_within(column.type, f"{parent}.{quoted(column.name)}", names)
+    ]
+
+
+def _out_of_years_within(kind: ddl.Type, value: str, names: Iterator[int]) -> Iterator[tuple[str, str]]:
+    match kind:
+        case ddl.Struct(fields):
+            for path, condition in _out_of_years(fields, value, names):
+                yield f".{path}", condition
+        case ddl.Array(element):
+            yield from _any_out_of_years(element, value, "[]", names)
+        case ddl.Map(_, inner):
+            yield from _any_out_of_years(inner, f"map_values({value})", "{}", names)
+        case ddl.Primitive() if kind in _YEARS:
+            yield "", f"coalesce({value} NOT BETWEEN {_YEARS[kind]}, false)"
+        case _:
+            return
+
+
+def _any_out_of_years(
+    kind: ddl.Type, values: str, mark: str, names: Iterator[int]
+) -> Iterator[tuple[str, str]]:
+    one = f"__spike_x{next(names)}"
+    for path, condition in _out_of_years_within(kind, one, names):
+        yield f"{mark}{path}", f"coalesce(exists({values}, {one} -> {condition}), false)"
 
 
 def _mistyped(columns: tuple[ddl.Column, ...]) -> str | None:

@@ -162,6 +162,8 @@ CASES = {
     b'{"id": "x", "n": 3000000000}': ("wrong_type", "n"),
     b'{"id": "x", "at": "yesterday"}': ("wrong_type", "at"),
     b'{"id": "x", "device": "phone", "n": 1.5}': ("wrong_type", "n, device"),
+    b'{"id": "x", "at": 1763900000000}': ("value_out_of_range", "at"),  # milliseconds, where seconds are read
+    b'{"id": "x", "at": "0000-01-01T00:00:00Z"}': ("value_out_of_range", "at"),
     b'{"n": 1}': ("null_in_required_column", "id"),
     b'{"id": null}': ("null_in_required_column", "id"),
     b'{"id": "x", "device": {"v": 1}}': ("null_in_required_column", "device.os"),
