@@ -77,6 +77,7 @@ class Decision:
 START_GRACE = timedelta(seconds=120)
 LONGEST_START = timedelta(minutes=10)
 BLOCKING = frozenset({"topic_changed", "lost"})
+_LONG_BATCH = "one batch has taken"
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=5)
 _MEANINGS: Mapping[int, str] = {
@@ -244,7 +245,7 @@ def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:
     """Why the driver, which beats, does not work; None if it does."""
     batch = epoch.heartbeat_at - (epoch.batch_started_at or epoch.heartbeat_at)
     if batch > batch_allowance(facts):
-        return f"one batch has taken {batch.total_seconds() / 60:.0f} min so far"
+        return f"{_LONG_BATCH} {batch.total_seconds() / 60:.0f} min so far"
     if epoch.phase is Phase.STARTING and epoch.heartbeat_at - epoch.opened_at > LONGEST_START:
         return f"the query starts for {LONGEST_START.total_seconds() / 60:.0f} min"
     still = without_progress(epoch, facts.objectives)
@@ -255,9 +256,9 @@ def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:
 
 
 def batch_allowance(facts: SpikeFacts) -> timedelta:
-    """How long one batch may take: twice as long after each restart of a hung driver within the hour, so
-    that a batch which really needs longer is not begun again and again."""
-    restarts = sum(r.verdict == Verdict.HUNG for r in facts.recoveries)
+    """How long one batch may take: twice as long after each restart for a long batch within the hour, so
+    that one which really needs longer is not begun again and again."""
+    restarts = sum(r.cause.startswith(_LONG_BATCH) for r in facts.recoveries)
     longest: timedelta = max(facts.objectives.hang * 3, START_GRACE) * 2 ** min(restarts, 6)
     return longest
 

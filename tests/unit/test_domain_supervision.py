@@ -47,8 +47,8 @@ def refused(seconds, code, sentence="create it"):
     return Refusal(ago(seconds), code, sentence, "a")
 
 
-def recovered(*seconds, verdict=Verdict.MISSING):
-    return [Recovery("payouts", ago(s), "start", "", verdict) for s in seconds]
+def recovered(*seconds, verdict=Verdict.MISSING, cause="one batch has taken 4 min so far"):
+    return [Recovery("payouts", ago(s), "start", cause, verdict) for s in seconds]
 
 
 RESTART_A = Action(ActionKind.RESTART, "payouts", ("a",))
@@ -182,7 +182,7 @@ TABLE = {
         Verdict.HUNG, RESTART_A,
     ),
     "other recoveries give it no more time": (
-        facts(driver(), epoch=owned(batch_started_at=ago(182)), recoveries=recovered(900)),
+        facts(driver(), epoch=owned(batch_started_at=ago(182)), recoveries=recovered(900, cause="killed")),
         Verdict.HUNG, RESTART_A,
     ),
     "nobody is judged while the appender does not answer": (
