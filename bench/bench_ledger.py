@@ -213,7 +213,7 @@ def latency_bench(here: Parts, spikes: int = 4, seconds: float = 60, every: floa
     with ThreadPoolExecutor(16) as copies:
         drain = Drain(
             ledger=here.ledger,
-            promoter=Promoter(here.ledger, store, copies, LeaseTerms("bench")),
+            promoter=Promoter(here.ledger, store, world.catalog, copies, LeaseTerms("bench")),
             publisher=Publisher(here.ledger, world.catalog, store),
             spikes=world.spikes,
             clock=SystemClock(),
@@ -244,14 +244,13 @@ def latency_bench(here: Parts, spikes: int = 4, seconds: float = 60, every: floa
 
 def stage(driver: Driver, store: S3ObjectStore, stop: threading.Event, every: float) -> None:
     """Real Parquet in the real store, registered as drivers do."""
-    body = parquet(10)
     prefix = f"staging/{driver.spike.name}/{driver.token.number:08d}/"
     while not stop.wait(every):
         (p, start) = next(iter(driver.ends.items()))
         files = []
         for i in range(6):
             key = f"{start}/part-{i}.parquet"
-            info = store.put(BUCKET, prefix + key, body)
+            info = store.put(BUCKET, prefix + key, parquet(10, HOUR, p.index, start + 10 * i))
             files.append(StagedFile(key, staged_file().kind, HOUR, 10, info.size, info.etag))
         r = OffsetRange(p, start, start + 60)
         driver.register(NewBatch((r,), tuple(files), 60, (HourCounts(HOUR, 60, 0, 0),), "1.0"))

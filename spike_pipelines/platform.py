@@ -148,7 +148,9 @@ class Platform:
 
         pool = ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy")
         holder = f"replay on {gethostname()} pid {os.getpid()}"
-        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder, SWAP_LEASE_SECONDS))
+        promoter = Promoter(
+            self.ledger, self.store, self.catalog, pool, LeaseTerms(holder, SWAP_LEASE_SECONDS)
+        )
         reader = S3DeadLetterReader(self.settings.s3_endpoint)
         return Replayer(self.ledger, Swapper(self.ledger, promoter), reader, SparkReparser(self.settings))
 
@@ -171,7 +173,7 @@ class Platform:
         run_id: str | None = None,
     ) -> Drain:
         """`holder` names the run in its leases; `pool` copies files; `run_id` is kept with commits."""
-        promoter = Promoter(self.ledger, self.store, pool, LeaseTerms(holder, run_id=run_id))
+        promoter = Promoter(self.ledger, self.store, self.catalog, pool, LeaseTerms(holder, run_id=run_id))
         return Drain(
             ledger=self.ledger,
             promoter=promoter,

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
+from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
@@ -100,9 +101,15 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ParquetFooter:
-    """What the footer of a Parquet file says."""
+    """What the footer of a Parquet file says.
+
+    `groups` is None where its statistics do not tell where all rows come from; `tail` are the file's last
+    bytes, the whole footer among them.
+    """
 
     rows: int
+    groups: tuple[RowGroup, ...] | None = None
+    tail: bytes = field(default=b"", repr=False)
 
 
 class ObjectStore(Protocol):
@@ -147,6 +154,21 @@ class Catalog(Protocol):
 
     def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
         """Create the table if it is not there, with columns from the spike's schema, partitioned by hour."""
+
+    def check_schema(self, table: str, spike: Spike) -> None:
+        """Raise `InvalidSpec`, naming the column, unless the spike's schema extends the table's. Changes
+        nothing; a table that is not there takes any."""
+
+    def misfit(
+        self,
+        table: str,
+        spike: Spike,
+        files: Iterable[tuple["LiveFile", ParquetFooter]],
+        *,
+        dead_letters: bool,
+    ) -> str | None:
+        """Why one of the files could not be published to the table, judged by its footer alone, or None.
+        Ensures the table. Raises `InvalidSpec`, `Transient`."""
 
     def sequence(self, table: str) -> int:
         """The ledger sequence number of the current snapshot; 0 for a table without one."""

@@ -102,9 +102,15 @@ def staged_file(key: str = "part-0.parquet", **changes) -> StagedFile:
 
 
 @cache
-def parquet(rows: int) -> bytes:
+def parquet(rows: int, hour: datetime = HOUR, index: int = 0, start: int = 0, **columns: pa.Array) -> bytes:
+    """Records of one partition from `start` on, all in `hour`."""
     body = io.BytesIO()
-    pq.write_table(pa.table({"id": pa.array(range(rows), pa.int64())}), body)
+    kafka = {
+        "kafka_partition": pa.array([index] * rows, pa.int32()),
+        "kafka_offset": pa.array(range(start, start + rows), pa.int64()),
+        "kafka_timestamp": pa.array([hour] * rows, pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table({"id": pa.array(range(rows), pa.int64())} | kafka | columns), body)
     return body.getvalue()
 
 
@@ -154,9 +160,9 @@ class Driver:
         name = f"a{attempt}/{p.index}-{start}"
         split = final // 2
         files = [
-            self._put(f"{name}-0.parquet", FileKind.FINAL, HOUR, split),
-            self._put(f"{name}-1.parquet", FileKind.FINAL, NEXT_HOUR, final - split),
-            self._put(f"{name}-2.parquet", FileKind.DEAD_LETTER, HOUR, dead),
+            self._put(f"{name}-0.parquet", FileKind.FINAL, HOUR, split, index, start),
+            self._put(f"{name}-1.parquet", FileKind.FINAL, NEXT_HOUR, final - split, index, start + split),
+            self._put(f"{name}-2.parquet", FileKind.DEAD_LETTER, HOUR, dead, index, start + final),
         ]
         return NewBatch(
             ranges=(r,),
@@ -177,11 +183,13 @@ class Driver:
     def stage(self, final: int = 4, dead: int = 1, filtered: int = 1, *, index: int = 0) -> Registered:
         return self.register(self.write(final, dead, filtered, index=index))
 
-    def _put(self, key: str, kind: FileKind, hour: datetime, rows: int) -> StagedFile | None:
+    def _put(  # noqa: PLR0917
+        self, key: str, kind: FileKind, hour: datetime, rows: int, index: int = 0, start: int = 0
+    ) -> StagedFile | None:
         if rows == 0:
             return None
         absolute = staging_prefix(self.spike, self.token.number) + key
-        info = self.world.store.put(BUCKET, absolute, parquet(rows))
+        info = self.world.store.put(BUCKET, absolute, parquet(rows, hour, index, start))
         return StagedFile(key, kind, hour, rows, info.size, info.etag)
 
 
@@ -212,7 +220,11 @@ class World:
 
     def promoter(self, holder: str = "test", *, ledger=None, store=None, pool=None, seconds=15.0) -> Promoter:
         return Promoter(
-            ledger or self.ledger, store or self.store, pool or SameThread(), LeaseTerms(holder, seconds)
+            ledger or self.ledger,
+            store or self.store,
+            self.catalog,
+            pool or SameThread(),
+            LeaseTerms(holder, seconds),
         )
 
     @property

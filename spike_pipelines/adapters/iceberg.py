@@ -37,7 +37,7 @@ from spike_pipelines.adapters.iceberg_schema import (
 from spike_pipelines.adapters.iceberg_sweep import sweep
 from spike_pipelines.domain.errors import Conflict, InvariantBroken, Transient
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import LiveFile
+from spike_pipelines.ports import LiveFile, ParquetFooter
 from spike_pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -131,15 +131,33 @@ class IcebergCatalog:
 
     def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
         """Raises `InvalidSpec`, naming the column, where the spike's schema does not extend the table's."""
+        self._ensured(table, spike, dead_letters=dead_letters)
+
+    def check_schema(self, table: str, spike: Spike) -> None:
+        schema = final_schema(spike.schema)
+        if (found := self.load(table)) is not None:
+            check_extends(table, found.schema(), schema)
+
+    def misfit(
+        self,
+        table: str,
+        spike: Spike,
+        files: Iterable[tuple[LiveFile, ParquetFooter]],
+        *,
+        dead_letters: bool,
+    ) -> str | None:
+        found = self._ensured(table, spike, dead_letters=dead_letters)
+        return data.misfit(found, files)
+
+    def _ensured(self, table: str, spike: Spike, *, dead_letters: bool) -> Table:
         schema = dead_letter_schema() if dead_letters else final_schema(spike.schema)
         for _ in range(ATTEMPTS):
             found = self.load(table)
             try:
                 if found is None:
-                    self._create(table, schema, hour_spec(schema, dead_letters=dead_letters))
-                else:
-                    _evolve(found, table, schema)
-                return
+                    return self._create(table, schema, hour_spec(schema, dead_letters=dead_letters))
+                _evolve(found, table, schema)
+                return found
             except (TableAlreadyExistsError, CommitFailedException):
                 log.info("table %s was changed meanwhile: looking again", table)
         raise Transient(f"table {table} was changed by others {ATTEMPTS} times in a row: try again later")
@@ -225,12 +243,12 @@ class IcebergCatalog:
             raise Conflict(f"table {NAMESPACE}.{table} is not there: ensure it first")
         return found
 
-    def _create(self, table: str, schema: Schema, spec: PartitionSpec) -> None:
+    def _create(self, table: str, schema: Schema, spec: PartitionSpec) -> Table:
         # Parquet from Spark has no field ids: readers find columns by name.
         mapping = {"schema.name-mapping.default": schema.name_mapping.model_dump_json()}
         with translated(f"create table {table}"):
             self._catalog.create_namespace_if_not_exists(NAMESPACE)
-            self._catalog.create_table(
+            return self._catalog.create_table(
                 (NAMESPACE, table), schema, partition_spec=spec, properties=PROPERTIES | mapping
             )
 

@@ -1,6 +1,7 @@
 """Data files of an Iceberg table: made from Parquet footers, and found again by their URI."""
 
-from collections.abc import Callable, Collection, Iterator
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import cast
@@ -8,12 +9,13 @@ from typing import cast
 import pyarrow as pa
 from pyiceberg.expressions import BooleanExpression, In
 from pyiceberg.expressions.visitors import manifest_evaluator
+from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
 
 from spike_pipelines.domain.errors import InvariantBroken, ObjectMissing
-from spike_pipelines.ports import LiveFile
+from spike_pipelines.ports import LiveFile, ParquetFooter
 
 FOOTERS_AT_ONCE = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,18 +42,70 @@ def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
         return list(pool.map(lambda file: _from_footer(table, file), files))
 
 
-def _from_footer(table: Table, file: LiveFile) -> DataFile:
+def misfit(table: Table, files: Iterable[tuple[LiveFile, ParquetFooter]]) -> str | None:
+    """Why `from_footers` would refuse one of the files, from footers that were read before."""
+    for file, footer in files:
+        try:
+            _from_footer(table, file, _FooterOnly(file.size, footer.tail))
+        except InvariantBroken as error:
+            return str(error)
+    return None
+
+
+class _FooterOnly(FileIO):
+    """Every file is one whose last bytes are at hand."""
+
+    def __init__(self, size: int, tail: bytes) -> None:
+        super().__init__()
+        self._size = size
+        self._tail = tail
+
+    def new_input(self, location: str) -> InputFile:
+        return _Footer(location, self._size, self._tail)
+
+    def new_output(self, location: str) -> OutputFile:
+        raise NotImplementedError(location)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        raise NotImplementedError(location)
+
+
+class _Footer(InputFile):
+    def __init__(self, location: str, size: int, tail: bytes) -> None:
+        super().__init__(location)
+        self._size = size
+        self._tail = tail
+
+    def __len__(self) -> int:
+        return self._size
+
+    def exists(self) -> bool:
+        return True
+
+    def open(self, seekable: bool = True) -> InputStream:  # noqa: ARG002 pyiceberg's own
+        return io.BytesIO(self._tail)
+
+
+def _from_footer(table: Table, file: LiveFile, source: FileIO | None = None) -> DataFile:
     try:
-        data = parquet_file_to_data_file(table.io, table.metadata, file.uri)
+        data = parquet_file_to_data_file(source or table.io, table.metadata, file.uri)
     except FileNotFoundError as error:
         raise ObjectMissing(f"{file.uri} is not there") from error
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise InvariantBroken(f"{file.uri} does not fit table {'.'.join(table.name())}: {error}") from error
+        raise InvariantBroken(
+            f"{file.uri} does not fit table {'.'.join(table.name())}: {_briefly(error)}"
+        ) from error
     said = (file.rows, file.size, hour_number(file.hour))
     found = (data.record_count, data.file_size_in_bytes, data.partition[0])
     if said != found:
         raise InvariantBroken(f"{file.uri} has (rows, bytes, hour) {found}, the ledger says {said}")
     return data
+
+
+def _briefly(error: Exception) -> str:
+    """pyiceberg draws a table of all columns: only those that do not fit are news."""
+    lines = [line.strip("│ ") for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line.startswith("❌")) or lines[0]
 
 
 def find(table: Table, uris: Collection[str], hours: Collection[datetime] | None) -> list[DataFile]:

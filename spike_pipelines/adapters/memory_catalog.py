@@ -8,7 +8,7 @@ from threading import Lock
 from spike_pipelines.domain.ddl import parse
 from spike_pipelines.domain.errors import Conflict
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import LiveFile
+from spike_pipelines.ports import LiveFile, ParquetFooter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,21 @@ class MemoryCatalog:
             parse(spike.schema)
         with self._lock:
             self._tables.setdefault(table, _Table())
+
+    def check_schema(self, table: str, spike: Spike) -> None:  # noqa: ARG002 it knows no columns
+        parse(spike.schema)
+
+    def misfit(
+        self,
+        table: str,
+        spike: Spike,
+        files: Iterable[tuple[LiveFile, ParquetFooter]],
+        *,
+        dead_letters: bool,
+    ) -> str | None:
+        self.ensure_table(table, spike, dead_letters=dead_letters)
+        wrong = (file for file, footer in files if footer.rows != file.rows)
+        return next((f"{file.uri} has another number of rows" for file in wrong), None)
 
     def sequence(self, table: str) -> int:
         with self._lock:

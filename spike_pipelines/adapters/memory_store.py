@@ -41,7 +41,7 @@ class MemoryObjectStore:
         if len(stored.body) != size:
             raise SourceChanged(f"{name} has {len(stored.body)} bytes, {size} were registered")
         parquet.footer_bytes(name, stored.body, size=size)
-        return ParquetFooter(parquet.rows(name, stored.body))
+        return parquet.footer(name, stored.body)
 
     def copy(
         self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]

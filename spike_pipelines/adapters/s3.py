@@ -90,7 +90,7 @@ class S3ObjectStore:
         length = parquet.footer_bytes(name, tail, size=size)
         if length > len(tail):
             tail = self._tail(bucket, key, size=size, length=length)
-        return ParquetFooter(parquet.rows(name, tail))
+        return parquet.footer(name, tail)
 
     def copy(
         self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState
+from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
+from spike_pipelines.domain.contents import hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -21,7 +22,7 @@ from spike_pipelines.domain.errors import (
 from spike_pipelines.domain.leases import Lease, lease_name
 from spike_pipelines.domain.promotion import LedgerFile, conservation_problem, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Ledger, ObjectInfo, ObjectStore
+from spike_pipelines.ports import Catalog, Ledger, LiveFile, ObjectInfo, ObjectStore, ParquetFooter
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Promoter:
 
     ledger: Ledger
     store: ObjectStore
+    catalog: Catalog
     pool: Executor
     terms: LeaseTerms
 
@@ -84,7 +86,7 @@ class Promoter:
         try:
             batch, files = self._intend(spike, batch, lease)
             etags = self.copy_all(spike, files, lease)
-        except (NotConserved, NotOurs, ObjectMissing, SourceChanged, NotParquet) as problem:
+        except (NotConserved, Misfit, NotOurs, ObjectMissing, SourceChanged, NotParquet) as problem:
             self._hold(batch, lease, str(problem))
             return None
         self._commit(spike, batch, etags, lease)
@@ -96,9 +98,14 @@ class Promoter:
             files = tx.files(batch.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
-        rows = self.count_rows(spike, files, lease)
+        footers = self.footers(spike, files, lease)
+        rows = {file: footer.rows for file, footer in footers.items()}
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
+        for file in files:
+            if problem := origin_problem(file.staging_key, footers[file.id].groups, batch.ranges):
+                raise Misfit(problem)
+        self.check_publishable(spike, files, footers)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
@@ -107,14 +114,29 @@ class Promoter:
             files = tx.files(batch.number)
         return replace(batch, state=BatchState.INTENDED), files
 
-    def count_rows(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, int]:
-        """Rows by file id, from the footers."""
+    def footers(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, ParquetFooter]:
+        """By file id."""
 
-        def count(file: LedgerFile) -> tuple[int, int]:
-            footer = self.store.footer(spike.staging.bucket, file.staging_key, size=file.size)
-            return file.id, footer.rows
+        def read(file: LedgerFile) -> tuple[int, ParquetFooter]:
+            return file.id, self.store.footer(spike.staging.bucket, file.staging_key, size=file.size)
 
-        return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(count, chunk))
+        return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(read, chunk))
+
+    def check_publishable(
+        self, spike: Spike, files: Iterable[LedgerFile], footers: Mapping[int, ParquetFooter]
+    ) -> None:
+        """Raise `Misfit` unless the tables will take the files: after the commit it would be too late.
+        Errors: `InvalidSpec`, `Transient`."""
+        files = tuple(files)
+        for file in files:
+            if problem := hour_problem(file.staging_key, file.hour, footers[file.id].groups):
+                raise Misfit(problem)
+        for kind in FileKind:
+            staged = [(_staged(spike, f), footers[f.id]) for f in files if f.kind is kind]
+            dead = kind is FileKind.DEAD_LETTER
+            table = spike.dataset.dead_letters if dead else spike.dataset.name
+            if staged and (problem := self.catalog.misfit(table, spike, staged, dead_letters=dead)):
+                raise Misfit(problem)
 
     def copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
         """Final etags by file id."""
@@ -171,6 +193,16 @@ class NotConserved(Conflict):
     """Counts do not agree (I8); the batch waits for a person."""
 
     code = "not_conserved"
+
+
+class Misfit(Conflict):
+    """A file holds other records than it is registered for, or none that its table could take."""
+
+    code = "misfit"
+
+
+def _staged(spike: Spike, file: LedgerFile) -> LiveFile:
+    return LiveFile(f"s3://{spike.staging.bucket}/{file.staging_key}", file.rows, file.size, file.hour)
 
 
 @contextmanager

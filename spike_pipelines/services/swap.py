@@ -19,7 +19,7 @@ from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
 from spike_pipelines.ports import SwapLedger
-from spike_pipelines.services.promote import NotConserved, NotOurs, Promoter, released
+from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,15 @@ class Swapper:
                     swap = self._stage(spike, swap, produce, lease)
                 if swap.state is SwapState.STAGED:
                     self._carry_out(spike, swap, lease)
-            except (NotConserved, NotOurs, NotLive, ObjectMissing, SourceChanged, NotParquet) as problem:
+            except (
+                NotConserved,
+                Misfit,
+                NotOurs,
+                NotLive,
+                ObjectMissing,
+                SourceChanged,
+                NotParquet,
+            ) as problem:
                 self._abort(swap, lease, str(problem))
                 raise SwapRefused(f"{swap} was aborted, nothing changed: {problem}") from problem
             return self._look(number)
@@ -125,9 +133,11 @@ class Swapper:
             replaced = tx.replaced(swap.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
-        rows = self.promoter.count_rows(spike, files, lease)
+        footers = self.promoter.footers(spike, files, lease)
+        rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
+        self.promoter.check_publishable(spike, files, footers)
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )

@@ -89,7 +89,7 @@ class Lake:
     def settle(self):
         with ThreadPoolExecutor(4) as pool:
             terms = LeaseTerms("test", run_id="run-1")
-            Promoter(self.world.ledger, self.store, pool, terms).promote(self.spike, limit=9)
+            Promoter(self.world.ledger, self.store, self.catalog, pool, terms).promote(self.spike, limit=9)
         publisher = Publisher(self.world.ledger, self.catalog, self.store)
         publisher.publish(self.spike, self.world.dataset(self.spike))
         publisher.clean(self.spike)

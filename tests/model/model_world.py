@@ -19,6 +19,7 @@ from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, identity
+from spike_pipelines.domain.contents import RowGroup, Span
 from spike_pipelines.domain.errors import (
     Conflict,
     Fenced,
@@ -87,6 +88,19 @@ def decode(body: bytes) -> tuple[Place, ...]:
     return tuple(Place(topic_id, int(index), int(offset)) for topic_id, index, offset in lines)
 
 
+def _groups(key: str, places: tuple[Place, ...]) -> tuple[RowGroup, ...]:
+    """A row group for each partition; the key says the hour, as `_put` has it."""
+    hour = next(h for h in HOURS if f"-{h:%H}." in key)
+    number = int(hour.timestamp()) // 3600
+    offsets: dict[int, list[int]] = defaultdict(list)
+    for place in places:
+        offsets[place.partition].append(place.offset)
+    return tuple(
+        RowGroup(Span(index, index), Span(min(found), max(found)), Span(number, number))
+        for index, found in offsets.items()
+    )
+
+
 class RecordStore(MemoryObjectStore):
     """The store in memory, with files of lines instead of Parquet. Counts its writes."""
 
@@ -108,7 +122,8 @@ class RecordStore(MemoryObjectStore):
         stored = self._source(bucket, key)
         if len(stored.body) != size:
             raise SourceChanged(f"{key} has another size than was registered")
-        return ParquetFooter(len(decode(stored.body)))
+        places = decode(stored.body)
+        return ParquetFooter(len(places), _groups(key, places))
 
     def places(self, key: str) -> tuple[Place, ...]:
         if key not in self._bucket(BUCKET):
@@ -373,6 +388,7 @@ class ModelWorld:
         return Promoter(
             Port(process, "ledger", self.ledger),
             Port(process, "store", self.store),
+            Port(process, "catalog", self.catalog),
             SameThread(),
             LeaseTerms(holder, LEASE_SECONDS),
         )

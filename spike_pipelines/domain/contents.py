@@ -1,0 +1,67 @@
+"""Whether a file holds what its batch says: records of its ranges, all of the hour it is registered for.
+
+Judged by the statistics in the file's footer, so that a file that was registered for other records is
+found before anything is committed (I2), and one that no table could take is never past the commit point.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from spike_pipelines.domain.offsets import OffsetRange
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The smallest and the largest value of a column, both included."""
+
+    lowest: int
+    highest: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Where the records of one row group come from, and the hours (since 1970) they are routed to."""
+
+    partitions: Span
+    offsets: Span
+    hours: Span
+
+
+def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) -> str | None:
+    """Why a file cannot be of the hour it is registered for, or None."""
+    if groups is None:
+        return f"{key} does not say where its rows come from (kafka_partition, kafka_offset and a timestamp)"
+    wanted = (hour - _EPOCH) // _HOUR
+    for group in groups:
+        for found in (group.hours.lowest, group.hours.highest):
+            if found != wanted:
+                return f"{key} is registered for {hour:%Y-%m-%dT%H}, it has rows of {_hour_text(found)}"
+    return None
+
+
+def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable[OffsetRange]) -> str | None:
+    """Why a file has records from outside the ranges of its batch, or None."""
+    ranges = tuple(ranges)
+    for group in groups or ():
+        by_index = {r.partition.index: r for r in ranges}
+        first, last = group.partitions.lowest, group.partitions.highest
+        if first not in by_index or last not in by_index:
+            return f"{key} has records of partitions {first} to {last}, its batch read {sorted(by_index)}"
+        of = [r for r in ranges if first <= r.partition.index <= last]
+        if group.offsets.lowest < min(r.start for r in of) or group.offsets.highest >= max(r.end for r in of):
+            return (
+                f"{key} has offsets {group.offsets.lowest} to {group.offsets.highest}, its batch read "
+                + ", ".join(map(str, of))
+            )
+    return None
+
+
+def _hour_text(number: int) -> str:
+    try:
+        return f"{_EPOCH + number * _HOUR:%Y-%m-%dT%H}"
+    except OverflowError:
+        return f"hour {number} since 1970"
