@@ -22,7 +22,7 @@ def frame(columns: int, value: object = "value") -> pd.DataFrame:
 def test_columns_that_fit_are_whole_and_the_others_are_named():
     text = shown(frame(10), 40)
     assert "column_0" in text
-    assert text.count("value") == 2 * 4
+    assert text.count("value") == 2 * 3
     assert "column_9" in text.split("not shown:")[1].replace("\n", "")
 
 
