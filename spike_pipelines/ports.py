@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
@@ -429,6 +430,21 @@ class LedgerTransaction(Protocol):
         read: Mapping[Partition, int],
     ) -> None:
         """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
+
+    def bind(self, spike: str, epoch: int, binding: Binding) -> None:
+        """Write down what an epoch is opened with."""
+
+    def binding(self, spike: str, epoch: int) -> Binding | None:
+        """What an epoch was opened with; None for one that is older than this was written down."""
+
+    def use_binding(self, spike: str, epoch: int) -> None:
+        """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
+
+    def bound(self, spike: str) -> Binding | None:
+        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+
+    def used_schemas(self, spike: str) -> tuple[str, ...]:
+        """Every schema, as DDL, that a batch was registered under."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 

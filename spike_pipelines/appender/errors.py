@@ -62,6 +62,7 @@ _STATUS: tuple[tuple[type[errors.SpikeError], int], ...] = (
     (errors.Overlap, 409),
     (errors.TopicChanged, 409),
     (errors.Lost, 409),
+    (errors.SpecChanged, 409),
     (errors.TopicMissing, 503),
     (errors.Transient, 503),
     (errors.Conflict, 409),

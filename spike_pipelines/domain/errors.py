@@ -104,6 +104,12 @@ class Lost(Refused):
     code = "lost"
 
 
+class SpecChanged(Refused):
+    """The application file contradicts what the spike's batches and files are bound to."""
+
+    code = "spec_changed"
+
+
 class TopicMissing(Transient):
     """The broker answers, and does not know the topic. It may be created at any moment."""
 

@@ -60,6 +60,8 @@ def after_open(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
+        case "spec_changed":
+            return Stop(Exit.INVALID)
         case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return NewEpoch()
         case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
@@ -77,7 +79,7 @@ def after_register(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "gap" | "overlap" | "conflict" | "held":
+        case "gap" | "overlap" | "conflict" | "held" | "spec_changed":
             return NewEpoch()
         case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return NewEpoch()

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
+from spike_pipelines.domain.binding import check_unmoved
 from spike_pipelines.domain.contents import hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
@@ -60,8 +61,11 @@ class Promoter:
         """Commit up to `limit` waiting batches of the spike, oldest first, and stop at a held one.
 
         Answers what was committed; nothing if somebody else has the lease. Errors: `LeaseLost`,
-        `Transient`. After either, what was begun is finished by the next call.
+        `Transient`; after either, what was begun is finished by the next call. `SpecChanged`: before
+        anything was begun.
         """
+        with self.ledger.begin() as tx:
+            check_unmoved(spike, tx.bound(spike.name))
         lease = self.ledger.acquire(lease_name(spike.name), self.terms.holder, self.terms.seconds)
         if lease is None:
             return ()

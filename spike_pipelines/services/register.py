@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, NewBatch, identity
+from spike_pipelines.domain.binding import Binding, check_schema, check_unmoved
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase, Repeat, decide_epoch
 from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing
 from spike_pipelines.domain.offsets import Partition, TopicOffsets, check_continues
@@ -48,7 +49,7 @@ class Registrar:
     idle_limit: timedelta
 
     def open_epoch(self, spike: Spike, driver: str, after: int | None, version: str) -> Opened:
-        """Errors: `Held`, `Fenced`, `TopicMissing`, `TopicChanged`, `Lost`, `Transient`."""
+        """Errors: `Held`, `Fenced`, `TopicMissing`, `TopicChanged`, `Lost`, `SpecChanged`, `Transient`."""
         topic = self._topic(spike)
         at_time: Mapping[Partition, int] = {}
         if isinstance(spike.start, datetime):
@@ -63,6 +64,8 @@ class Registrar:
                 now=tx.now(),
                 idle_limit=self.idle_limit,
             )
+            check_unmoved(spike, tx.bound(spike.name))
+            check_schema(spike, tx.used_schemas(spike.name))
             point = starting_point(tx.positions(spike.name, LIVE_LANE), topic, spike.start, at_time)
             tx.add_positions(spike.name, LIVE_LANE, point.baselines)
             if isinstance(decision, Repeat):
@@ -81,11 +84,13 @@ class Registrar:
                 application_version=version,
             )
             tx.add_epoch(epoch)
+            tx.bind(spike.name, epoch.number, Binding.of(spike))
             tx.refuse(spike.name, None)
         return Opened(epoch, point.offsets)
 
     def register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
-        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `TooManyStaged`, `Transient`."""
+        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `SpecChanged`, `TooManyStaged`,
+        `Transient`."""
         check_batch(batch)
         topic = self._topic(spike)
         check_against_broker(batch, {spike.topic: topic}, spike.topic)
@@ -96,6 +101,8 @@ class Registrar:
             if known := tx.find_batch(name):
                 return Registered(known, new=False)
             check_bound(tx.unfinished(spike.name, LIVE_LANE), spike.max_staged_batches)
+            check_unmoved(spike, tx.binding(spike.name, token.number))
+            tx.use_binding(spike.name, token.number)
             self._extend_positions(tx, spike, topic, batch)
             made = tx.add_batch(
                 spike.name,
@@ -132,9 +139,11 @@ class Registrar:
             )
 
     def note_refusal(self, spike: Spike, code: str, message: str, driver: str) -> None:
-        """Write down what a driver was told, for people to see."""
+        """Write down what a driver was told, for people to see. A file that names another dataset does not
+        make it."""
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            bound = tx.bound(spike.name)
+            tx.lock_spike(spike.name, bound.dataset if bound else spike.dataset.name)
             tx.refuse(spike.name, Refusal(tx.now(), code, message, driver))
 
     def _topic(self, spike: Spike) -> TopicOffsets:

@@ -26,13 +26,14 @@ from spike_pipelines.driver.decisions import (
 from spike_pipelines.wire import ErrorCode
 
 CODES = set(get_args(ErrorCode))
-FENCED, REFUSED = Stop(Exit.FENCED), Stop(Exit.REFUSED)
+FENCED, REFUSED, INVALID = Stop(Exit.FENCED), Stop(Exit.REFUSED), Stop(Exit.INVALID)
 
 OPEN = {
     "held": Wait(3.0),
     "fenced": FENCED,
     "topic_changed": REFUSED,
     "lost": REFUSED,
+    "spec_changed": INVALID,
     "invalid": NewEpoch(),
     "bad_key": NewEpoch(),
     "duplicate": NewEpoch(),
@@ -54,6 +55,7 @@ REGISTER = {
     "fenced": FENCED,
     "topic_changed": REFUSED,
     "lost": REFUSED,
+    "spec_changed": NewEpoch(),
     "gap": NewEpoch(),
     "overlap": NewEpoch(),
     "conflict": NewEpoch(),

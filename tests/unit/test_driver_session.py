@@ -272,6 +272,11 @@ def test_changed_topic_stops_with_a_code_of_its_own(setup, code):
     assert setup.driver(Registers()).run() is Exit.REFUSED
 
 
+def test_an_application_file_that_was_moved_under_its_rows_stops_at_once(setup):
+    setup.appender.say("epochs", Answer(409, "spec_changed"))
+    assert setup.driver(Registers()).run() is Exit.INVALID
+
+
 def test_missing_topic_is_asked_for_again(setup):
     setup.appender.say("epochs", *[Answer(409, "topic_missing")] * 3)
     engine = Registers()
