@@ -104,6 +104,10 @@ class Lost(Refused):
     code = "lost"
 
 
+class Truncated(Lost):
+    """Kafka's log ends below the staged end (I10): its offsets will be given to other records."""
+
+
 class SpecChanged(Refused):
     """The application file contradicts what the spike's batches and files are bound to."""
 

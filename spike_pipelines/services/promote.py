@@ -61,11 +61,9 @@ class Promoter:
         """Commit up to `limit` waiting batches of the spike, oldest first, and stop at a held one.
 
         Answers what was committed; nothing if somebody else has the lease. Errors: `LeaseLost`,
-        `Transient`; after either, what was begun is finished by the next call. `SpecChanged`: before
-        anything was begun.
+        `Transient`; after either, what was begun is finished by the next call. `SpecChanged`: nothing
+        of the batch was begun.
         """
-        with self.ledger.begin() as tx:
-            check_unmoved(spike, tx.bound(spike.name))
         lease = self.ledger.acquire(lease_name(spike.name), self.terms.holder, self.terms.seconds)
         if lease is None:
             return ()
@@ -83,6 +81,7 @@ class Promoter:
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             batch = tx.next_batch(spike.name, LIVE_LANE)
+            check_unmoved(spike, tx.bound(spike.name) if batch else None)
         return None if batch is None or batch.state is BatchState.HELD else batch
 
     def _promote_one(self, spike: Spike, batch: Batch, lease: Lease) -> Batch | None:

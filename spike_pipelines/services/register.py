@@ -1,19 +1,25 @@
 """What drivers ask of the appender: an epoch, the registration of a batch, a heartbeat."""
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, NewBatch, identity
 from spike_pipelines.domain.binding import Binding, check_schema, check_unmoved
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase, Repeat, decide_epoch
-from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing
+from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing, Truncated
 from spike_pipelines.domain.offsets import Partition, TopicOffsets, check_continues
 from spike_pipelines.domain.registration import check_against_broker, check_batch
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.starting import check_identity, starting_point
+from spike_pipelines.domain.starting import check_ends, check_identity, starting_point
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class Registrar:
 
     def open_epoch(self, spike: Spike, driver: str, after: int | None, version: str) -> Opened:
         """Errors: `Held`, `Fenced`, `TopicMissing`, `TopicChanged`, `Lost`, `SpecChanged`, `Transient`."""
+        return _asked_twice(lambda: self._open_epoch(spike, driver, after, version))
+
+    def _open_epoch(self, spike: Spike, driver: str, after: int | None, version: str) -> Opened:
         topic = self._topic(spike)
         at_time: Mapping[Partition, int] = {}
         if isinstance(spike.start, datetime):
@@ -89,9 +98,12 @@ class Registrar:
         return Opened(epoch, point.offsets)
 
     def register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
-        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `SpecChanged`, `TooManyStaged`,
-        `Transient`."""
+        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `Lost`, `SpecChanged`,
+        `TooManyStaged`, `Transient`."""
         check_batch(batch)
+        return _asked_twice(lambda: self._register(spike, token, batch))
+
+    def _register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
         topic = self._topic(spike)
         check_against_broker(batch, {spike.topic: topic}, spike.topic)
         name = identity(spike.name, LIVE_LANE, token.number, batch.ranges)
@@ -158,11 +170,21 @@ class Registrar:
     def _extend_positions(tx: LedgerTransaction, spike: Spike, topic: TopicOffsets, batch: NewBatch) -> None:
         positions = tx.positions(spike.name, LIVE_LANE)
         check_identity(positions, topic)
+        check_ends(positions, topic)
         ranges = [r for r in batch.ranges if len(r)]
         check_continues({p: position.staged_end for p, position in positions.items()}, ranges)
         new = {r.partition: 0 for r in ranges if r.partition not in positions}
         tx.add_positions(spike.name, LIVE_LANE, new)
         tx.advance_staged(spike.name, LIVE_LANE, ranges)
+
+
+def _asked_twice(ask: Callable[[], T]) -> T:
+    """The broker is asked once more before a log counts as cut off; nothing was decided the first time."""
+    try:
+        return ask()
+    except Truncated as error:
+        log.warning("asking the broker again: %s", error)
+        return ask()
 
 
 def staging_prefix(spike: Spike, epoch: int) -> str:
