@@ -293,7 +293,9 @@ class CommittedSums:
     """Sums over a spike's committed batches that no rewind superseded. `unbalanced` are the numbers of
     batches whose counts do not agree with each other or with their files; `late` those registered after
     a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
-    that kind; `undead` those given up or superseded that still have a live file or range."""
+    that kind; `undead` those given up or superseded that still have a live file or range; `halfway` those
+    whose files are committed without them, or not with them; `vanished` those with a file that is
+    superseded by no swap and no rewind."""
 
     spike: str
     batches: int
@@ -306,16 +308,30 @@ class CommittedSums:
     unaccounted: int = 0
     unexplained: tuple[int, ...] = ()
     undead: tuple[int, ...] = ()
+    halfway: tuple[int, ...] = ()
+    vanished: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBook:
+    """A dataset's sequence number, the `newest` that a commit or an operation has, and the first of those
+    that are `missing` before others."""
+
+    dataset: str
+    sequence: int
+    newest: int
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Coverage and sums from one snapshot of the database, and how many operations of each kind there
-    were."""
+    """Coverage, sums and sequence numbers from one snapshot of the database, and how many operations of each
+    kind there were."""
 
     coverage: tuple[Coverage, ...]
     sums: tuple[CommittedSums, ...]
     operations: Mapping[str, int] = field(default_factory=dict)
+    sequences: tuple[SequenceBook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,6 +643,9 @@ class Ledger(Protocol):
     # what the audit recomputes
 
     def books(self) -> Books: ...
+
+    def bindings(self) -> Mapping[str, Binding]:
+        """By spike, what it was last bound to: see `LedgerTransaction.bound`."""
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         """Files that were live at that sequence number, in the order they became so."""

@@ -9,9 +9,12 @@ import test_swap
 from builders import BUCKET, HOUR, parquet
 
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.operations import Author
 from spike_pipelines.ports import LiveFile
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.deep_audit import DeepAuditor
+from spike_pipelines.services.operate import Request
+from spike_pipelines.services.project import Projector
 
 pytestmark = pytest.mark.real
 
@@ -105,6 +108,30 @@ def next_record_deleted(world):
     world.broker.delete_records("payouts-topic", 0, before=25)
 
 
+def application_gone_and_table_dropped(world):
+    del world.spikes["payouts"]
+    del world.catalog._tables["payouts"]
+
+
+def application_gone_and_object_deleted(world):
+    del world.spikes["payouts"]
+    delete_live(world)
+
+
+def application_gone_and_staged_deleted(world):
+    del world.spikes["payouts"]
+    delete_staged(world)
+
+
+def nobody_knows_the_place(world):
+    del world.spikes["payouts"]
+    world.execute("UPDATE bindings SET used = false WHERE spike = 'payouts'")
+
+
+def log_cut_off(world):
+    world.broker.truncate("payouts-topic", 0, 23)
+
+
 FIRST = "(SELECT min(number) FROM batches WHERE spike = 'payouts')"
 SECOND = "(SELECT min(number) + 1 FROM batches WHERE spike = 'payouts')"
 THIRD = "(SELECT min(number) + 2 FROM batches WHERE spike = 'payouts')"
@@ -131,6 +158,7 @@ BREACHES = {
     "the topic was made again": (topic_made_again, {"I10"}),
     "the topic was deleted": (topic_deleted, {"I10"}),
     "Kafka deleted what was not read": (next_record_deleted, {"I10"}),
+    "Kafka's log was cut off below what is staged": (log_cut_off, {"I10"}),
     "the ranges of a batch are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {SECOND}"), {"I1"}),
     "the first batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {FIRST}"), {"I1"}),
     "the last batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {THIRD}"), {"I1"}),
@@ -173,6 +201,37 @@ BREACHES = {
     "a committed end ran ahead": (
         sql("UPDATE positions SET committed_end = 24 WHERE spike = 'payouts'"), {"I1"},
     ),
+    "a committed batch's files are staged again": (
+        sql(f"UPDATE files SET state = 'staged' WHERE batch = {SECOND}"), {"I3"},
+    ),
+    "a file of a batch that waits is live": (
+        sql(
+            "UPDATE files SET state = 'live', dataset = 'other', added = 9, final_key = 'k', final_etag = 'e'"
+            f" WHERE id = (SELECT min(id) FROM files WHERE batch = {THIRD} + 1)"
+        ),
+        {"I3"},
+    ),
+    "a file is superseded by nothing": (
+        sql(f"UPDATE files SET state = 'superseded', removed = 3 WHERE batch = {SECOND} AND kind = 'final'"),
+        {"I1", "I3"},
+    ),
+    "a file will be superseded by nothing": (
+        sql(f"UPDATE files SET state = 'superseded', removed = 9 WHERE batch = {SECOND} AND kind = 'final'"),
+        {"I1"},
+    ),
+    "a commit is gone": (sql("DELETE FROM commits WHERE dataset = 'payouts' AND sequence = 2"), {"I3"}),
+    "the last commit is gone": (
+        sql("DELETE FROM commits WHERE dataset = 'payouts' AND sequence = 3"), {"I3"},
+    ),
+    "a dataset's sequence went back": (
+        sql("UPDATE datasets SET sequence = 2, published = 2, reported = 0 WHERE name = 'payouts'"), {"I3"},
+    ),
+    "a table was dropped, and its application file is gone": (application_gone_and_table_dropped, {"I3"}),
+    "a live object is deleted, and its application file is gone": (
+        application_gone_and_object_deleted, {"I4"},
+    ),
+    "a staged object is gone, and its application file too": (application_gone_and_staged_deleted, {"I9"}),
+    "nobody says where a dataset is": (nobody_knows_the_place, {"I3", "I4", "I9"}),
     "a batch was registered by a fenced epoch": (
         sql(
             "UPDATE epochs SET state = 'superseded' WHERE spike = 'payouts'",
@@ -203,6 +262,24 @@ def test_a_broker_that_is_down_is_not_observed_and_not_ok(ran):
     assert (finding.ok, finding.observed, finding.breaches) == (False, False, ())
     assert "not observed" in finding.figure
     assert red(ran) == {"I10"}
+
+
+def test_a_spike_without_application_file_is_audited_where_it_was_opened(ran):
+    del ran.spikes["payouts"]
+    assert red(ran) == set()
+    assert ran.audit()["I3"].figure == "12 files in 4 tables"
+
+
+def test_numbers_that_a_redone_table_skipped_are_not_missing(ran):
+    spike = ran.spikes["payouts"]
+    ran.catalog._tables["payouts"].sequence = 40
+    Projector(ran.ledger, ran.catalog, ran.publisher).project(
+        spike, Request("r", Author("ann", "restored")), events=False
+    )
+    ran.driver(spike, after=1).stage()
+    ran.settle(spike)
+    assert ran.dataset(spike).sequence > 40
+    assert red(ran) == set()
 
 
 def test_a_bucket_that_is_gone_is_not_observed_and_not_ok(ran):

@@ -2,10 +2,10 @@
 
 import sqlalchemy as sa
 
+from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import UNFINISHED, FileState
 from spike_pipelines.domain.binding import Binding
-from spike_pipelines.domain.spike import Location
 
 
 class BindingVerbs:
@@ -50,12 +50,4 @@ class BindingVerbs:
 
     def _binding(self, query: sa.Select[tuple[object, ...]]) -> Binding | None:
         row = self._db.execute(query).mappings().one_or_none()
-        if row is None:
-            return None
-        return Binding(
-            topic=row["topic"],
-            dataset=row["dataset"],
-            staging=Location(row["staging_bucket"], row["staging_prefix"]),
-            final=Location(row["final_bucket"], row["final_prefix"]),
-            schema=row["schema"],
-        )
+        return rows.binding(row) if row else None
