@@ -91,13 +91,15 @@ class OffsetMirror(Protocol):
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
-    listings."""
+    listings, `etag_is_md5` (the etag is made of the content alone, and the same for a copy) only in answers
+    of `head`."""
 
     key: str
     size: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     modified_at: datetime | None = field(default=None, compare=False)
+    etag_is_md5: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,11 +170,19 @@ class Promoter:
             )
         except AlreadyExists:
             found = self.store.head(spike.final.bucket, file.final_key)
-            if found is None or found.size != file.size or not metadata.items() <= found.metadata.items():
+            ours = found is not None and metadata.items() <= found.metadata.items()
+            if found is None or not ours or found.size != file.size or self._differ(spike, file, found):
                 raise NotOurs(
                     f"s3://{spike.final.bucket}/{file.final_key} was not made by this batch"
                 ) from None
             return found
+
+    def _differ(self, spike: Spike, file: LedgerFile, copy: ObjectInfo) -> bool:
+        """Whether etags tell that the bytes are not the staged file's: metadata alone can be copied."""
+        if not copy.etag_is_md5 or copy.etag == file.staging_etag:
+            return False
+        source = self.store.head(spike.staging.bucket, file.staging_key)
+        return source is not None and source.etag_is_md5
 
     def _commit(self, spike: Spike, batch: Batch, etags: Mapping[int, str], lease: Lease) -> None:
         """The one commit point (I3). If its outcome is unknown, the next run reads the state back."""

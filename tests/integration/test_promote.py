@@ -141,12 +141,16 @@ def test_a_final_object_of_our_own_earlier_copy_counts_as_copied(world, driver):
     assert len(world.promoter().promote(driver.spike, limit=1)) == 1
 
 
-@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source"])
+@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source", "other bytes"])
 def test_a_final_object_that_is_not_ours_is_never_overwritten_and_holds_the_batch(world, driver, whose):
     driver.stage()
     file = intended(world, driver)
     if whose == "stranger":
         world.store.put(BUCKET, file.final_key, parquet(2))
+    elif whose == "other bytes":
+        ours = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
+        info = world.store.put(BUCKET, "elsewhere", bytes(file.size))
+        world.store.copy(BUCKET, "elsewhere", file.final_key, source_etag=info.etag, metadata=ours)
     else:
         wrong = {
             "other batch": {BATCH_METADATA: "0", ETAG_METADATA: file.staging_etag},
