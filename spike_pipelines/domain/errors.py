@@ -62,6 +62,12 @@ class TooManyStaged(Conflict):
         self.retry_after_seconds = retry_after_seconds
 
 
+class BatchTooLarge(Conflict):
+    """A batch has more files, hours or bytes of JSON than the appender takes: read less at once."""
+
+    code = "too_large"
+
+
 class BadKey(Refused):
     """A file's key is not a plain path below the epoch's own prefix."""
 

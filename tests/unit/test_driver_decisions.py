@@ -16,6 +16,7 @@ from spike_pipelines.driver.backoff import (
 from spike_pipelines.driver.decisions import (
     MAX_WAIT_SECONDS,
     NewEpoch,
+    ReadLess,
     Refusal,
     Retry,
     Stop,
@@ -65,7 +66,7 @@ REGISTER = {
     "duplicate": NewEpoch(),
     "malformed": NewEpoch(),
     "unsupported_media_type": NewEpoch(),
-    "too_large": NewEpoch(),
+    "too_large": ReadLess(),
     "too_slow": Retry(),
     "topic_missing": Retry(),
     "unauthorized": Retry(),
