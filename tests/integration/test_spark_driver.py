@@ -337,7 +337,7 @@ def test_a_batch_that_is_too_large_for_the_appender_is_read_again_in_halves(stac
 
 
 def test_records_deleted_under_a_running_query_end_the_driver_and_register_nothing(stack):
-    """Spark is told to fail on data loss: else it would go on behind what is gone, and say that it read it."""
+    """Spark is told to fail on data loss: else it would go on behind what is gone, and say it was read."""
     what = spike("deleted", filter=None)
     stack.kafka.create_topics({"deleted": 1})
     with producer(stack) as client:
