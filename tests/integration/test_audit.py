@@ -1,6 +1,8 @@
 """`spike audit`: a good run is clean, and each breach turns its own invariant red."""
 
 import io
+import weakref
+from threading import RLock
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -359,6 +361,54 @@ def test_a_file_with_other_rows_than_were_committed_is_told(world, rows, found):
     (finding,) = DeepAuditor(world.ledger, Miscounts(), world.spikes).run()
     (breach,) = finding.breaches
     assert breach.endswith(f"4 records to be found, {found} are")
+
+
+def test_offsets_that_two_batches_read_are_told(world):
+    driver = world.driver(world.spike())
+    driver.stage(3, 1, 0)
+    driver.stage(3, 1, 0)
+    world.settle(driver.spike)
+    world.execute("UPDATE batch_ranges SET start_offset = 3 WHERE start_offset = 4")
+    assert "[3,8) of batch" in deep(world, range(8))[0]
+
+
+class Counts:
+    """Reads what is in the files, and how many were in memory at once."""
+
+    def __init__(self, world):
+        self._world, self._lock, self.alive, self.most = world, RLock(), 0, 0
+
+    def places(self, bucket, key):
+        body = self._world.store._bucket(bucket)[key].body
+        table = pq.read_table(io.BytesIO(body), columns=["kafka_partition", "kafka_offset"])
+        frame = table.rename_columns(["partition", "offset"]).to_pandas()
+        with self._lock:
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+        weakref.finalize(frame, self._gone)
+        return frame
+
+    def _gone(self):
+        with self._lock:
+            self.alive -= 1
+
+
+def test_the_deep_audit_has_a_few_files_in_memory_however_many_there_are(world):
+    driver = world.driver(world.spike(records=1_000, max_staged_batches=100))
+    for _ in range(60):
+        driver.stage(2, 0, 0)
+    world.promoter().promote(driver.spike, limit=60)
+    reader = Counts(world)
+    (finding,) = DeepAuditor(world.ledger, reader, world.spikes).run()
+    assert (finding.breaches, finding.figure) == ((), "120 records read, 0 filtered")
+    assert 0 < reader.most <= 12
+
+
+def test_where_all_is_broken_the_first_breaches_are_told(world):
+    driver = world.driver(world.spike(records=3_000))
+    driver.stage(2_400, 0, 0)
+    breaches = deep(world, range(5_000, 7_400))
+    assert (len(breaches), breaches[-1]) == (1_001, "and 1,400 more")
 
 
 # swaps, as the audit sees them
