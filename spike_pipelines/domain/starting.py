@@ -35,7 +35,7 @@ def check_ends(positions: Mapping[Partition, Position], topic: TopicOffsets) -> 
     behind looks the same for a moment: who asks, asks twice."""
     for partition, position in positions.items():
         log_end = topic.log_end.get(partition.index, position.staged_end)
-        if log_end < position.staged_end:
+        if partition.topic_id == topic.topic_id and log_end < position.staged_end:
             raise Truncated(
                 f"{partition}: records up to {position.staged_end} are staged, and Kafka's log ends at "
                 f"{log_end}: {position.staged_end - log_end} offsets were cut off, and will be other ones. "
