@@ -24,7 +24,13 @@ class UnknownSpike(errors.Refused):
 
 
 class TooLarge(errors.Refused):
-    """The body, or a list in it, is over the limit."""
+    """The body is over the limit."""
+
+    code = "too_large"
+
+
+class TooLong(errors.Refused):
+    """A list in the body is over its limit."""
 
     code = "too_large"
 
@@ -89,7 +95,7 @@ def invalid(error: RequestValidationError) -> JSONResponse:
     """The first thing wrong with a body or path, with its place. Never echoes what was sent."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    kind = TooLarge if first["type"] == "too_long" else errors.Refused
+    kind = TooLong if first["type"] == "too_long" else errors.Refused
     return answer(kind(f"{field}: {first['msg']}"[:500], field=field[:200]))
 
 

@@ -180,7 +180,7 @@ def test_a_batch_that_is_not_right_is_refused_with_code_and_field(  # noqa: PLR0
 def test_lists_are_bounded(api, world, spike):
     body = body_of(world, spike)
     body["files"] = body["files"][:1] * (wire.MAX_FILES + 1)
-    error(post(api, body), 422, "invalid", "body.files")
+    error(post(api, body), 422, "too_large", "body.files")
 
 
 def test_an_overlap_and_a_fenced_heartbeat_are_conflicts(api, world, spike):
