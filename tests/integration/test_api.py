@@ -291,7 +291,8 @@ def test_a_large_body_within_the_limit_is_read(api, world, spike):
     body = body_of(world, spike)
     file = body["files"][0]
     files = [{**file, "key": f"{'k' * 200}/{i}"} for i in range(9_000)]
-    assert post(api, {**body, "files": files}).status_code == 201
+    hours = [{**body["hours"][0], "final": 9_000 * file["rows"], "dead_letter": 0}]
+    assert post(api, {**body, "files": files, "hours": hours}).status_code == 201
 
 
 def test_trouble_outside_is_503_and_said_to_pass(api, world):
