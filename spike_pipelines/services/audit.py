@@ -5,7 +5,7 @@ is looked up again before it counts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.binding import Binding
@@ -25,7 +25,6 @@ from spike_pipelines.ports import (
     RetentionLedger,
     SwapBook,
 )
-from spike_pipelines.services.publish import tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,24 @@ class Place:
 
     spike: str
     dataset: str
-    tables: Mapping[FileKind, str]
     staging: Location
     final: Location
 
+    @property
+    def tables(self) -> Mapping[FileKind, str]:
+        return {FileKind.FINAL: self.dataset, FileKind.DEAD_LETTER: dead_letters_of(self.dataset)}
+
     @classmethod
     def of(cls, spike: Spike) -> "Place":
-        return cls(spike.name, spike.dataset.name, tables(spike), spike.staging, spike.final)
+        return cls(spike.name, spike.dataset.name, spike.staging, spike.final)
 
     @classmethod
     def bound(cls, spike: str, to: Binding) -> "Place":
-        names = {FileKind.FINAL: to.dataset, FileKind.DEAD_LETTER: dead_letters_of(to.dataset)}
-        return cls(spike, to.dataset, names, to.staging, to.final)
+        return cls(spike, to.dataset, to.staging, to.final)
+
+    def holding(self, dataset: str) -> "Place":
+        """The same place, of whatever dataset the ledger has there."""
+        return replace(self, dataset=dataset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Auditor:
             raise Transient(
                 f"nobody says where dataset {', '.join(nowhere)} is: put its application file back"
             )
-        return [known[d.spike] for d in datasets]
+        return [known[d.spike].holding(d.name) for d in datasets]
 
     def _readers(self, books: Books) -> Figure:
         """I3: each table has exactly the files that were live at the sequence number it says it has, and
@@ -176,7 +181,10 @@ class Auditor:
     def _staged(self) -> Figure:
         """I9: what waits to be promoted has its staged files, or has been promoted meanwhile."""
         places = {place.spike: place for place in self._places()}
-        waiting = [(places[name], f) for name, f in self.ledger.staged_files() if name in places]
+        staged = self.ledger.staged_files()
+        if nowhere := sorted({name for name, _ in staged} - places.keys()):
+            raise Transient(f"nobody says where the staged files of {', '.join(nowhere)} are")
+        waiting = [(places[name], f) for name, f in staged]
         missing = [(s, f) for s, f in waiting if self.store.head(s.staging.bucket, f.staging_key) is None]
         still = {f.id for _, f in self.ledger.staged_files()}
         breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
