@@ -167,8 +167,8 @@ class LagReport:
 
     @property
     def lost(self) -> int:
-        """Offsets gone now, or counted by a loss that nobody has acknowledged."""
-        return max(sum(p.lost for p in self.partitions), self.unacknowledged_loss)
+        """Offsets gone or cut off now, or counted by a loss that nobody has acknowledged."""
+        return max(sum(p.lost + p.cut_off for p in self.partitions), self.unacknowledged_loss)
 
     def sample(self, at: datetime) -> Sample:
         """This report as a point of history."""
