@@ -32,7 +32,7 @@ class MemoryObjectStore:
     def head(self, bucket: str, key: str) -> ObjectInfo | None:
         with self._lock:
             stored = self._bucket(bucket).get(key)
-            return None if stored is None else stored.info(key)
+            return None if stored is None else replace(stored.info(key), etag_is_md5=True)
 
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"

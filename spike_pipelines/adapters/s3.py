@@ -5,6 +5,7 @@ creates its target or nothing (`IfNoneMatch: *`). AWS and SeaweedFS honour both,
 A 412 does not say which of the two failed: it is answered by looking.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from spike_pipelines.ports import ObjectInfo, ParquetFooter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 MAX_COPY_BYTES = 5 * 1024**3  # S3's limit for one CopyObject
 PART_BYTES = 1024**3
@@ -82,7 +84,10 @@ class S3ObjectStore:
                     raise
                 self._check_bucket(bucket)
                 return None
-        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), found["Metadata"])
+        etag = found["ETag"].strip('"')
+        return ObjectInfo(
+            key, found["ContentLength"], etag, found["Metadata"], etag_is_md5=_is_md5(etag, found)
+        )
 
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
@@ -186,3 +191,9 @@ class S3ObjectStore:
         if total != str(size):
             raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")
         return tail
+
+
+def _is_md5(etag: str, found: "HeadObjectOutputTypeDef") -> bool:
+    """Not of an object that was uploaded in parts, nor of one encrypted with a key of KMS or the client's."""
+    plain = found.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in found
+    return plain and re.fullmatch("[0-9a-f]{32}", etag) is not None

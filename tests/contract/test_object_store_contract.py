@@ -1,5 +1,6 @@
 """What every object store does: the one in memory, and S3 (SeaweedFS here)."""
 
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -149,6 +150,17 @@ def test_footer_larger_than_one_read_is_read_whole(bench):
     assert len(body) > 128 * 1024
     bench.put("f", body)
     assert bench.footer("f", len(body)).rows == 2
+
+
+@pytest.mark.parametrize("size", [0, 5, 20_000_000])
+def test_an_etag_that_is_md5_is_that_of_the_content_and_of_a_copy(bench, size):
+    body = b"x" * size
+    etag = bench.put("a", body).etag
+    copied = bench.copy("a", "b", etag)
+    heads = [bench.store.head(BUCKET, bench.key(name)) for name in "ab"]
+    assert copied.etag == heads[1].etag
+    assert {h.etag for h in heads if h.etag_is_md5} <= {hashlib.md5(body).hexdigest()}
+    assert size > 5 or all(h.etag_is_md5 for h in heads)
 
 
 @pytest.mark.parametrize(

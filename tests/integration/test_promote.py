@@ -141,12 +141,17 @@ def test_a_final_object_of_our_own_earlier_copy_counts_as_copied(world, driver):
     assert len(world.promoter().promote(driver.spike, limit=1)) == 1
 
 
-@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source"])
+@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source", "other bytes"])
 def test_a_final_object_that_is_not_ours_is_never_overwritten_and_holds_the_batch(world, driver, whose):
     driver.stage()
     file = intended(world, driver)
     if whose == "stranger":
         world.store.put(BUCKET, file.final_key, parquet(2))
+    elif whose == "other bytes":
+        ours = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
+        world.store.put(BUCKET, file.final_key, bytes(file.size))
+        objects = world.store._bucket(BUCKET)
+        objects[file.final_key] = replace(objects[file.final_key], metadata=ours)
     else:
         wrong = {
             "other batch": {BATCH_METADATA: "0", ETAG_METADATA: file.staging_etag},
