@@ -189,7 +189,8 @@ def copy_bench(here: Parts, count: int = 2_000, at_once: int = 32) -> Iterator[R
     for width in (8, 16, at_once):
 
         def copy(i: int, width: int = width) -> None:
-            store.copy(BUCKET, "source", f"final/{width}/{i}", source_etag=info.etag, metadata={"n": str(i)})
+            target, metadata = f"final/{width}/{i}", {"n": str(i)}
+            store.copy(BUCKET, "source", target, source_etag=info.etag, size=info.size, metadata=metadata)
 
         with ThreadPoolExecutor(width) as pool:
             began = time.perf_counter()
