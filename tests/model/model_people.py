@@ -13,8 +13,8 @@ from spike_pipelines.domain.rewind import Earliest, ToOffsets
 NTH = st.integers(1, 6)
 INDEX = st.integers(0, 5)
 FAULTS = st.sampled_from([f for f in Fault if f is not Fault.NONE])
-# Most of them a few offsets back: what lies far behind is met by the others.
-TARGETS = st.one_of(st.integers(0, 8), st.sampled_from([Earliest(), HOUR, NEXT_HOUR]))
+# Most of them a few offsets back from what is committed: what lies far behind is met by the others.
+TARGETS = st.one_of(st.integers(1, 4), st.sampled_from([Earliest(), HOUR, NEXT_HOUR]))
 SINCE = st.sampled_from([None, NEXT_HOUR])
 DEAD = st.lists(
     st.builds(
@@ -58,14 +58,18 @@ class People:
     def desk(self) -> Desk:
         return Desk(self.world)
 
-    @rule(index=INDEX, to=TARGETS, slow=st.booleans())
-    def rewind(self, index: int, to: object, slow: bool) -> None:
+    @rule(index=INDEX, to=TARGETS, slow=st.booleans(), rested=st.booleans())
+    def rewind(self, index: int, to: object, slow: bool, rested: bool) -> None:
         """A spike goes back, whoever stages, promotes, replays or publishes meanwhile."""
+        if rested:
+            self.world.settle()
         self._unless_slow(slow, self.desk.rewind(self._target(index, to)))
 
-    @rule(index=INDEX, to=TARGETS, at=OF_A_REWIND, nth=NTH, fault=FAULTS)
-    def faulty_rewind(self, index: int, to: object, at: str, nth: int, fault: Fault) -> None:
-        self._disturb(self.desk.rewind(self._target(index, to)), at, nth, fault)
+    @rule(records=DEAD, index=INDEX, to=TARGETS, at=OF_A_REWIND, fault=FAULTS)
+    def faulty_rewind(self, records: list[Record], index: int, to: object, at: str, fault: Fault) -> None:
+        self.go_on(records)
+        self.world.settle()
+        self._disturb(self.desk.rewind(self._target(index, to)), at, 1, fault)
 
     @rule(records=DEAD, since=SINCE, slow=st.booleans())
     def replay(self, records: list[Record], since: object, slow: bool) -> None:
@@ -114,6 +118,10 @@ class People:
             process.finish()
 
     def _target(self, index: int, to: object) -> object:
-        if not isinstance(to, int):
-            return to
-        return ToOffsets(self.world.spike.topic, {index % len(self.world.topic().log_end): to})
+        """An integer is so many offsets before a partition's committed end."""
+        positions = sorted(self.world.ledger.all_positions().get(self.world.spike.name, {}).items())
+        if not isinstance(to, int) or not positions:
+            return to if not isinstance(to, int) else Earliest()
+        partition, position = positions[index % len(positions)]
+        back = max(0, position.committed_end - to)
+        return ToOffsets(self.world.spike.topic, {partition.index: back})
