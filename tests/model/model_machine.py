@@ -389,6 +389,7 @@ def last_driver(world: ModelWorld) -> Driver:
     except Lost:
         expect(world.records_lost(), "I10: Lost, and nothing was")
     Desk(world).accept_loss().finish()
+    world.settle()
     return world.take_over(f"last-{len(world.drivers)}")
 
 
@@ -465,9 +466,12 @@ def nothing_is_left_to_do(world: ModelWorld) -> None:
 def nothing_is_left_over(world: ModelWorld, watch: Watch) -> None:
     """Once retention has had its time, only live files are there, and what an open epoch may still need."""
     for _ in range(4):
+        before = world.version
         world.clock.advance(TERMS.snapshots.total_seconds() + 1)
         Desk(world).retain().finish()
         watch.check()
+        if world.version == before:
+            break
     newest = world.ledger.epochs()[world.spike.name]
     mine = f"staging/{world.spike.name}/{newest.number:08d}/"
     staged = {key for key in world.store.keys("staging/") if not key.startswith(mine)}
