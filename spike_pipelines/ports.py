@@ -124,12 +124,19 @@ class ObjectStore(Protocol):
         """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """Server-side copy that creates `target` and never overwrites it.
 
-        The source must have `source_etag`; `metadata` replaces the object's. A file over 5 GB is
-        copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        The source must have `source_etag`, and so `size` bytes; `metadata` replaces the object's. A file
+        over 5 GB is copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
         `AlreadyExists` (a target is there: whose it is, `head` tells).
         """
 

@@ -44,7 +44,14 @@ class MemoryObjectStore:
         return parquet.footer(name, stored.body)
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,  # noqa: ARG002 the body tells
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         with self._lock:
             stored = self._source(bucket, source)

@@ -98,18 +98,26 @@ class S3ObjectStore:
         return parquet.footer(name, tail)
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
-        size = self._checked_source(bucket, source, source_etag).size
+        """One request where all is well: the source is looked at only once the copy was refused."""
         plan = Copy(bucket, source, target, source_etag, size, metadata)
         copy = copy_whole if size <= self._max_copy else partial(copy_in_parts, part=self._part)
         with translated("copy to", bucket, target):
             try:
                 return ObjectInfo(target, size, copy(self._s3, plan), dict(metadata))
             except ClientError as error:
-                if not precondition_failed(error):
+                if not (precondition_failed(error) or status(error) == 404):
                     raise
-        raise self._explained_412(plan)
+                refusal = error
+        raise self._explained(plan) from refusal
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         keys = list(keys)
@@ -161,7 +169,8 @@ class S3ObjectStore:
             raise SourceChanged(f"s3://{bucket}/{key} has etag {found.etag}, {etag} was registered")
         return found
 
-    def _explained_412(self, copy: Copy) -> SpikeError:
+    def _explained(self, copy: Copy) -> SpikeError:
+        """A 412 or 404 does not say which condition was not met."""
         self._checked_source(copy.bucket, copy.source, copy.etag)
         where = f"s3://{copy.bucket}/{copy.target}"
         if self.head(copy.bucket, copy.target) is None:

@@ -166,6 +166,7 @@ class Promoter:
                 file.staging_key,
                 file.final_key,
                 source_etag=file.staging_etag,
+                size=file.size,
                 metadata=metadata,
             )
         except AlreadyExists:
