@@ -238,8 +238,10 @@ class ApplicationSupervisor:
         assert action.overlay is not None
         goal = action.overlay.value if action.overlay.kind is OverlayKind.STABLE_SPEC else None
         stable = self.ledger.manifest(app.spike, goal) if goal else None
-        before = self.cluster.carries(app, action.overlay, stable)
-        self._note(decision, action, action.overlay.kind, before)
+        kind = action.overlay.kind
+        same = next((o for o in facts.holding(self.ledger.now()) if o.kind is kind), None)
+        before = same.before if same else self.cluster.carries(app, action.overlay, stable)
+        self._note(decision, action, kind, before)
         overlays = self.ledger.open_overlays().get(app.spike, ())
         self._converge(replace(facts, overlays=overlays), app)
 

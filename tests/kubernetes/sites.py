@@ -1,7 +1,10 @@
 """A namespace in which tests play the operator and people."""
 
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from fake_api import FakeApi
 from kubernetes import client
@@ -19,6 +22,7 @@ class Site:
     namespace: str
     fake: FakeApi | None = None
     attempts: dict = field(default_factory=dict)
+    now: Callable = lambda: datetime.now(UTC)
 
     @property
     def cluster(self) -> KubernetesCluster:
@@ -52,14 +56,31 @@ class Site:
                 **spec,
             },
         }
-        return self.api.post(self.apps, body)
+        self.shown(self.api.post(self.apps, body))
 
     def get(self, name="payouts"):
         return self.api.get(f"{self.apps}/{name}")
 
     def annotate(self, name="payouts", **notes):
         keys = {f"spike-pipelines.io/{key.replace('_', '-')}": value for key, value in notes.items()}
-        self.api.patch(f"{self.apps}/{name}", {"metadata": {"annotations": keys}})
+        self.change(name, {"metadata": {"annotations": keys}})
+
+    def change(self, name, body):
+        self.shown(self.api.patch(f"{self.apps}/{name}", body))
+
+    def shown(self, written):
+        """Lists come from the server's cache, which is a moment behind: until it has what was written."""
+        name, version = written["metadata"]["name"], written["metadata"]["resourceVersion"]
+        self._until(lambda: any((a.name, a.resource_version) == (name, version) for a in self._seen()))
+
+    def _seen(self):
+        return () if self.fake is not None else self.cluster.applications()
+
+    def _until(self, holds):
+        deadline = time.monotonic() + 10
+        while self.fake is None and not holds():
+            assert time.monotonic() < deadline, "the server's cache does not follow"
+            time.sleep(0.01)
 
     def notes(self, name="payouts"):
         return self.get(name)["metadata"].get("annotations") or {}
@@ -72,7 +93,7 @@ class Site:
             name,
             state,
             submissionID=submission,
-            lastSubmissionAttemptTime="2026-11-22T20:00:00Z",
+            lastSubmissionAttemptTime=self.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             submissionAttempts=1,
             executionAttempts=self.attempts[name],
             sparkApplicationId=f"spark-{submission[:8]}",
@@ -83,7 +104,7 @@ class Site:
 
     def status(self, name="payouts", state="RUNNING", error=None, **more):
         status = {"applicationState": {"state": state, "errorMessage": error}, **more}
-        self.api.patch(f"{self.apps}/{name}/status", {"status": status})
+        self.shown(self.api.patch(f"{self.apps}/{name}/status", {"status": status}))
 
     def fails(self, name="payouts", code=1, reason="Error"):
         error = f"driver container failed with ExitCode: {code}, Reason: {reason}"
@@ -104,6 +125,7 @@ class Site:
 
     def delete(self, name="payouts"):
         self.api.delete(f"{self.apps}/{name}")
+        self._until(lambda: all(a.name != name for a in self._seen()))
 
 
 def fake_connection(fake, **changes):

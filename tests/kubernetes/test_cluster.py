@@ -31,6 +31,7 @@ def test_a_resource_is_seen_as_the_operator_wrote_it(site):
     site.deploy("crt-payout-v1-1.0")
     name = "crt-payout-v1-1-0"
     assert (one(site).state, one(site).submission) == (AppState.NEW, None)
+    site.now = lambda: datetime(2026, 11, 22, 20, tzinfo=UTC)
     submission = site.submit(name)
     app = one(site)
     assert (app.spike, app.name, app.state, app.spec_hash) == (
@@ -154,7 +155,7 @@ def test_what_somebody_else_changed_under_an_overlay_is_not_put_back(site):
     before = site.cluster.carries(one(site), new(OverlayKind.MEMORY, "768m"), None)
     held = overlay(OverlayKind.MEMORY, "768m", before)
     site.cluster.converge(one(site), [held], [], None)
-    site.api.patch(f"{site.apps}/payouts", {"spec": {"driver": {"memory": "2g"}}})
+    site.change("payouts", {"spec": {"driver": {"memory": "2g"}}})
     site.cluster.converge(one(site), [], [held], None)
     assert site.get()["spec"]["driver"]["memory"] == "2g"
 
