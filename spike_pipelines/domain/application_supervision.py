@@ -101,7 +101,8 @@ def suspect(
         return sighting is None or now - sighting.since > timedelta(seconds=60)
     if app.state is not AppState.RUNNING or epoch is None or epoch.state is not EpochState.OPEN:
         return False
-    return epoch.driver != app.submission or now - epoch.heartbeat_at > hang
+    known = {app.submission, *(sighting.names(app.submission) if sighting else ())}
+    return epoch.driver not in known or now - epoch.heartbeat_at > hang
 
 
 def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
@@ -275,7 +276,10 @@ def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) ->
 def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:
     """Live drivers, by the names they give themselves at the appender."""
     began = app.submitted_at or app.created_at or now
-    seen = [_called(pod, facts.owner) for pod in facts.pods or () if pod.live] or [app.submission or app.name]
+    seen = [_called(pod, facts.owner) for pod in facts.pods or () if pod.live]
+    if not seen:
+        known = facts.sighting.names(app.submission) if facts.sighting else frozenset()
+        seen = [next((o for o in facts.owner if o in known), app.submission or app.name)]
     return tuple(ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began) for d in dict.fromkeys(seen))
 
 

@@ -129,11 +129,13 @@ class PodSight:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One submission: when it was first seen, and how it ended (a `Trouble`), if that was seen."""
+    """One submission: when it was first seen, how it ended (a `Trouble`), if that was seen, and the uid of
+    its pod, once anybody had cause to look: a driver may name itself by it."""
 
     submission: str
     seen_at: datetime
     ending: str | None = None
+    uid: str | None = None
 
 
 KEPT_LIVES = 10
@@ -153,15 +155,29 @@ class Sighting:
     spec_since: datetime
     lives: tuple[Life, ...] = ()
 
+    def names(self, submission: str | None) -> frozenset[str]:
+        """What the driver of this submission may call itself at the appender, as far as is known."""
+        return frozenset(
+            name
+            for life in self.lives
+            if life.submission == submission
+            for name in (life.submission, life.uid)
+            if name is not None
+        )
+
 
 ABSENT = "absent"
 
 
 def sight(
-    before: Sighting | None, app: ObservedApplication | None, ending: str | None, now: datetime
+    before: Sighting | None,
+    app: ObservedApplication | None,
+    ending: str | None,
+    now: datetime,
+    uid: str | None = None,
 ) -> Sighting | None:
     """What is remembered after this look. The same look again gives the same; a spike that was never there
-    is not remembered. `ending` is how the present submission ended, None if it goes on or nobody saw."""
+    is not remembered. `ending` is how the present submission ended, `uid` its pod's; None: nobody saw."""
     if app is None:
         if before is None or before.state_text == ABSENT:
             return before
@@ -173,7 +189,7 @@ def sight(
         before = replace(before, state_text=app.state_text, since=now)
     if before.spec_hash != app.spec_hash:
         before = replace(before, spec_hash=app.spec_hash, spec_since=now)
-    return replace(before, lives=_lives(before.lives, app.submission, ending, now))
+    return replace(before, lives=_lives(before.lives, app.submission, ending, uid, now))
 
 
 def _begun(app: ObservedApplication, now: datetime) -> datetime:
@@ -182,12 +198,12 @@ def _begun(app: ObservedApplication, now: datetime) -> datetime:
 
 
 def _lives(
-    lives: tuple[Life, ...], submission: str | None, ending: str | None, now: datetime
+    lives: tuple[Life, ...], submission: str | None, ending: str | None, uid: str | None, now: datetime
 ) -> tuple[Life, ...]:
     if submission is None:
         return lives
     if not lives or lives[-1].submission != submission:
         lives = (*lives, Life(submission, now))
-    if ending is not None and lives[-1].ending is None:
-        lives = (*lives[:-1], replace(lives[-1], ending=ending))
-    return lives[-KEPT_LIVES:]
+    last = lives[-1]
+    last = replace(last, ending=last.ending or ending, uid=last.uid or uid)
+    return (*lives[:-1], last)[-KEPT_LIVES:]

@@ -5,7 +5,7 @@ at the next look, and a driver that is only suspended is resumed at the next loo
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
@@ -124,11 +124,12 @@ class ApplicationSupervisor:
         for name, spike in self.spikes.items():
             app = found.get(name)
             seen = pods.get(app.name) if app else None
+            mine = newest(seen or (), app.submission) if app else None
             specs = known.get(name, Specs())
             facts[name] = ApplicationFacts(
                 spike=spike,
                 app=app,
-                sighting=sight(before.get(name), app, _ending(app, seen or ()), now),
+                sighting=sight(before.get(name), app, _ending(app, mine), now, mine.uid if mine else None),
                 pods=seen,
                 epoch=epochs.get(name),
                 recoveries=recoveries.get(name, ()),
@@ -267,10 +268,8 @@ class ApplicationSupervisor:
                 tx.retire_epoch(action.spike, driver)
 
 
-def _ending(app: ObservedApplication | None, pods: Sequence[PodSight]) -> str | None:
-    if app is None or app.state not in ENDING:
-        return None
-    return trouble_of(Evidence(app, newest(pods, app.submission)))
+def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None:
+    return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
 
 
 def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:

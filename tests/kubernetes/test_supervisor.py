@@ -118,6 +118,21 @@ def test_a_driver_that_works_is_left_alone_whatever_the_operator_says(hours):
         assert hours.tick(20)["payouts"] == (Verdict.RUNNING, None)
 
 
+def test_a_driver_that_calls_itself_by_its_pods_uid_is_known_after_one_look_at_the_pod(hours, monkeypatch):
+    hours.deploy()
+    submission = hours.site.submit()
+    hours.driver(hours.site.pod(submission))
+    hours.beats()
+    assert hours.tick(0)["payouts"] == (Verdict.RUNNING, None)
+
+    def asks(*_):
+        pytest.fail("pods are for suspects")
+
+    monkeypatch.setattr("spike_pipelines.adapters.kubernetes.KubernetesCluster.pods", asks)
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
 def test_a_running_driver_that_is_silent_is_fenced_and_restarted(hours):
     hours.deploy()
     submission = hours.site.submit()

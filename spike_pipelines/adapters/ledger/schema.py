@@ -344,7 +344,7 @@ sightings = sa.Table(
     sa.Column("since", Time, nullable=False),
     sa.Column("spec_hash", sa.Text),
     sa.Column("spec_since", Time, nullable=False),
-    # [submission, seen at (ISO 8601), how it ended], the last few, oldest first
+    # [submission, seen at (ISO 8601), how it ended, its pod's uid], the last few, oldest first
     sa.Column("lives", JSONB, nullable=False, server_default="[]"),
 )
 

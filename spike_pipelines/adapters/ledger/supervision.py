@@ -96,10 +96,10 @@ def _values(sighting: Sighting) -> dict[str, object]:
         "since": sighting.since,
         "spec_hash": sighting.spec_hash,
         "spec_since": sighting.spec_since,
-        "lives": [[life.submission, life.seen_at.isoformat(), life.ending] for life in sighting.lives],
+        "lives": [[li.submission, li.seen_at.isoformat(), li.ending, li.uid] for li in sighting.lives],
     }
 
 
 def _sighting(row: sa.Row[tuple[object, ...]]) -> Sighting:
-    lives = tuple(Life(who, datetime.fromisoformat(at), ending) for who, at, ending in row.lives)
+    lives = tuple(Life(who, datetime.fromisoformat(at), *rest) for who, at, *rest in row.lives)
     return Sighting(row.spike, row.uid, row.state, row.since, row.spec_hash, row.spec_since, lives)
