@@ -2,9 +2,12 @@
 
 import io
 
+from builders import HOUR, NEXT_HOUR
 from rich.console import Console
 
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState
+from spike_pipelines.stack.source import in_words
 from spike_pipelines.stack.status import SpikeRow, parts_line, table
 
 ROW = SpikeRow(
