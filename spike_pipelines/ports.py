@@ -5,11 +5,11 @@ and one contract suite under `tests/contract` that both pass. Adapters raise `Tr
 other side did not answer or its answer is unknown, and the errors named here; nothing else on purpose.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NewType, Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
 from spike_pipelines.domain.binding import Binding
@@ -25,7 +25,9 @@ from spike_pipelines.domain.observed import Recovery as Recovery
 from spike_pipelines.domain.observed import Refusal as Refusal
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, Operation
+from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.promotion import Intent, LedgerFile
+from spike_pipelines.domain.spark_application import ObservedApplication, PodSight, Sighting
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, Swap, SwapKind
 
@@ -841,3 +843,105 @@ class SnapshotCatalog(Catalog, Protocol):
     def expire(self, table: str, *, before: datetime, keep: int) -> int:
         """Remove snapshots older than `before`, never the newest `keep`; answers how many. The table's
         sequence number stays."""
+
+
+# supervision on Kubernetes
+
+Manifest = NewType("Manifest", str)  # a SparkApplication as JSON, understood by the Kubernetes adapter only
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """Hashes of a spike's specs: those that could be made again, and the last that was seen to work."""
+
+    known: frozenset[str] = frozenset()
+    stable: str | None = None
+
+
+class SupervisionTransaction(LedgerTransaction, Protocol):
+    def add_overlay(self, new: NewOverlay, before: str | None) -> Overlay: ...
+
+
+class SupervisionLedger(Ledger, Protocol):
+    """What the supervisor of a fleet on Kubernetes keeps: all of it may be lost without losing a record."""
+
+    def begin(self) -> AbstractContextManager[SupervisionTransaction]: ...
+
+    def sightings(self) -> Mapping[str, Sighting]: ...
+
+    def note_sightings(self, sightings: Iterable[Sighting]) -> None: ...
+
+    def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
+        """By spike, those that have not ended, expired ones included; oldest first."""
+
+    def end_overlays(self, ids: Iterable[int]) -> None: ...
+
+    def specs(self) -> Mapping[str, Specs]: ...
+
+    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
+        """Write a deployed spec down; the same again changes nothing."""
+
+    def mark_stable(self, spike: str, spec_hash: str) -> None:
+        """This spec was seen to work. A spec that was not written down is not marked."""
+
+    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+        """Of this spec, or of the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clues:
+    """What a driver left behind: its last lines and the events of its pod and resource, oldest first.
+    What could not be had is missing, and `problem` says so."""
+
+    log: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class ApplicationCluster(Cluster, Protocol):
+    """SparkApplications of one namespace. What changes one is conditional on the version that was seen:
+    `Conflict` if it has changed since, or is gone. Nothing waits for the operator."""
+
+    def applications(self) -> tuple[ObservedApplication, ...]:
+        """Every one that carries our label, from one list. One that cannot be understood has a `problem`.
+        Raises `Transient` rather than leaving any out."""
+
+    def pods(self, names: Collection[str]) -> Mapping[str, tuple[PodSight, ...]]:
+        """Driver pods by resource name, oldest first, also of resources without one. Raises `Transient`."""
+
+    def kick(self, app: ObservedApplication) -> None:
+        """Touch the resource, so that the operator looks at it."""
+
+    def suspend(self, app: ObservedApplication, why: str, request: str | None) -> None:
+        """The first half of a restart; `request` is the annotation that it answers."""
+
+    def resume(self, app: ObservedApplication) -> None:
+        """The second half."""
+
+    def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
+        """Change the spec in nothing that matters, which restarts also what the operator is done with."""
+
+    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
+        """What the resource has in the place of this overlay, as JSON; None: nothing."""
+
+    def converge(
+        self,
+        app: ObservedApplication,
+        holding: Sequence[Overlay],
+        ending: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> None:
+        """Make the resource carry the overlays that hold; give back what the others replaced, where nobody
+        else changed it. `stable` is the spec that an overlay of that kind goes back to."""
+
+    def recreate(self, manifest: Manifest) -> None:
+        """Make a deleted resource again. One that is there meanwhile is left as it is."""
+
+    def manifest(self, app: ObservedApplication) -> Manifest:
+        """The resource as it could be made again."""
+
+    def clues(self, app: ObservedApplication, lines: int) -> Clues:
+        """Never raises: a recovery does not fail for want of an explanation."""
+
+    def tell(self, app: ObservedApplication, reason: str, sentence: str) -> None:
+        """A Kubernetes Event on the resource, best effort. `reason` is CamelCase."""

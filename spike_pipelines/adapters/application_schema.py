@@ -23,9 +23,9 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from spike_pipelines.domain import ddl
+from spike_pipelines.domain.kubernetes_names import MAX_NAME
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 
-MAX_NAME = 50  # Kubernetes allows 63, and pods and services of an application append to it
 MIN_DRIVER_BYTES = 450 * 2**20  # Spark refuses a heap below 1.5 times its reserved 300 MiB
 
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")

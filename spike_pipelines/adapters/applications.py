@@ -4,7 +4,6 @@ Every problem of a file is told at once, each as `file:line: what is wrong: way 
 """
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from spike_pipelines.adapters import yaml_document
+from spike_pipelines.adapters import application_hash, yaml_document
 from spike_pipelines.adapters.application_schema import Application
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Spike
@@ -35,7 +34,7 @@ def load_application(path: Path) -> Spike:
 def parse_application(text: str, path: Path) -> Spike:
     """As `load_application`, for text that would be the file at `path`.
 
-    The version is the beginning of the text's SHA-256: it changes with every edit.
+    The version changes with whatever the file says (`application_hash`).
     """
     document = yaml_document.read(text, str(path))
     problems = list(document.problems)
@@ -53,7 +52,7 @@ def parse_application(text: str, path: Path) -> Spike:
         )
     if application is None or problems:
         raise InvalidSpec("\n".join(problems))
-    return application.as_spike(hashlib.sha256(text.encode()).hexdigest()[:12])
+    return application.as_spike(application_hash.version(document.root))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,9 @@ class SparkEngine:
         self._env = env
         self._store = store
         self._plan = plan
-        self._pace = Pace(spike.max_offsets_per_trigger)
+        self._pace = Pace(
+            min(spike.max_offsets_per_trigger, env.max_offsets_per_trigger or spike.max_offsets_per_trigger)
+        )
 
     def run(self, grant: EpochGrant, register: Register, board: VitalsBoard) -> None:
         checkpoint = fresh_checkpoint(checkpoint_root(self._env, self._spike), grant)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 
@@ -52,9 +52,11 @@ class Environment(SparkEnvironment):
 
     `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
     once; `token` is the token itself, where there is no file to mount: every child process sees that one.
+    `max_offsets_per_trigger` bounds a batch more tightly than the application file does, for a while.
     """
 
     driver_id: str
+    max_offsets_per_trigger: int | None = Field(None, ge=1)
     token: SecretStr | None = None
     token_file: Path | None = None
     appender_url: str

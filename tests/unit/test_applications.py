@@ -75,11 +75,19 @@ def test_every_key_reaches_the_spike():
     assert spike.topic_has_gaps is False
 
 
-def test_version_changes_with_every_edit(edit):
+def test_version_changes_with_whatever_the_file_says(edit):
     before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
     after = load_application(edit(("trigger: 10s", "trigger: 11s"))).version
     assert before != after
     assert len(after) == 12
+
+
+def test_version_stays_when_the_file_says_the_same_in_other_words(edit):
+    """A mended comment is no reason to restart a driver."""
+    before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
+    path = edit(("# What publishers", "# WHAT publishers"), ("trigger: 10s", "trigger: '10s' # often"))
+    path.write_text(path.read_text() + "filter: null\n")
+    assert load_application(path).version == before
 
 
 def test_start_may_be_a_time(edit):

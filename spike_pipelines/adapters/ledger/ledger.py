@@ -16,6 +16,7 @@ from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
 from spike_pipelines.adapters.ledger.retention import RetentionQueries
+from spike_pipelines.adapters.ledger.supervision import SupervisionQueries
 from spike_pipelines.adapters.ledger.swaps import SwapQueries
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState, FileKind
@@ -27,7 +28,9 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries):
+class SqlLedger(
+    Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries, SupervisionQueries
+):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:

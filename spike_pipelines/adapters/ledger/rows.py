@@ -12,6 +12,7 @@ from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
@@ -155,3 +156,8 @@ def load_batches(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Batc
         for row in connection.execute(wanted).mappings():
             ranges[row["batch"]].append(offset_range(row))
     return tuple(batch(row, ranges[row["number"]]) for row in rows)
+
+
+def overlay(row: sa.RowMapping) -> Overlay:
+    values = dict(row)
+    return Overlay(**(values | {"kind": OverlayKind(values["kind"])}))

@@ -352,6 +352,49 @@ recoveries = sa.Table(
     sa.Index(None, "spike", "at"),
 )
 
+# What the supervisor remembers of each SparkApplication: since when it is as it is. A note, not a record.
+sightings = sa.Table(
+    "sightings",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("uid", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("since", Time, nullable=False),
+    sa.Column("spec_hash", sa.Text),
+    sa.Column("spec_since", Time, nullable=False),
+    # [submission, seen at (ISO 8601), how it ended, its pod's uid], the last few, oldest first
+    sa.Column("lives", JSONB, nullable=False, server_default="[]"),
+)
+
+# Specs that were deployed: to make a deleted resource again, to go back to the last one that worked.
+specs = sa.Table(
+    "specs",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("manifest", JSONB, nullable=False),
+    sa.Column("seen_at", Time, nullable=False, server_default=_now),
+    sa.Column("stable_at", Time),
+)
+
+# What the supervisor lays over a deployed spec for a while.
+overlays = sa.Table(
+    "overlays",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("before", sa.Text),  # what it replaced, as JSON; null: there was nothing
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("spec_hash", sa.Text),
+    sa.Column("created_at", Time, nullable=False, server_default=_now),
+    sa.Column("expires_at", Time, nullable=False),
+    sa.Column("ended_at", Time),
+    sa.CheckConstraint("created_at < expires_at", name="overlays_expire"),
+    sa.Index("open_overlays", "spike", postgresql_where=sa.text("ended_at is null")),
+)
+
 # The newest look at each spike's lag: what `/metrics` shows and what a look compares itself with.
 lag_latest = sa.Table(
     "lag_latest",
