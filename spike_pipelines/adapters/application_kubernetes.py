@@ -5,6 +5,7 @@ goes into `sparkApplication`, which the chart merges over the rest of the resour
 """
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
@@ -14,21 +15,28 @@ from spike_pipelines.adapters.application_part import Part
 MAX_GRACE_SECONDS = 3600
 
 
-def _quantity(kind: str, pattern: str, example: str) -> Any:
+_CPU = r"[1-9]\d{0,5}m|\d{1,3}(?:\.\d{1,3})?"
+_OVERHEAD = r"[1-9]\d{0,5}[mg]"
+
+
+def _amount(pattern: str, of: str, example: str) -> Callable[[str], str]:
     """Text that Kubernetes or Spark reads as an amount."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if compiled.fullmatch(value) is None:
-            raise ValueError(f"'{value}' is not {kind}: write it as in {example}")
+            raise ValueError(f"'{value}' is not an amount of {of}: write it as in {example}")
         return value
 
-    schema = WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
-    return Annotated[StrictStr, AfterValidator(check), schema]
+    return check
 
 
-CpuQuantity = _quantity("an amount of CPU", r"[1-9]\d{0,5}m|\d{1,3}(?:\.\d{1,3})?", "500m or 1.5")
-Overhead = _quantity("an amount of memory", r"[1-9]\d{0,5}[mg]", "384m")
+def _text_like(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
+CpuQuantity = Annotated[StrictStr, AfterValidator(_amount(_CPU, "CPU", "500m or 1.5")), _text_like(_CPU)]
+Overhead = Annotated[StrictStr, AfterValidator(_amount(_OVERHEAD, "memory", "384m")), _text_like(_OVERHEAD)]
 ConfKey = Annotated[StrictStr, Field(pattern=r"^spark\.[A-Za-z0-9._-]+$")]
 HadoopKey = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 Strings = dict[StrictStr, StrictStr]
