@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from conftest import CHARTS, ROOT, resources
+from chart_tools import CHARTS, ROOT, resources
 from ruamel.yaml import YAML
 from test_snapshots import CASES
 

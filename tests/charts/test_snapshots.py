@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from chart_tools import ROOT
 
 HERE = Path(__file__).parent
 APPLICATIONS = ROOT / "deployments" / "applications"

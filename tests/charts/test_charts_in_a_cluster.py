@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import CHARTS, ROOT, find_helm, resources
+from chart_tools import CHARTS, ROOT, find_helm, resources
 
 from spike_pipelines.adapters import helm as helm_adapter
 from spike_pipelines.adapters.applications import load_application
