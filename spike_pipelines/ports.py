@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
@@ -91,13 +92,15 @@ class OffsetMirror(Protocol):
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
-    listings."""
+    listings, `etag_is_md5` (the etag is made of the content alone, and the same for a copy) only in answers
+    of `head`."""
 
     key: str
     size: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     modified_at: datetime | None = field(default=None, compare=False)
+    etag_is_md5: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +125,19 @@ class ObjectStore(Protocol):
         """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """Server-side copy that creates `target` and never overwrites it.
 
-        The source must have `source_etag`; `metadata` replaces the object's. A file over 5 GB is
-        copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        The source must have `source_etag`, and so `size` bytes; `metadata` replaces the object's. A file
+        over 5 GB is copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
         `AlreadyExists` (a target is there: whose it is, `head` tells).
         """
 
@@ -323,7 +333,9 @@ class CommittedSums:
     """Sums over a spike's committed batches that no rewind superseded. `unbalanced` are the numbers of
     batches whose counts do not agree with each other or with their files; `late` those registered after
     a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
-    that kind; `undead` those given up or superseded that still have a live file or range."""
+    that kind; `undead` those given up or superseded that still have a live file or range; `halfway` those
+    whose files are committed without them, or not with them; `vanished` those with a file that is
+    superseded by no swap and no rewind."""
 
     spike: str
     batches: int
@@ -336,16 +348,30 @@ class CommittedSums:
     unaccounted: int = 0
     unexplained: tuple[int, ...] = ()
     undead: tuple[int, ...] = ()
+    halfway: tuple[int, ...] = ()
+    vanished: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBook:
+    """A dataset's sequence number, the `newest` that a commit or an operation has, and the first of those
+    that are `missing` before others."""
+
+    dataset: str
+    sequence: int
+    newest: int
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Coverage and sums from one snapshot of the database, and how many operations of each kind there
-    were."""
+    """Coverage, sums and sequence numbers from one snapshot of the database, and how many operations of each
+    kind there were."""
 
     coverage: tuple[Coverage, ...]
     sums: tuple[CommittedSums, ...]
     operations: Mapping[str, int] = field(default_factory=dict)
+    sequences: tuple[SequenceBook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +486,21 @@ class LedgerTransaction(Protocol):
         read: Mapping[Partition, int],
     ) -> None:
         """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
+
+    def bind(self, spike: str, epoch: int, binding: Binding) -> None:
+        """Write down what an epoch is opened with."""
+
+    def binding(self, spike: str, epoch: int) -> Binding | None:
+        """What an epoch was opened with; None for one that is older than this was written down."""
+
+    def use_binding(self, spike: str, epoch: int) -> None:
+        """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
+
+    def bound(self, spike: str) -> Binding | None:
+        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+
+    def used_schemas(self, spike: str) -> tuple[str, ...]:
+        """Every schema, as DDL, that a batch was registered under."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 
@@ -642,6 +683,9 @@ class Ledger(Protocol):
     # what the audit recomputes
 
     def books(self) -> Books: ...
+
+    def bindings(self) -> Mapping[str, Binding]:
+        """By spike, what it was last bound to: see `LedgerTransaction.bound`."""
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         """Files that were live at that sequence number, in the order they became so."""

@@ -35,7 +35,12 @@ class Dataset:
 
     @property
     def dead_letters(self) -> str:
-        return f"{self.name}_dead_letters"
+        return dead_letters_of(self.name)
+
+
+def dead_letters_of(dataset: str) -> str:
+    """The name of a dataset's table of dead letters."""
+    return f"{dataset}_dead_letters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,9 @@ def retention(seen: Seen) -> Judgement:
         "lost_records": report.lost,
     }
     if report.lost:
-        return Judgement(Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread", figures)
+        return Judgement(
+            Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread, or cut off", figures
+        )
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:

@@ -8,10 +8,12 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind, FileState
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 
 Row = sa.RowMapping
@@ -33,6 +35,16 @@ def epoch(row: Row) -> Epoch:
         progress_at=row["progress_at"],
         read={Partition(topic, topic_id, i): offset for topic, topic_id, i, offset in row["read_offsets"]},
         application_version=row["application_version"],
+    )
+
+
+def binding(row: Row) -> Binding:
+    return Binding(
+        topic=row["topic"],
+        dataset=row["dataset"],
+        staging=Location(row["staging_bucket"], row["staging_prefix"]),
+        final=Location(row["final_bucket"], row["final_prefix"]),
+        schema=row["schema"],
     )
 
 

@@ -67,6 +67,24 @@ epochs = sa.Table(
     sa.Index(None, "spike", "driver"),
 )
 
+# What each epoch's application file said of the places that its rows are bound to.
+bindings = sa.Table(
+    "bindings",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("staging_bucket", sa.Text, nullable=False),
+    sa.Column("staging_prefix", sa.Text, nullable=False),
+    sa.Column("final_bucket", sa.Text, nullable=False),
+    sa.Column("final_prefix", sa.Text, nullable=False),
+    sa.Column("schema", sa.Text, nullable=False),
+    # True once a batch of the epoch was registered: before that nothing is bound to it.
+    sa.Column("used", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.ForeignKeyConstraint(["spike", "epoch"], ["epochs.spike", "epochs.number"]),
+)
+
 # What people did to the ledger, for ever: the only way in which offsets go back or are skipped (I5).
 operations = sa.Table(
     "operations",
