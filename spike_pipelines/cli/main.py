@@ -11,6 +11,7 @@ from spike_pipelines.cli import (
     audit,
     chaos,
     dlq,
+    jars,
     lag,
     ledger,
     operations,
@@ -63,6 +64,7 @@ COMMANDS = (
     dlq,
     retain,
     token,
+    jars,
     smoke,
     chaos,
 )

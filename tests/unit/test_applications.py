@@ -86,7 +86,6 @@ def test_version_stays_when_the_file_says_the_same_in_other_words(edit):
     """A mended comment is no reason to restart a driver."""
     before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
     path = edit(("# What publishers", "# WHAT publishers"), ("trigger: 10s", "trigger: '10s' # often"))
-    path.write_text(path.read_text() + "filter: null\n")
     assert load_application(path).version == before
 
 
@@ -289,3 +288,34 @@ def test_spike_applications_lists_them_or_says_what_is_wrong(cli, edit):
     told = cli("applications")
     assert told.exit_code == 1
     assert "did you mean 'trigger'?" in told.stderr
+
+
+KUBERNETES = """
+image: registry.local/spark:2
+sparkConf: {spark.locality.wait: 0s}
+spot: {driver: false}
+sparkApplication: {timeToLiveSeconds: 60}
+"""
+
+
+def test_what_only_kubernetes_needs_may_be_there_and_changes_the_version(edit):
+    before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
+    path = edit(("  memory: 512m\n", "  memory: 512m\n  tolerations: [{key: spot, operator: Exists}]\n"))
+    path.write_text(path.read_text() + KUBERNETES)
+    assert load_application(path).version != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("  memory: 512m\n", "  memory: 512m\n  coreLimits: 1\n", "did you mean 'coreLimit'?"),
+        ("  memory: 512m\n", "  memory: 512m\n  coreLimit: lots\n", "'lots' is not an amount of CPU"),
+        ("  memory: 512m\n", "  memory: 512m\n  tolerations: [{kye: spot}]\n", "did you mean 'key'?"),
+        ("trigger: 10s", "trigger: 10s\nsparkConf: {locality: x}", "sparkConf.locality"),
+        ("trigger: 10s", "trigger: 10s\nspot: {drivers: true}", "did you mean 'driver'?"),
+        ("trigger: 10s", "trigger: 10s\nimagePullPolicy: Sometimes", "imagePullPolicy"),
+    ],
+)
+def test_a_mistake_in_what_only_kubernetes_needs_is_refused(edit, old, new, told):
+    [problem] = problems(edit((old, new)))
+    assert told in problem
