@@ -22,6 +22,7 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.audit import Auditor
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
@@ -108,6 +109,10 @@ class Platform:
     @cached_property
     def observer(self) -> Observer:
         return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
+
+    @cached_property
+    def closer(self) -> Closer:
+        return Closer(self.ledger, self.broker, self.spikes)
 
     @cached_property
     def auditor(self) -> Auditor:

@@ -182,6 +182,7 @@ class Executor(Part):
 class DatasetPart(Part):
     name: DatasetName
     start: Instant
+    lateness: Duration = timedelta(hours=1)
 
 
 class ObjectivesPart(Part):
@@ -242,7 +243,7 @@ class Application(Part):
             executor=Resources(self.executor.cores, self.executor.memory, self.executor.instances),
             staging=self.staging,
             final=self.final,
-            dataset=Dataset(self.dataset.name, self.dataset.start),
+            dataset=Dataset(self.dataset.name, self.dataset.start, self.dataset.lateness),
             topic_has_gaps=self.topic_has_gaps,
             objectives=Objectives(self.objectives.lag, self.objectives.warn, self.objectives.hang),
         )

@@ -12,6 +12,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
+from spike_pipelines.adapters.ledger.closings import ClosingQueries
 from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
@@ -27,7 +28,9 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries):
+class SqlLedger(
+    Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries, ClosingQueries
+):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:

@@ -1,0 +1,142 @@
+"""Closes hours of datasets: log ends are written down when an hour is due, and reached by commits later.
+
+Killed before the ends are written down: the next look asks Kafka again. Killed before the hour is closed: the
+next look closes it. Two that look at once write the same things once.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.closed import Behind, Closing, behind, due_at, due_hours, last_due
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Broker, DatasetHours, HoursLedger, HoursView
+
+log = logging.getLogger(__name__)
+
+MOST_HOURS = 1000  # of one dataset that one look begins to wait for; older ones follow an hour later
+
+
+@dataclass(frozen=True, slots=True)
+class HoursSeen:
+    """Where a dataset's hours stand at `now`. `closed` is the newest closed hour; `waiting` the oldest that
+    is not closed although it was due at `due_at`, with the partitions it waits for; `problem` says what could
+    not be observed."""
+
+    now: datetime | None
+    closed: datetime | None = None
+    waiting: datetime | None = None
+    due_at: datetime | None = None
+    behind: tuple[Behind, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """`look` has no effect, `close` does what is due; both answer by spike."""
+
+    ledger: HoursLedger
+    broker: Broker
+    spikes: Mapping[str, Spike]
+
+    def look(self) -> Mapping[str, HoursSeen]:
+        """What does not answer is a problem, never a closed hour (I12)."""
+        try:
+            return self._seen(self.ledger.hours_view(), {})
+        except Transient as error:
+            return self._blind(error)
+
+    def close(self) -> Mapping[str, HoursSeen]:
+        """Write down what is due, close what is reached. Most looks find nothing to do and write nothing."""
+        try:
+            view, problems = self.ledger.hours_view(), {}
+            if due := self._due(view):
+                problems = self._await(due, view.now)
+                view = self.ledger.hours_view()
+            if [name for name, dataset in self._mine(view).items() if self._close(dataset)]:
+                view = self.ledger.hours_view()
+            return self._seen(view, problems)
+        except Transient as error:
+            return self._blind(error)
+
+    def _blind(self, error: Transient) -> Mapping[str, HoursSeen]:
+        log.warning("hours were not looked at: %s", error)
+        return dict.fromkeys(self.spikes, HoursSeen(None, problem=str(error)))
+
+    def _mine(self, view: HoursView) -> Mapping[str, DatasetHours]:
+        """By spike; datasets that no application file describes are left as they are."""
+        found = {d.spike: d for d in view.datasets.values()}
+        return {name: found[name] for name in self.spikes if name in found}
+
+    # log ends of what is due
+
+    def _due(self, view: HoursView) -> Mapping[str, DatasetHours]:
+        """Datasets with an hour whose time has come, by spike."""
+        return {
+            name: dataset
+            for name, dataset in self._mine(view).items()
+            if dataset.positions
+            and (dataset.newest is None or dataset.newest < self._last(name, view.now))
+            and self._last(name, view.now) >= hour_of(dataset.created_at)
+        }
+
+    def _last(self, name: str, now: datetime) -> datetime:
+        return last_due(self.spikes[name].dataset.lateness, now)
+
+    def _await(self, due: Mapping[str, DatasetHours], now: datetime) -> dict[str, str]:
+        """Answers the spikes whose topic did not answer, with why: one topic's trouble is its own (I11).
+        `now` is before the ends are asked for: what had arrived by then lies before them."""
+        problems: dict[str, str] = {}
+        for name, dataset in due.items():
+            try:
+                self._await_one(self.spikes[name], dataset, now)
+            except Transient as error:
+                problems[name] = str(error)
+        return problems
+
+    def _await_one(self, spike: Spike, dataset: DatasetHours, now: datetime) -> None:
+        filed, known = self.ledger.filed_hours(dataset.dataset), self.ledger.known_hours(dataset.dataset)
+        hours = due_hours(dataset.created_at, self._last(spike.name, now), filed, known)[-MOST_HOURS:]
+        if hours:
+            due = {hour: due_at(hour, spike.dataset.lateness) for hour in hours}
+            self.ledger.await_ends(dataset.dataset, due, self._ends(spike.topic), now)
+
+    def _ends(self, topic: str) -> Mapping[Partition, int]:
+        found: TopicOffsets | None = self.broker.topics([topic]).get(topic)
+        if found is None:
+            raise Transient(f"topic {topic} does not exist: nothing tells what had arrived")
+        return {p: found.log_end[p.index] for p in found.partitions()}
+
+    # what is reached
+
+    def _close(self, dataset: DatasetHours) -> bool:
+        """Looked at again under the spike's lock: a rewind comes before or after, never in between."""
+        if not _reached(dataset.waiting, dataset.positions):
+            return False
+        with self.ledger.begin() as tx:
+            tx.lock_spike(dataset.spike, dataset.dataset)
+            waiting = tx.waiting_hours(dataset.dataset)
+            tx.close_hours(dataset.dataset, _reached(waiting, tx.ever_positions(dataset.spike)))
+        return True
+
+    def _seen(self, view: HoursView, problems: Mapping[str, str]) -> Mapping[str, HoursSeen]:
+        mine = self._mine(view)
+        return {name: _seen(mine.get(name), view.now, problems.get(name)) for name in self.spikes}
+
+
+def _reached(waiting: Iterable[Closing], positions: Mapping[Partition, Position]) -> list[int]:
+    return [c.id for c in waiting if not behind(c.ends, positions)]
+
+
+def _seen(dataset: DatasetHours | None, now: datetime, problem: str | None) -> HoursSeen:
+    if dataset is None:
+        return HoursSeen(now, problem=problem)
+    if dataset.waiting:
+        oldest = dataset.waiting[0]
+        short = behind(oldest.ends, dataset.positions)
+        return HoursSeen(now, dataset.closed, oldest.hour, oldest.due_at, short, problem)
+    return HoursSeen(now, dataset.closed, problem=problem)
