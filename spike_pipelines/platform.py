@@ -112,7 +112,7 @@ class Platform:
 
     @cached_property
     def closer(self) -> Closer:
-        return Closer(self.ledger, self.broker, self.spikes)
+        return Closer(self.ledger, self.broker, self.surveyor, self.spikes)
 
     @cached_property
     def auditor(self) -> Auditor:

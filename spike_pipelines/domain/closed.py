@@ -76,16 +76,21 @@ def due_hours(
 
 def behind(ends: Mapping[Partition, int], positions: Mapping[Partition, Position]) -> tuple[Behind, ...]:
     """The partitions that keep an hour open. `positions` has those of deleted topics too: of these, what is
-    staged is still committed, and nothing more can come."""
-    found = []
-    for partition, end in sorted(ends.items()):
+    staged is still committed, and nothing more can come. A topic that was made again proves nothing before
+    somebody has decided about the old one (I10)."""
+    read = {p.topic_id for p in positions}
+    found = [
+        Behind(p, x.committed_end, x.staged_end)
+        for p, x in positions.items()
+        if x.closed and x.committed_end < x.staged_end
+    ]
+    for partition, end in ends.items():
         position = positions.get(partition)
         if position is None:
-            if end > 0 or not positions:
-                found.append(Behind(partition, None, end))
-        elif position.committed_end < (min(end, position.staged_end) if position.closed else end):
+            found += [Behind(partition, None, end)] if end > 0 or partition.topic_id not in read else []
+        elif not position.closed and position.committed_end < end:
             found.append(Behind(partition, position.committed_end, end))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda b: b.partition))
 
 
 def reopened(closings: Iterable[Closing], moves: Iterable[Move]) -> tuple[Closing, ...]:

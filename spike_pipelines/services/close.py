@@ -14,7 +14,7 @@ from spike_pipelines.domain.closed import Behind, Closing, behind, due_at, due_h
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Broker, DatasetHours, HoursLedger, HoursView
+from spike_pipelines.ports import Broker, DatasetHours, HoursLedger, HoursView, Surveyor
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Closer:
 
     ledger: HoursLedger
     broker: Broker
+    surveyor: Surveyor
     spikes: Mapping[str, Spike]
 
     def look(self) -> Mapping[str, HoursSeen]:
@@ -69,8 +70,8 @@ class Closer:
 
     def _mine(self, view: HoursView) -> Mapping[str, DatasetHours]:
         """By spike; datasets that no application file describes are left as they are."""
-        found = {d.spike: d for d in view.datasets.values()}
-        return {name: found[name] for name in self.spikes if name in found}
+        found = {name: view.datasets.get(spike.dataset.name) for name, spike in self.spikes.items()}
+        return {name: dataset for name, dataset in found.items() if dataset and dataset.spike == name}
 
     # log ends of what is due
 
@@ -88,28 +89,37 @@ class Closer:
         return last_due(self.spikes[name].dataset.lateness, now)
 
     def _await(self, due: Mapping[str, DatasetHours], now: datetime) -> dict[str, str]:
-        """Answers the spikes whose topic did not answer, with why: one topic's trouble is its own (I11).
-        `now` is before the ends are asked for: what had arrived by then lies before them."""
-        problems: dict[str, str] = {}
+        """Answers the spikes whose topic did not answer, with why. `now` is before the ends are asked for:
+        what had arrived by then lies before them."""
+        topics, problems = self._topics({self.spikes[name].topic for name in due})
         for name, dataset in due.items():
-            try:
-                self._await_one(self.spikes[name], dataset, now)
-            except Transient as error:
-                problems[name] = str(error)
-        return problems
+            if found := topics.get(self.spikes[name].topic):
+                ends = {p: found.log_end[p.index] for p in found.partitions()}
+                self._await_one(self.spikes[name], dataset, ends, now)
+        nowhere = "topic {} does not exist: nothing tells what had arrived"
+        missing = {name: self.spikes[name].topic for name in due if self.spikes[name].topic not in topics}
+        return {name: problems.get(topic, nowhere.format(topic)) for name, topic in missing.items()}
 
-    def _await_one(self, spike: Spike, dataset: DatasetHours, now: datetime) -> None:
+    def _topics(self, names: set[str]) -> tuple[Mapping[str, TopicOffsets], Mapping[str, str]]:
+        """One request for all. If it fails, a survey tells whose broker is down, and the others do not wait
+        for it (I11). A survey's own ends would not do: they leave open transactions out."""
+        try:
+            return self.broker.topics(names), {}
+        except Transient as error:
+            log.warning("not all topics answered, those that do are asked again: %s", error)
+        try:
+            survey = self.surveyor.survey(names)
+            return self.broker.topics(survey.topics), survey.problems
+        except Transient as error:
+            return {}, dict.fromkeys(names, str(error))
+
+    def _await_one(
+        self, spike: Spike, dataset: DatasetHours, ends: Mapping[Partition, int], now: datetime
+    ) -> None:
         filed, known = self.ledger.filed_hours(dataset.dataset), self.ledger.known_hours(dataset.dataset)
         hours = due_hours(dataset.created_at, self._last(spike.name, now), filed, known)[-MOST_HOURS:]
-        if hours:
-            due = {hour: due_at(hour, spike.dataset.lateness) for hour in hours}
-            self.ledger.await_ends(dataset.dataset, due, self._ends(spike.topic), now)
-
-    def _ends(self, topic: str) -> Mapping[Partition, int]:
-        found: TopicOffsets | None = self.broker.topics([topic]).get(topic)
-        if found is None:
-            raise Transient(f"topic {topic} does not exist: nothing tells what had arrived")
-        return {p: found.log_end[p.index] for p in found.partitions()}
+        due = {hour: due_at(hour, spike.dataset.lateness) for hour in hours}
+        self.ledger.await_ends(dataset.dataset, due, ends, now)
 
     # what is reached
 

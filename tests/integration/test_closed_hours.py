@@ -20,7 +20,7 @@ ONE = timedelta(hours=1)
 
 @pytest.fixture
 def closer(world):
-    return Closer(world.ledger, world.broker, world.spikes)
+    return Closer(world.ledger, world.broker, world.broker, world.spikes)
 
 
 def begun(world, *, partitions=1, records=0, hours_ago=3, **changes):
@@ -90,14 +90,41 @@ def test_a_broker_that_does_not_answer_closes_nothing_and_is_named(world, closer
 
 
 def test_one_topics_trouble_is_its_own(world, closer):
+    class AllOrNothing:
+        """As a real broker: who asks for a dark topic too gets no answer at all."""
+
+        def topics(self, names):
+            if world.broker.dark & set(names):
+                raise Transient("partition 0 has no leader")
+            return world.broker.topics(names)
+
     begun(world)
-    other = world.spike("session", records=0)
-    world.driver(other)
+    world.driver(world.spike("session", records=0))
     world.execute("UPDATE spikes SET created_at = clock_timestamp() - interval '3 hours'")
-    world.broker.delete(world.spikes["payouts"].topic)
-    seen = closer.close()
-    assert "does not exist" in seen["payouts"].problem
+    world.broker.dark = {"payouts-topic"}
+    seen = replace(closer, broker=AllOrNothing()).close()
+    assert (seen["payouts"].closed, seen["session"].problem) == (None, None)
+    assert "has no leader" in seen["payouts"].problem
     assert seen["session"].closed is not None
+
+
+def test_a_topic_that_is_gone_closes_nothing_and_is_named(world, closer):
+    driver = begun(world)
+    world.broker.delete(driver.spike.topic)
+    seen = closer.close()["payouts"]
+    assert seen.problem == "topic payouts-topic does not exist: nothing tells what had arrived"
+    assert (seen.closed, waiting(world)) == (None, [])
+
+
+def test_a_dataset_that_was_renamed_is_not_taken_for_the_old_one(world, closer):
+    driver = begun(world)
+    renamed = replace(driver.spike, dataset=replace(driver.spike.dataset, name="pay"))
+    with world.ledger.begin() as tx:
+        tx.lock_spike("payouts", "pay")
+    world.spikes["payouts"] = renamed
+    closer.close()
+    assert closed(world) == []
+    assert closed(world, "pay") != []
 
 
 def test_a_ledger_that_does_not_answer_is_unknown_for_all(world, closer):

@@ -97,8 +97,17 @@ def test_without_any_offset_nothing_is_reached():
 
 def test_of_a_deleted_topic_only_what_is_staged_is_waited_for():
     gone = {A: position(A, 5, staged=7, closed=True)}
-    assert behind({A: 10}, gone) == (Behind(A, 5, 10),)
+    assert behind({A: 10}, gone) == (Behind(A, 5, 7),)
     assert behind({A: 10}, {A: replace(gone[A], committed_end=7)}) == ()
+
+
+def test_a_topic_made_again_closes_nothing_before_somebody_decided():
+    """Its log is empty, but nobody knows what became of the rest of the old one."""
+    again = partition(0, topic_id="id-2")
+    assert behind({again: 0}, at(a=10)) == (Behind(again, None, 0),)
+    decided = {A: position(A, 10, staged=12, closed=True), again: position(again, 0)}
+    assert behind({again: 0}, decided) == (Behind(A, 10, 12),)
+    assert behind({again: 0}, {**decided, A: position(A, 12, closed=True)}) == ()
 
 
 def test_what_is_staged_is_not_committed():
