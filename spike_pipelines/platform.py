@@ -23,6 +23,7 @@ from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Cluster
 from spike_pipelines.services.audit import Auditor
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
@@ -128,6 +129,10 @@ class Platform:
     @cached_property
     def observer(self) -> Observer:
         return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
+
+    @cached_property
+    def closer(self) -> Closer:
+        return Closer(self.ledger, self.broker, self.surveyor, self.spikes)
 
     @cached_property
     def auditor(self) -> Auditor:

@@ -184,6 +184,7 @@ class Executor(Pod):
 class DatasetPart(Part):
     name: DatasetName
     start: Instant
+    lateness: Duration = timedelta(hours=1)
 
 
 class ObjectivesPart(Part):
@@ -244,7 +245,7 @@ class Application(KubernetesKeys):
             executor=Resources(self.executor.cores, self.executor.memory, self.executor.instances),
             staging=self.staging,
             final=self.final,
-            dataset=Dataset(self.dataset.name, self.dataset.start),
+            dataset=Dataset(self.dataset.name, self.dataset.start, self.dataset.lateness),
             topic_has_gaps=self.topic_has_gaps,
             objectives=Objectives(self.objectives.lag, self.objectives.warn, self.objectives.hang),
         )

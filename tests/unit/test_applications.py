@@ -71,8 +71,14 @@ def test_every_key_reaches_the_spike():
     assert spike.staging == Location("spike-lake", "staging")
     assert spike.final == Location("spike-lake", "final")
     assert (spike.dataset.name, spike.dataset.start) == ("payout", datetime(2026, 1, 1, tzinfo=UTC))
+    assert spike.dataset.lateness == timedelta(minutes=10)
     assert spike.objectives.lag == timedelta(seconds=30)
     assert spike.topic_has_gaps is False
+
+
+def test_the_lateness_is_an_hour_where_nothing_is_said(edit):
+    path = edit(("  lateness: 10m", "  # lateness"))
+    assert load_application(path).dataset.lateness == timedelta(hours=1)
 
 
 def test_version_changes_with_whatever_the_file_says(edit):
@@ -138,6 +144,8 @@ def test_misspelt_nested_key_names_the_keys_of_its_own_part(edit):
         ("start: earliest", "start: yesterday", "or earliest, or latest"),
         ("start: 2026-01-01T00:00:00Z", "start: 2026-01-01", "has no time zone"),
         ("name: payout", "name: Pay-out", "dataset.name: 'Pay-out' is not a table name"),
+        ("lateness: 10m", "lateness: 10", "dataset.lateness: '10' is not a duration"),
+        ("lateness: 10m", "latenes: 10m", "unknown key 'latenes' in dataset; did you mean 'lateness'?"),
         ("warn: 20s", "warn: 40s", "warn is longer than lag"),
         ("hang: 60s", "hang: 10s", "objectives.hang must be longer than trigger"),
         ("payout:normalise", "payout.normalise", "is not a function"),

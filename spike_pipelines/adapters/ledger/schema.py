@@ -452,3 +452,35 @@ duties = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("succeeded_at", Time, nullable=False),
 )
+
+# Hours of datasets that are closed, or wait for what had arrived when they were due. A row stays: one that
+# an operation reopened is followed by another.
+closings = sa.Table(
+    "closings",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), nullable=False),
+    sa.Column("hour", Time, nullable=False),
+    sa.Column("due_at", Time, nullable=False),
+    # Before Kafka was asked for its log ends: [topic, topic id, partition, end].
+    sa.Column("observed_at", Time, nullable=False),
+    sa.Column("ends", JSONB, nullable=False),
+    sa.Column("closed_at", Time),
+    # The dataset's sequence number when it was closed: what is added to the hour later is late.
+    sa.Column("sequence", sa.BigInteger),
+    # The sequence number up to which an event has told of the hour.
+    sa.Column("told", sa.BigInteger),
+    sa.Column("reopened_by", sa.BigInteger, sa.ForeignKey("operations.id")),
+    sa.CheckConstraint("due_at <= observed_at", name="closings_due"),
+    sa.CheckConstraint("(closed_at is null) = (sequence is null)", name="closings_closed"),
+    sa.CheckConstraint("told is null or told >= sequence", name="closings_told"),
+    sa.CheckConstraint("reopened_by is null or closed_at is not null", name="closings_reopened"),
+    sa.Index("one_closing", "dataset", "hour", unique=True, postgresql_where=sa.text("reopened_by is null")),
+    sa.Index("open_closings", "dataset", postgresql_where=sa.text("closed_at is null")),
+    sa.Index(None, "dataset", "told"),
+    sa.Index(
+        "untold_closings",
+        "dataset",
+        postgresql_where=sa.text("closed_at is not null and told is null and reopened_by is null"),
+    ),
+)
