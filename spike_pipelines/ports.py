@@ -413,7 +413,8 @@ class LagView:
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
-    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+    was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -421,6 +422,7 @@ class Tally:
     committed: Mapping[str, int]
     recoveries: Mapping[tuple[str, str], int]
     duties: Mapping[str, datetime]
+    latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class LagLedger(Protocol):
