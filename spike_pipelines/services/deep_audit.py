@@ -58,12 +58,14 @@ class DeepAuditor:
         swapped = self.ledger.sources(state.spike)
         incarnation |= {n: incarnation[s] for n, found in swapped.items() for s in found if s in incarnation}
         records = records.assign(topic_id=records["batch"].map(incarnation))
-        filtered = sum(b.counts.filtered for b in batches)
+        # Records that were filtered before, and that a backfill read again: it counts them itself.
+        again = {w.batch: w.read - w.replaced_rows for w in self.ledger.swap_books()}
         breaches = [
             *duplicates(records),
             *strangers(records, batches, swapped),
-            *unaccounted(records, batches, swapped),
+            *unaccounted(records, batches, swapped, again),
         ]
+        filtered = sum(b.counts.filtered - again.get(b.number, 0) for b in batches)
         figure = f"{len(records):,} records read, {filtered:,} filtered"
         return Finding("I1+2", f"{state.name}: each record once", figure, tuple(breaches))
 
@@ -100,10 +102,14 @@ def strangers(
 
 
 def unaccounted(
-    records: pd.DataFrame, batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
+    records: pd.DataFrame,
+    batches: Iterable[Batch],
+    swapped: Mapping[int, Collection[int]],
+    again: Mapping[int, int],
 ) -> list[str]:
     """Batches whose files do not hold exactly the records that were read and not filtered. Batches that
-    swaps tied together are counted together: what a driver read, less what anybody filtered."""
+    swaps tied together are counted together: what a driver read, less what anybody filtered, of which a
+    backfill took some back (`again`, by its batch)."""
     found = records.groupby("batch").size().to_dict()
     by_number = {b.number: b for b in batches}
     breaches = []
@@ -111,7 +117,7 @@ def unaccounted(
         read = sum(
             by_number[n].counts.read - by_number[n].counts.unaccounted for n in tied if n not in swapped
         )
-        wanted = read - sum(by_number[n].counts.filtered for n in tied)
+        wanted = read - sum(by_number[n].counts.filtered - again.get(n, 0) for n in tied)
         there = sum(found.get(n, 0) for n in tied)
         if wanted != there:
             name = "batch " + " and ".join(map(str, tied))
