@@ -115,7 +115,7 @@ def test_a_file_of_what_is_gone_and_what_is_not_is_refused_with_its_name():
     feeds = (Feed(1, (r(0, 10),), 8), Feed(2, (r(10, 20),), 3))
     made = Moved(9, frozenset({1, 2}), 0)
     with pytest.raises(
-        Refused, match="f/7 holds records of batches 1, which Kafka no longer has, beside .* 2"
+        Refused, match=r"f/7 holds records of batches 1, which Kafka no longer has, beside .* 2"
     ):
         plan(facts(*feeds, files=[file(7, 9)], moved=[made]), starts=(4,), accept_loss=True)
 
