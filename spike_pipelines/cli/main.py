@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from spike_pipelines.cli import (
     applications,
     audit,
+    backfill,
     chaos,
     dlq,
     lag,
@@ -58,6 +59,7 @@ COMMANDS = (
     where,
     lag,
     audit,
+    backfill,
     operations,
     ledger,
     dlq,
