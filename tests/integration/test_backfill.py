@@ -38,7 +38,7 @@ ALL_GOOD = (FINAL,) * 7
 @dataclass
 class Reading:
     """Reads the pieces as Spark would; `fates` is what becomes of each record of seven. `lose` leaves out
-    the first records; `meanwhile` happens while it reads; from offset `plain` on all records are of `HOUR`."""
+    the first records; `meanwhile` happens while it reads; from offset `plain` on all are of `HOUR`."""
 
     world: object
     fates: tuple = AS_BEFORE

@@ -1,4 +1,4 @@
-"""An hour read again by Spark from a real Kafka: exactly the pieces, exactly the hour; and by the real job."""
+"""An hour read again by Spark from a real Kafka: exactly the pieces and the hour; also by the real job."""
 
 import io
 import json
