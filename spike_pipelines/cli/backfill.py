@@ -17,12 +17,13 @@ import typer
 
 from spike_pipelines.cli.dlq import known, me
 from spike_pipelines.cli.read import HOUR_FORMATS
-from spike_pipelines.domain.backfill import HourPlan, check_hours
+from spike_pipelines.domain.backfill import HOUR, HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import Swap, SwapKind, SwapState
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.backfill import told_below
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -113,7 +114,9 @@ def _rehearsed(
     )
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        typer.echo(f"empty, nothing was ever read for them: {shown}")
+        none = [hour for hour, plan in found.items() if plan is None]
+        below = platform.backfiller.never_read(spike, none[0], none[-1] + HOUR)
+        typer.echo(f"empty, nothing was ever read for them: {shown}{told_below(below)}")
     for plan in plans.values():
         if plan.lost:
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")

@@ -8,14 +8,14 @@
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from spike_pipelines.domain.backfill import HOUR, HourPlan, plan_hour, rounds, scan_problem
+from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import TopicChanged
-from spike_pipelines.domain.offsets import TopicOffsets
+from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
@@ -38,8 +38,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """One hour. Without a `swap` nothing was ever read for it. `scanned` records were read, `final`,
-    `dead_letter` and `filtered` are those of the hour; `plan` is None where an older swap was finished."""
+    """One hour. Without a `swap` nothing was ever read for it; `below` is then what Kafka has of that time
+    below where the spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are
+    those of the hour; `plan` is None where an older swap was finished."""
 
     hour: datetime
     swap: Swap | None = None
@@ -48,6 +49,7 @@ class Backfilled:
     dead_letter: int = 0
     filtered: int = 0
     scanned: int = 0
+    below: tuple[OffsetRange, ...] = ()
 
     @property
     def records(self) -> int:
@@ -55,7 +57,7 @@ class Backfilled:
 
     def __str__(self) -> str:
         if self.swap is None:
-            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it"
+            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it{told_below(self.below)}"
         return (
             f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
             f"{self.filtered:,} filtered (swap {self.swap.number})"
@@ -84,17 +86,35 @@ class Backfiller:
         """
         if resumed := self._resumed(spike, hour):
             return self._told(hour, resumed)
+        planned = self._planned(spike, hour, ask)
+        if planned is None:
+            return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
+        plan, swap = planned
+        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a))
+        return replace(self._told(hour, end), plan=plan)
+
+    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap] | None:
+        """In one transaction: what is true of the hour, and what is frozen of it."""
         topic = self._topic(spike)
         with self.ledger.begin() as tx:
             tx.lock_spike(spike.name, spike.dataset.name)
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
-                return Backfilled(hour)
+                return None
             swap = tx.add_swap(_new_swap(spike, plan, ask))
             if plan.lost:
                 tx.add_operation(_loss(spike, plan, swap, ask))
-        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a))
-        return replace(self._told(hour, end), plan=plan)
+        return plan, swap
+
+    def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
+        """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records
+        that came late lie elsewhere. Errors: `Transient`."""
+        positions = self.ledger.all_positions().get(spike.name, {})
+        topic = self._topic(spike)
+        if topic is None:
+            return ()
+        first, end = (self.broker.offsets_at(topic.partitions(), at) for at in (since, until))
+        return below_start(first, end, {p: x.baseline for p, x in positions.items()})
 
     def _reread(
         self,
@@ -156,6 +176,17 @@ class Backfiller:
 
     def _topic(self, spike: Spike) -> TopicOffsets | None:
         return self.broker.topics([spike.topic]).get(spike.topic)
+
+
+def told_below(ranges: Iterable[OffsetRange]) -> str:
+    """The end of a sentence about an empty hour."""
+    ranges = tuple(ranges)
+    if not ranges:
+        return ""
+    return (
+        f"; Kafka has {sum(map(len, ranges)):,} offsets of that time below where the spike began "
+        f"({', '.join(map(str, ranges[:5]))}): a rewind to then reads them (`spike rewind`)"
+    )
 
 
 def _plan(

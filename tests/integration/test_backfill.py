@@ -21,6 +21,7 @@ from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
 from spike_pipelines.domain.operations import OperationKind
+from spike_pipelines.domain.spike import Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
@@ -199,6 +200,19 @@ def test_an_hour_that_nothing_was_read_for_is_empty_and_said_to_be(world, ran):
     assert (done.swap, done.records) == (None, 0)
     assert str(done) == "2026-11-22T03: empty, nothing was ever read for it"
     assert world.ledger.swaps("payouts", 9) == ()
+
+
+def test_an_hour_before_the_spike_began_is_empty_and_says_what_kafka_has_of_it(world):
+    spike = world.spike(start=Start.LATEST, records=50)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *[NEXT_HOUR] * 7)
+    driver.stage(0, 0, 7)
+    world.settle(spike)
+    world.execute("DELETE FROM batch_hours")
+    done = backfiller(world).backfill(spike, HOUR, Ask(ask()))
+    assert [(r.start, r.end) for r in done.below] == [(0, 50)]
+    assert "Kafka has 50 offsets of that time below where the spike began" in str(done)
+    assert backfiller(world).backfill(spike, NEXT_HOUR, Ask(ask())).below == ()
 
 
 def test_a_rehearsal_changes_nothing(world, ran):

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 import yaml
-from builders import HOUR, NEXT_HOUR, spike
+from builders import HOUR, NEXT_HOUR, partition, spike
 from typer.testing import CliRunner
 
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import HourPlan
 from spike_pipelines.domain.errors import Refused, Transient
+from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
 from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
@@ -162,7 +163,10 @@ def platform(monkeypatch):
     fake = SimpleNamespace(
         spikes={"payouts": spike()},
         ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: ()),
-        backfiller=SimpleNamespace(rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None),
+        backfiller=SimpleNamespace(
+            rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
+            never_read=lambda *_: (OffsetRange(partition(), 3, 8),),
+        ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)
     return fake
@@ -177,7 +181,7 @@ def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "1 hours with 10 records in 0 files; 0 offsets to read again" in done.output
-    assert "empty, nothing was ever read for them: 2026-11-22T22" in done.output
+    assert "empty, nothing was ever read for them: 2026-11-22T22; Kafka has 5 offsets" in done.output
 
 
 @pytest.mark.usefixtures("platform")
