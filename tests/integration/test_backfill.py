@@ -364,6 +364,17 @@ def test_a_batch_that_was_read_again_is_not_superseded_without_its_backfill(worl
         tx.supersede(numbers, tx.next_sequence("payouts"), 1)
 
 
+def test_nor_is_one_of_which_it_has_filtered_records_only(world):
+    driver = world.driver(world.spike())
+    driver.stage(4, 2, 1)
+    driver.stage(0, 0, 7)
+    world.settle(driver.spike)
+    backfilled(world, driver.spike, ALL_GOOD, plain=7)
+    newest = world.ledger.last_batches("payouts", 1)[0].number
+    with pytest.raises(Refused, match="were replaced by a swap"), world.ledger.begin() as tx:
+        tx.supersede([newest], tx.next_sequence("payouts"), 1)
+
+
 # what cannot be
 
 
