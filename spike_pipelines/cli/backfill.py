@@ -170,22 +170,21 @@ def _await(
     """Tell what changes until the run has ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
 
-    begun, said = monotonic(), ""
+    begun, said = monotonic(), None
     with dg.DagsterInstance.get() as instance:
         while True:
             ended = _ended(instance, run_id)
             now = progress(plans, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
-            line = now.line(timedelta(seconds=monotonic() - begun))
-            if (line.split(" to go")[0] if ended else line) != said:
-                typer.echo(line)
-            said = line
+            if now != said:
+                typer.echo(now.line(timedelta(seconds=monotonic() - begun)))
+            said = now
             if ended:
                 break
             Event().wait(LOOK_SECONDS)
-    typer.echo(f"the run ended: {ended}")
-    if ended != "SUCCESS":
-        typer.echo(f"why: dagster's page of run {run_id}, or `spike log dagster`", err=True)
-        raise typer.Exit(1)
+        typer.echo(f"the run ended: {ended}")
+        if ended != "SUCCESS":
+            typer.echo(_reason(instance, run_id), err=True)
+            raise typer.Exit(1)
 
 
 def _ended(instance: "dg.DagsterInstance", run_id: str) -> str | None:
@@ -194,6 +193,21 @@ def _ended(instance: "dg.DagsterInstance", run_id: str) -> str | None:
     if run is None:
         raise Transient(f"Dagster has no run {run_id}")
     return run.status.value if run.is_finished else None
+
+
+def _reason(instance: "dg.DagsterInstance", run_id: str) -> str:
+    """Why a run failed, in its own words."""
+    import dagster as dg  # noqa: PLC0415
+
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = record.dagster_event
+        data = event.step_failure_data if event else None
+        if data and data.user_failure_data and data.user_failure_data.description:
+            return data.user_failure_data.description
+        if data and data.error:
+            cause = data.error.cause or data.error
+            return cause.message.strip()
+    return f"run {run_id} says no more; see its page in Dagster"
 
 
 def _utc(hour: datetime) -> datetime:

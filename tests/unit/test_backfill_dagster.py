@@ -59,11 +59,11 @@ class Platform:
         return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9)
 
 
-def run(platform, tags=RANGE, config=None, selection=None):
+def run(platform, tags=RANGE, config=None, selection=None, instance=None):
     what = spike()
     return dg.materialize(
         [dataset_assets(what)],
-        instance=dg.DagsterInstance.ephemeral(),
+        instance=instance or dg.DagsterInstance.ephemeral(),
         resources={"platform": platform},
         tags=tags,
         run_config={"ops": {op_name(what): {"config": config}}} if config else None,
@@ -141,6 +141,17 @@ def test_backfills_wait_for_one_another_and_not_the_live_streams_for_them():
 
 
 # the command
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(Refused, "1 hours stay as they were: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
+)
+def test_why_a_run_failed_is_said_in_its_own_words(error, said):
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = run(Platform(refused=[HOUR], error=error), instance=instance)
+        assert said in command._reason(instance, done.run_id)
+        assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
 
 
 def plan(hour=HOUR, expected=10, **changes):
