@@ -22,6 +22,7 @@ $(STAMP): requirements/uv.txt requirements/all.txt requirements/build.txt pyproj
 		echo "setup: $(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@echo "setup: fetching and installing what is pinned, 1.7 GB into .venv: a minute or two"
 	$(BIN)/uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt -r requirements/all.txt
 	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --no-deps --build-constraints requirements/build.txt -e .
 	@touch $(STAMP)
@@ -48,6 +49,6 @@ lock: setup ## Resolve pyproject.toml anew into requirements/ (hashes, no addres
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra stack --extra dev pyproject.toml -o requirements/all.txt
 
-clean: ## End a running stack and delete its data
+clean: ## End a running stack and delete its data (.venv and ~/.cache/spike-pipelines stay)
 	@if [ -x $(BIN)/spike ] && [ -d .spike ]; then $(BIN)/spike down; fi
 	rm -rf .spike

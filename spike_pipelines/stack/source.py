@@ -99,13 +99,14 @@ class LiveStatus:
     ) -> SpikeRow:
         committed = sum(p.committed_end for p in positions.values())
         verdict, problem = headline(decision, lag, unknown)
+        seen = lag if lag and lag.observed else None
         return SpikeRow(
             spike=decision.spike,
             verdict=verdict,
             epoch=epoch.number if epoch else None,
             committed=committed,
-            lag=lag.lag if lag else None,
-            lag_seconds=lag.lag_seconds if lag else None,
+            lag=seen.lag if seen else None,
+            lag_seconds=seen.lag_seconds if seen else None,
             records_per_second=self.rates.of(decision.spike, committed),
             commit_age_seconds=commit_age,
             problem=problem,

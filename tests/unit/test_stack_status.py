@@ -33,6 +33,13 @@ def test_row_has_every_figure_and_the_sentence_below():
     assert "crt-payout-v1-1.0: 42 s behind, the objective is 30 s" in text
 
 
+def test_the_live_table_has_the_first_sentence_only():
+    row = SpikeRow("a", "RETRYING", problem="Kafka at 127.0.0.1:9092 does not answer. Look at its log.")
+    lines = [line.strip() for line in shown([row], [], brief=True).splitlines()]
+    assert "a: Kafka at 127.0.0.1:9092 does not answer" in lines
+    assert "Look at" not in shown([row], [], brief=True)
+
+
 def test_what_is_not_known_is_a_dash_and_never_a_number():
     line = next(line for line in shown([SpikeRow("a", "UNKNOWN")], []).splitlines() if "UNKNOWN" in line)
     assert line.split() == ["a", "UNKNOWN", "-", "-", "-", "-", "-", "-"]
