@@ -137,7 +137,7 @@ def results(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """One for each table that was asked for; the appender reports each hour by itself as well."""
     done = [one for one in found if isinstance(one, Backfilled)]
-    metadata = {
+    metadata: dict[str, int | str] = {
         "hours": len(done),
         "empty hours": sum(one.swap is None for one in done),
         "rows": sum(one.final for one in done),

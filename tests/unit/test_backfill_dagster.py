@@ -148,10 +148,10 @@ def test_backfills_wait_for_one_another_and_not_the_live_streams_for_them():
     [(Refused, "1 hours stay as they were: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
 )
 def test_why_a_run_failed_is_said_in_its_own_words(error, said):
-    with dg.DagsterInstance.ephemeral() as instance:
-        done = run(Platform(refused=[HOUR], error=error), instance=instance)
-        assert said in command._reason(instance, done.run_id)
-        assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
+    instance = dg.DagsterInstance.ephemeral()
+    done = run(Platform(refused=[HOUR], error=error), instance=instance)
+    assert said in command._reason(instance, done.run_id)
+    assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
 
 
 def plan(hour=HOUR, expected=10, **changes):
