@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NewType, Protocol
 
+from spike_pipelines.domain.backfill import HourFacts
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
 from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.closed import Closing
@@ -413,7 +414,8 @@ class LagView:
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
-    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+    was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -421,6 +423,7 @@ class Tally:
     committed: Mapping[str, int]
     recoveries: Mapping[tuple[str, str], int]
     duties: Mapping[str, datetime]
+    latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class LagLedger(Protocol):
@@ -712,12 +715,15 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SwapBook:
-    """What the ledger has of one finished swap, for the audit: rows of the files it replaced, how many of
-    them are not superseded at the swap's sequence number, and its own counts."""
+    """What the ledger has of one finished swap, for the audit: its batch, how many records a backfill had to
+    find, rows of the files it replaced, how many of these are not superseded at the swap's sequence number,
+    and its own counts."""
 
     number: int
     spike: str
     kind: SwapKind
+    batch: int
+    expected: int | None
     replaced_rows: int
     not_superseded: int
     read: int
@@ -740,7 +746,10 @@ class SwapTransaction(LedgerTransaction, Protocol):
         """By the batch number of each finished swap, the drivers' batches whose records it took, through
         any number of swaps. What is tied so is superseded together or not at all."""
 
-    def stage_swap(self, swap: int, batch: int) -> None: ...
+    def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
+        """What the live files of the hour were made of. Raises `Refused` for too many dead-letter files."""
+
+    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None: ...
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
@@ -811,6 +820,30 @@ class Reparser(Protocol):
     def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
         """`keep_alive` is called every few seconds; what it raises ends the work.
         Raises `Transient`, `InvalidSpec`."""
+
+
+# backfills
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOrder:
+    """What is to be read again: `pieces` of the spike's topic, and of these the records of `hour`. Keys
+    `dead` of dead-letter files in the final bucket tell which records belong to which hour for another
+    reason than their timestamp. `planned_at` stands in for a clock. Files go below `prefix` (ends in `/`)
+    of the staging bucket; None: count only."""
+
+    spike: str
+    hour: datetime
+    pieces: tuple[OffsetRange, ...]
+    dead: tuple[str, ...]
+    planned_at: datetime
+    prefix: str | None
+
+
+class Rereader(Protocol):
+    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+        """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
+        every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
 
 
 # retention

@@ -237,25 +237,28 @@ def judgements(seen: Seen) -> Mapping[str, Judgement]:
 
 # which of them to tell
 
-Told = Mapping[str, tuple[str, float]]  # spike/check → (state, when it was told, in epoch seconds)
+# spike/check → (grade and state, when it was told, in epoch seconds)
+Told = Mapping[str, tuple[str, float]]
 REPEAT_SECONDS = 600.0  # unchanged figures are told again after as long, so that plots have points
 MOST_NEWS = 300  # events a tick, changes first; the rest follow in the next ticks
 MOST_REPEATS = 50
 
 
 def news(told: Told, states: Mapping[str, tuple[Grade, str]], now: float) -> dict[str, tuple[str, float]]:
-    """What to tell now: changes, the worst first, then some of what was told long ago.
+    """What to tell now: changes, the worst first, then some of what was told long ago. The same verdict
+    with another grade is a change: a lag that grew beyond its objective turns from a warning to an error.
 
     A fleet of 1,000 whose state does not change costs `MOST_REPEATS` events a tick, not 7,000.
     """
     order = {Grade.ERROR: 0, Grade.WARN: 1, Grade.PASSED: 2}
+    marks = {key: f"{grade} {state}".rstrip() for key, (grade, state) in states.items()}
     changed = sorted(
-        (key for key, (_, state) in states.items() if key not in told or told[key][0] != state),
+        (key for key, mark in marks.items() if key not in told or told[key][0] != mark),
         key=lambda key: (order[states[key][0]], key),
     )
     old = sorted((told[key][1], key) for key in states if key in told and key not in set(changed))
     due = [key for at, key in old if now - at >= REPEAT_SECONDS and plotted(key)][:MOST_REPEATS]
-    return {key: (states[key][1], now) for key in (*changed, *due)[:MOST_NEWS]}
+    return {key: (marks[key], now) for key in (*changed, *due)[:MOST_NEWS]}
 
 
 def plotted(key: str) -> bool:

@@ -121,17 +121,27 @@ OK, BAD = (Grade.PASSED, "OK"), (Grade.ERROR, "LOST")
 
 
 def test_what_changed_is_told_and_the_worst_first():
-    told = {"a/lag": ("OK", 1000.0), "b/lag": ("OK", 1000.0)}
-    assert news({}, {"a/lag": OK}, 1000.0) == {"a/lag": ("OK", 1000.0)}
+    told = {"a/lag": ("PASSED OK", 1000.0), "b/lag": ("PASSED OK", 1000.0)}
+    assert news({}, {"a/lag": OK}, 1000.0) == {"a/lag": ("PASSED OK", 1000.0)}
     states = {"a/lag": OK, "b/lag": BAD, "c/lag": OK}
     assert list(news(told, states, 1060.0)) == ["b/lag", "c/lag"]
 
 
+def test_the_same_verdict_is_told_again_when_it_gets_worse_or_better():
+    """Backpressure within the objective is a warning, beyond it an error."""
+    late, bearable = (Grade.ERROR, "BACKPRESSURED"), (Grade.WARN, "BACKPRESSURED")
+    told = news({}, {"a/lag": bearable}, 1000.0)
+    worse = news(told, {"a/lag": late}, 1060.0)
+    assert worse == {"a/lag": ("ERROR BACKPRESSURED", 1060.0)}
+    assert news(worse, {"a/lag": late}, 1120.0) == {}
+    assert list(news(worse, {"a/lag": bearable}, 1120.0)) == ["a/lag"]
+
+
 def test_an_unchanged_lag_is_told_again_after_ten_minutes_and_other_checks_are_not():
-    told = {"a/lag": ("OK", 1000.0), "a/fresh": ("OK", 1000.0)}
+    told = {"a/lag": ("PASSED OK", 1000.0), "a/fresh": ("PASSED OK", 1000.0)}
     states = dict.fromkeys(told, OK)
     assert news(told, states, 1599.0) == {}
-    assert news(told, states, 1600.0) == {"a/lag": ("OK", 1600.0)}
+    assert news(told, states, 1600.0) == {"a/lag": ("PASSED OK", 1600.0)}
 
 
 def test_a_fleet_of_a_thousand_never_writes_a_thousand_events_in_a_tick():

@@ -98,8 +98,10 @@ def test_datasets_are_partitioned_by_utc_hours_from_their_start_to_the_current_o
     assert all(graph.get(key).partitions_def is None for key in others)
 
 
-def test_nothing_in_the_graph_is_executed_by_dagster_yet(graph):
-    assert not any(graph.get(key).is_executable for key in graph.get_all_asset_keys())
+def test_dagster_executes_datasets_only(graph, applications):
+    executed = {key.path[-1] for key in graph.get_all_asset_keys() if graph.get(key).is_executable}
+    tables = {(one.dataset.name, one.dataset.dead_letters) for one in applications}
+    assert executed == {table for both in tables for table in both}
 
 
 SPIKE_NAMES = {"lag", "retention", "progress", "topic_identity", "offsets_contiguous", "conserved"}
