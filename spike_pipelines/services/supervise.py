@@ -61,6 +61,7 @@ class Supervisor:
                 appender_since=since,
                 refusal=refusals.get(spike.name),
                 unread=unread.get(spike.name),
+                obstacle=self.cluster.obstacle(spike),
             )
             decisions.append(supervise(facts, now))
         return tuple(decisions)

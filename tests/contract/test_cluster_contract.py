@@ -210,9 +210,12 @@ def test_record_that_cannot_be_read_is_unknown_with_a_way_out_and_hides_no_other
     path.write_text(whole)
 
 
-def test_spike_without_token_is_refused(cluster):
+def test_spike_without_token_is_refused_and_that_is_known_before(cluster):
+    other = replace(SPIKE, name="other")
+    assert "no token for other" in cluster.obstacle(other)
+    assert cluster.obstacle(SPIKE) is None
     with pytest.raises(InvalidSpec, match="no token for other"):
-        cluster.start(replace(SPIKE, name="other"))
+        cluster.start(other)
 
 
 def test_ended_drivers_are_forgotten_beyond_a_bound(cluster):
