@@ -126,9 +126,14 @@ def _class_archive(archive: Path) -> tuple[str, ...]:
 def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     return {
         "spark.app.name": spike.name,
-        # Names that stay the same over restarts: by default the namespace is the application's id.
+        # Names that stay the same over restarts: by default the namespace is the application's id. Where
+        # Spark's UI runs (on Kubernetes) they are at its /metrics/prometheus, beside the driver's own page.
         "spark.metrics.namespace": spike.asset_name,
         "spark.sql.streaming.metricsEnabled": "true",
+        "spark.metrics.conf.driver.sink.prometheusServlet.class": (
+            "org.apache.spark.metrics.sink.PrometheusServlet"
+        ),
+        "spark.metrics.conf.driver.sink.prometheusServlet.path": "/metrics/prometheus",
         **SQL,
         **MAGIC,
         **{f"spark.hadoop.fs.s3a.{key}": value for key, value in S3A.items()},
@@ -155,13 +160,15 @@ def _event_log(directory: str | None) -> Mapping[str, str]:
     return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": directory}
 
 
-def kafka_source(spike: Spike, env: Environment, starting_offsets: str) -> Mapping[str, str]:
+def kafka_source(
+    spike: Spike, env: Environment, starting_offsets: str, *, max_offsets: int
+) -> Mapping[str, str]:
     """Options of the Kafka source. `starting_offsets` is Spark's JSON, for every partition."""
     return {
         **kafka_consumer(env.kafka_bootstrap),
         "subscribe": spike.topic,
         "startingOffsets": starting_offsets,
-        "maxOffsetsPerTrigger": str(spike.max_offsets_per_trigger),
+        "maxOffsetsPerTrigger": str(max_offsets),
     }
 
 
