@@ -126,9 +126,14 @@ def _class_archive(archive: Path) -> tuple[str, ...]:
 def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     return {
         "spark.app.name": spike.name,
-        # Names that stay the same over restarts: by default the namespace is the application's id.
+        # Names that stay the same over restarts: by default the namespace is the application's id. Where
+        # Spark's UI runs (on Kubernetes) they are at its /metrics/prometheus, beside the driver's own page.
         "spark.metrics.namespace": spike.asset_name,
         "spark.sql.streaming.metricsEnabled": "true",
+        "spark.metrics.conf.driver.sink.prometheusServlet.class": (
+            "org.apache.spark.metrics.sink.PrometheusServlet"
+        ),
+        "spark.metrics.conf.driver.sink.prometheusServlet.path": "/metrics/prometheus",
         **SQL,
         **MAGIC,
         **{f"spark.hadoop.fs.s3a.{key}": value for key, value in S3A.items()},
@@ -160,11 +165,18 @@ def kafka_source(
 ) -> Mapping[str, str]:
     """Options of the Kafka source. `starting_offsets` is Spark's JSON, for every partition."""
     return {
-        "kafka.bootstrap.servers": env.kafka_bootstrap,
+        **kafka_consumer(env.kafka_bootstrap),
         "subscribe": spike.topic,
         "startingOffsets": starting_offsets,
-        "failOnDataLoss": "true",
         "maxOffsetsPerTrigger": str(max_offsets),
+    }
+
+
+def kafka_consumer(bootstrap: str) -> Mapping[str, str]:
+    """Options of any read of ours, bounded or not."""
+    return {
+        "kafka.bootstrap.servers": bootstrap,
+        "failOnDataLoss": "true",
         "kafka.isolation.level": "read_committed",  # an aborted transaction's records were never written
         # Measured: a tenth less CPU than with the defaults.
         "kafka.max.poll.records": "5000",

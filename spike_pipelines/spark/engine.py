@@ -25,11 +25,13 @@ from spike_pipelines.ports import ObjectStore
 from spike_pipelines.spark.batch import Plan, classified, counted, write
 from spike_pipelines.spark.config import checkpoint_root, kafka_source
 from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.progress import measured
 from spike_pipelines.wire import EpochGrant, PartitionOffset
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1  # whole seconds, says PySpark
+QUERY = "live"  # its name in Spark's metrics, the same over restarts
 
 
 class SparkEngine:
@@ -52,7 +54,9 @@ class SparkEngine:
         self._env = env
         self._store = store
         self._plan = plan
-        self._pace = Pace(spike.max_offsets_per_trigger)
+        self._pace = Pace(
+            min(spike.max_offsets_per_trigger, env.max_offsets_per_trigger or spike.max_offsets_per_trigger)
+        )
 
     def run(self, grant: EpochGrant, register: Register, board: VitalsBoard) -> None:
         checkpoint = fresh_checkpoint(checkpoint_root(self._env, self._spike), grant)
@@ -86,7 +90,8 @@ class SparkEngine:
         options = kafka_source(self._spike, self._env, starting_offsets(grant), max_offsets=most)
         records = self._spark().readStream.format("kafka").options(**options).load()
         return (
-            records.writeStream.foreachBatch(batches.process)
+            records.writeStream.queryName(QUERY)
+            .foreachBatch(batches.process)
             .option("checkpointLocation", checkpoint.as_uri())
             .trigger(processingTime=f"{int(self._spike.trigger.total_seconds() * 1000)} milliseconds")
             .start()
@@ -183,6 +188,8 @@ def watch(query: StreamingQuery, board: VitalsBoard) -> None:
         waits = status["message"].startswith("Waiting")
         if waits or (status, progress and progress.timestamp) != before:
             board.alive()
+        if progress:
+            board.progressed(measured(progress))
         before = (status, progress and progress.timestamp)
         if waits and board.now.phase is Phase.READING and board.now.problem:
             board.well()

@@ -2,9 +2,12 @@
 
 import io
 
+from builders import HOUR, NEXT_HOUR
 from rich.console import Console
 
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState
+from spike_pipelines.stack.source import in_words
 from spike_pipelines.stack.status import SpikeRow, parts_line, table
 
 ROW = SpikeRow(
@@ -59,3 +62,13 @@ def test_parts_line_names_what_is_not_ready_and_why():
 
 def test_dagster_link_is_below():
     assert "Dagster: http://127.0.0.1:3000" in shown([], [], link="http://127.0.0.1:3000")
+
+
+def test_an_overlay_is_told_with_its_end_and_its_cause():
+    laid = Overlay(
+        7, "payouts", OverlayKind.MEMORY, "768m", "3 drivers ended out of memory", "v2", HOUR, NEXT_HOUR
+    )
+    assert in_words([laid], HOUR) == (
+        "overlay more-memory 768m until 22 Nov 22:00 UTC (3 drivers ended out of memory)"
+    )
+    assert in_words([laid], NEXT_HOUR) is None

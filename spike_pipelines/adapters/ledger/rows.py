@@ -12,6 +12,7 @@ from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
@@ -142,6 +143,8 @@ def swap(row: Row) -> Swap:
         batch=row["batch"],
         ended_at=row["ended_at"],
         problem=row["problem"],
+        expected=row["records_expected"],
+        elsewhere=row["records_elsewhere"] or 0,
     )
 
 
@@ -155,3 +158,8 @@ def load_batches(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Batc
         for row in connection.execute(wanted).mappings():
             ranges[row["batch"]].append(offset_range(row))
     return tuple(batch(row, ranges[row["number"]]) for row in rows)
+
+
+def overlay(row: sa.RowMapping) -> Overlay:
+    values = dict(row)
+    return Overlay(**(values | {"kind": OverlayKind(values["kind"])}))
