@@ -48,7 +48,8 @@ def main() -> None:
     site = prepared(api)
     world = World(MemoryLedger())
     print(
-        "| SparkApplications | bytes each | look p50 s | p95 s | list p50 s | CPU s | peak RSS MiB | of it for the looks |"
+        "| SparkApplications | bytes each | look p50 s | p95 s | list p50 s | CPU s "
+        "| peak RSS MiB | of it for the looks |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     try:
