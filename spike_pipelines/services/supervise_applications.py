@@ -190,12 +190,13 @@ class ApplicationSupervisor:
         try:
             self._do(facts, said, action)
         except Conflict as error:
-            return Recovered(replace(said, cause=f"{said.cause}; not done: {error}"), action, None, clues.log)
+            said = replace(said, cause=f"{said.cause}; not done: {error}")
+            return Recovered(said, action, None, clues.log, clues.events)
         if app is not None:
             self.cluster.tell(
                 app, f"Spike{decision.verdict.title().replace('_', '')}", _sentence(said, action)
             )
-        return Recovered(said, action, None, (*clues.events, *clues.log))
+        return Recovered(said, action, None, clues.log, clues.events)
 
     def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
         app = facts.app
