@@ -52,6 +52,8 @@ chaos: setup ## Hundreds of seeded faults on scratch data, every record counted:
 lock: setup ## Resolve pyproject.toml anew into requirements/ (hashes, no addresses)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra stack --extra dev pyproject.toml -o requirements/all.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/all.txt pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/all.txt requirements/spark.in -o requirements/spark.txt
 
 clean: ## End a running stack and delete its data (.venv and ~/.cache/spike-pipelines stay)
 	@if [ -x $(BIN)/spike ] && [ -d .spike ]; then $(BIN)/spike down; fi

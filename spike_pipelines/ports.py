@@ -9,9 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NewType, Protocol
 
+from spike_pipelines.domain.backfill import HourFacts
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
+from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
@@ -23,7 +27,7 @@ from spike_pipelines.domain.observed import ObservedDriver as ObservedDriver
 from spike_pipelines.domain.observed import Recovery as Recovery
 from spike_pipelines.domain.observed import Refusal as Refusal
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
-from spike_pipelines.domain.operations import NewOperation, Operation
+from spike_pipelines.domain.operations import Move, NewOperation, Operation
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.promotion import Intent, LedgerFile
 from spike_pipelines.domain.spark_application import ObservedApplication, PodSight, Sighting
@@ -92,13 +96,15 @@ class OffsetMirror(Protocol):
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
-    listings."""
+    listings, `etag_is_md5` (the etag is made of the content alone, and the same for a copy) only in answers
+    of `head`."""
 
     key: str
     size: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     modified_at: datetime | None = field(default=None, compare=False)
+    etag_is_md5: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +129,19 @@ class ObjectStore(Protocol):
         """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """Server-side copy that creates `target` and never overwrites it.
 
-        The source must have `source_etag`; `metadata` replaces the object's. A file over 5 GB is
-        copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        The source must have `source_etag`, and so `size` bytes; `metadata` replaces the object's. A file
+        over 5 GB is copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
         `AlreadyExists` (a target is there: whose it is, `head` tells).
         """
 
@@ -214,6 +227,36 @@ class Cluster(Protocol):
         """The last lines the driver wrote; empty where there is no log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before."""
+
+    revision: int
+    changed: bool
+
+
+class Deployer(Protocol):
+    """What puts a spike into the cluster, and remembers what was there before. Raises `InvalidSpec` where the
+    application cannot be deployed as it is, `Conflict` while somebody else deploys the same."""
+
+    def deploy(self, spike: Spike, application: Path) -> Deployed: ...
+
+    def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
+        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked."""
+
+    def roll_back(self, spike: Spike, revision: int) -> None: ...
+
+    def application(self, spike: Spike, revision: int) -> str:
+        """The text of the application file of that revision."""
+
+
+class ApplicationShelf(Protocol):
+    """Where appender and code location of a cluster read the application files."""
+
+    def put(self, name: str, text: str) -> None:
+        """Twice is as once; other spikes' files stay."""
+
+
 class Appender(Protocol):
     """The appender API, seen from outside."""
 
@@ -294,7 +337,9 @@ class CommittedSums:
     """Sums over a spike's committed batches that no rewind superseded. `unbalanced` are the numbers of
     batches whose counts do not agree with each other or with their files; `late` those registered after
     a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
-    that kind; `undead` those given up or superseded that still have a live file or range."""
+    that kind; `undead` those given up or superseded that still have a live file or range; `halfway` those
+    whose files are committed without them, or not with them; `vanished` those with a file that is
+    superseded by no swap and no rewind."""
 
     spike: str
     batches: int
@@ -307,16 +352,30 @@ class CommittedSums:
     unaccounted: int = 0
     unexplained: tuple[int, ...] = ()
     undead: tuple[int, ...] = ()
+    halfway: tuple[int, ...] = ()
+    vanished: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBook:
+    """A dataset's sequence number, the `newest` that a commit or an operation has, and the first of those
+    that are `missing` before others."""
+
+    dataset: str
+    sequence: int
+    newest: int
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Coverage and sums from one snapshot of the database, and how many operations of each kind there
-    were."""
+    """Coverage, sums and sequence numbers from one snapshot of the database, and how many operations of each
+    kind there were."""
 
     coverage: tuple[Coverage, ...]
     sums: tuple[CommittedSums, ...]
     operations: Mapping[str, int] = field(default_factory=dict)
+    sequences: tuple[SequenceBook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +414,8 @@ class LagView:
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
-    was ever committed by spike, recoveries by (spike, verdict), and when each duty last succeeded."""
+    was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -363,6 +423,7 @@ class Tally:
     committed: Mapping[str, int]
     recoveries: Mapping[tuple[str, str], int]
     duties: Mapping[str, datetime]
+    latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class LagLedger(Protocol):
@@ -431,6 +492,21 @@ class LedgerTransaction(Protocol):
         read: Mapping[Partition, int],
     ) -> None:
         """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
+
+    def bind(self, spike: str, epoch: int, binding: Binding) -> None:
+        """Write down what an epoch is opened with."""
+
+    def binding(self, spike: str, epoch: int) -> Binding | None:
+        """What an epoch was opened with; None for one that is older than this was written down."""
+
+    def use_binding(self, spike: str, epoch: int) -> None:
+        """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
+
+    def bound(self, spike: str) -> Binding | None:
+        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+
+    def used_schemas(self, spike: str) -> tuple[str, ...]:
+        """Every schema, as DDL, that a batch was registered under."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 
@@ -510,6 +586,10 @@ class LedgerTransaction(Protocol):
     def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
         """Take committed batches and their files out of the dataset at `sequence`. Raises `Refused` where a
         swap replaced one of the files and is not superseded with them."""
+
+    def reopen_hours(self, dataset: str, moves: Iterable[Move], operation: int) -> tuple[Closing, ...]:
+        """Closed hours of which the moves take something back are not closed any more: they wait for the
+        same log ends again. Answers what they were."""
 
     def move_ends(self, spike: str, lane: str, points: Mapping[Partition, int]) -> None:
         """Set staged and committed end to the points, and the baseline where it lies beyond."""
@@ -614,6 +694,9 @@ class Ledger(Protocol):
 
     def books(self) -> Books: ...
 
+    def bindings(self) -> Mapping[str, Binding]:
+        """By spike, what it was last bound to: see `LedgerTransaction.bound`."""
+
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         """Files that were live at that sequence number, in the order they became so."""
 
@@ -632,12 +715,15 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SwapBook:
-    """What the ledger has of one finished swap, for the audit: rows of the files it replaced, how many of
-    them are not superseded at the swap's sequence number, and its own counts."""
+    """What the ledger has of one finished swap, for the audit: its batch, how many records a backfill had to
+    find, rows of the files it replaced, how many of these are not superseded at the swap's sequence number,
+    and its own counts."""
 
     number: int
     spike: str
     kind: SwapKind
+    batch: int
+    expected: int | None
     replaced_rows: int
     not_superseded: int
     read: int
@@ -660,7 +746,10 @@ class SwapTransaction(LedgerTransaction, Protocol):
         """By the batch number of each finished swap, the drivers' batches whose records it took, through
         any number of swaps. What is tied so is superseded together or not at all."""
 
-    def stage_swap(self, swap: int, batch: int) -> None: ...
+    def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
+        """What the live files of the hour were made of. Raises `Refused` for too many dead-letter files."""
+
+    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None: ...
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
@@ -731,6 +820,30 @@ class Reparser(Protocol):
     def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
         """`keep_alive` is called every few seconds; what it raises ends the work.
         Raises `Transient`, `InvalidSpec`."""
+
+
+# backfills
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOrder:
+    """What is to be read again: `pieces` of the spike's topic, and of these the records of `hour`. Keys
+    `dead` of dead-letter files in the final bucket tell which records belong to which hour for another
+    reason than their timestamp. `planned_at` stands in for a clock. Files go below `prefix` (ends in `/`)
+    of the staging bucket; None: count only."""
+
+    spike: str
+    hour: datetime
+    pieces: tuple[OffsetRange, ...]
+    dead: tuple[str, ...]
+    planned_at: datetime
+    prefix: str | None
+
+
+class Rereader(Protocol):
+    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+        """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
+        every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
 
 
 # retention
@@ -901,3 +1014,108 @@ class ApplicationCluster(Cluster, Protocol):
 
     def tell(self, app: ObservedApplication, reason: str, sentence: str) -> None:
         """A Kubernetes Event on the resource, best effort. `reason` is CamelCase."""
+
+
+# closed hours
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHours:
+    """How far the hours of a dataset are closed. `newest` is the newest hour whose log ends were written
+    down, `closed` the newest closed one, `waiting` those not closed yet, oldest first; `positions` are of
+    all the topics that the spike ever read."""
+
+    dataset: str
+    spike: str
+    created_at: datetime
+    newest: datetime | None
+    closed: datetime | None
+    waiting: tuple[Closing, ...]
+    positions: Mapping[Partition, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class HoursView:
+    """`datasets` by name, from one snapshot that was taken after `now`."""
+
+    now: datetime
+    datasets: Mapping[str, DatasetHours]
+
+
+@dataclass(frozen=True, slots=True)
+class HourBook:
+    """What readers see of one hour at a sequence number: final `rows`, `dead_letters`, `files` of both kinds
+    and their `size` in bytes. `late_files` and `late_records` are those of them that live batches committed
+    after the hour was closed. `closing` is None for an hour that is not due."""
+
+    dataset: str
+    hour: datetime
+    sequence: int
+    rows: int
+    dead_letters: int
+    files: int
+    size: int
+    late_files: int
+    late_records: int
+    closing: Closing | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenHour:
+    """Live files of one hour that one application version of a spike wrote; records of both kinds."""
+
+    spike: str
+    dataset: str
+    version: str
+    hour: datetime
+    files: int
+    records: int
+
+
+class HoursTransaction(LedgerTransaction, Protocol):
+    def waiting_hours(self, dataset: str) -> tuple[Closing, ...]:
+        """Not closed yet, oldest first."""
+
+    def ever_positions(self, spike: str) -> Mapping[Partition, Position]:
+        """Of the live lane, with those of deleted topics."""
+
+    def close_hours(self, dataset: str, closings: Collection[int]) -> None:
+        """Close them at the dataset's sequence number of now. The caller has the spike's lock, and has read
+        its positions before."""
+
+
+class HoursLedger(Ledger, Protocol):
+    def begin(self) -> AbstractContextManager[HoursTransaction]: ...
+
+    def hours_view(self) -> HoursView: ...
+
+    def filed_hours(self, dataset: str) -> tuple[datetime, ...]:
+        """Hours that ever got a file."""
+
+    def known_hours(self, dataset: str) -> tuple[datetime, ...]:
+        """Hours whose log ends were written down."""
+
+    def await_ends(
+        self,
+        dataset: str,
+        due: Mapping[datetime, datetime],
+        ends: Mapping[Partition, int],
+        observed_at: datetime,
+    ) -> None:
+        """Write down what has to be committed for hours (hour → due at). What is there already stands."""
+
+    def untold_hours(self, limit: int) -> tuple[HourBook, ...]:
+        """Published closed hours of which no event tells, at most `limit` of them, and all those that changed
+        since one told."""
+
+    def mark_told(self, told: Mapping[int, int]) -> None:
+        """Closing id → the sequence number that was told."""
+
+    def hour_books(self, dataset: str, limit: int) -> tuple[HourBook, ...]:
+        """The newest `limit` hours with files or a closing, newest first, at the published number."""
+
+    def late_files(self, dataset: str, hours: Collection[datetime]) -> tuple[LedgerFile, ...]:
+        """Live files that live batches committed to closed hours of these, newest first."""
+
+    def written_hours(self, spike: str | None) -> tuple[WrittenHour, ...]:
+        """By spike, version and hour."""

@@ -16,6 +16,8 @@ class Settings(BaseModel):
     `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`), each process with the
     role it needs; `ledger_admin_url` is the owner's, for migrations and tokens. Without
     `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
+    `namespace` is where spikes run in Kubernetes; with `token_audience` the appender, in a pod, also takes
+    tokens for that audience of ServiceAccounts there.
     A recovery counts towards the back-off of the next for `recovery_window_seconds`.
     `state_dir` belongs to the embedded stack: processes, logs, secrets.
     `cluster` says where drivers run: as processes of this machine, or as SparkApplications in `namespace`
@@ -37,6 +39,7 @@ class Settings(BaseModel):
     cluster: Literal["processes", "kubernetes"] = "processes"
     namespace: str = "spike-streaming"
     on_demand_nodes: str | None = Field(None, pattern=r"^[A-Za-z0-9._/-]+=[A-Za-z0-9._-]+$")
+    token_audience: str | None = None
     recovery_window_seconds: float = 3600.0
     retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
     retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel

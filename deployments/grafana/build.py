@@ -1,6 +1,6 @@
 """Builds the Grafana dashboards beside this file: `python deployments/grafana/build.py`.
 
-`tests/unit/test_dashboards.py` says when the JSON is not what this builds, and
+`tests/unit/test_alerts.py` says when the JSON is not what this builds, and
 `tests/integration/test_prometheus.py` runs every query against a real Prometheus.
 """
 
@@ -55,6 +55,30 @@ SPIKE_PLOTS = (
     ),
     Plot("Three lags", "short", {"{{stage}}": 'spike_lag_records{spike="$spike"}'}),
     Plot("Rates", "cps", {"{{stage}}": 'spike_records_per_second{spike="$spike"}'}),
+    Plot(
+        "Batch duration, and its trigger",
+        "s",
+        {
+            "batch": 'spike_driver_batch_seconds{spike="$spike"}',
+            "trigger": 'spike_driver_trigger_seconds{spike="$spike"}',
+        },
+    ),
+    Plot(
+        "Where a batch spends its time", "s", {"{{step}}": 'spike_driver_batch_step_seconds{spike="$spike"}'}
+    ),
+    Plot(
+        "Rates as the driver sees them",
+        "cps",
+        {
+            "input": 'spike_driver_input_records_per_second{spike="$spike"}',
+            "processing": 'spike_driver_processed_records_per_second{spike="$spike"}',
+        },
+    ),
+    Plot(
+        "Appender latency: from staged to committed",
+        "s",
+        {"quantile {{quantile}}": 'spike_commit_latency_seconds{spike="$spike"}'},
+    ),
     Plot(
         "Until Kafka deletes what is unread",
         "s",

@@ -13,7 +13,7 @@ LENGTH = 12
 
 
 def version(root: Any) -> str:
-    """The beginning of the SHA-256 of the values as JSON: keys in order, no white space, no null members.
+    """The beginning of the SHA-256 of the values as JSON: keys in order, no white space.
 
     `root` holds dict, list, str, int, float, bool and None, as `yaml_document` reads them.
     """
@@ -28,7 +28,7 @@ def canonical(root: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

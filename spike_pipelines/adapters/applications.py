@@ -178,17 +178,23 @@ _WRITERS: dict[str, _Writer] = {
 
 
 def _keys_at(path: yaml_document.Path) -> list[str]:
-    """The keys a mapping at `path` of an application file may have."""
+    """The keys a mapping at `path` of an application file may have, its own before those it shares."""
     model: type[BaseModel] = Application
     for part in path:
+        if isinstance(part, int):
+            continue  # the items of a list are all of one kind
         field = next((f for f in model.model_fields.values() if f.alias == part), None)
-        inner: Any = None if field is None else field.annotation
-        inner = next((a for a in (inner, *get_args(inner)) if _is_model(a)), None)
+        inner = None if field is None else next(_models(field.annotation), None)
         if inner is None:
             return []
         model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+    fields = sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
+    return [field.alias or name for name, field in fields]
 
 
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The models in a field's type: itself, of `… | None`, or of a list."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _models(inner)

@@ -172,10 +172,16 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     )
     for (spike, cause), n in tally.recoveries.items():
         restarts.add_metric([spike, cause], n)
+    latency = Gauge(
+        "spike_commit_latency_seconds", "From staged to committed, last five minutes", "spike", "quantile"
+    )
+    for spike, (median, longest) in tally.latencies.items():
+        latency.set(median, spike, "0.5")
+        latency.set(longest, spike, "1")
     duties = Gauge("spike_duty_success_timestamp_seconds", "When a duty last succeeded", "duty")
     for duty, at in tally.duties.items():
         duties.set(at.timestamp(), duty)
-    yield from (batches.family, files.family, commits, restarts, duties.family)
+    yield from (batches.family, files.family, commits, restarts, latency.family, duties.family)
 
 
 def _fill(gauge: Gauge, counts: Mapping[tuple[str, str], int]) -> None:

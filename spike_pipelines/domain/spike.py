@@ -27,15 +27,22 @@ class Resources:
 class Dataset:
     """What readers see: one Iceberg table of final rows, one of dead letters.
 
-    Records with a Kafka timestamp before `start` are dead letters.
+    Records with a Kafka timestamp before `start` are dead letters. An hour is closed `lateness` after its
+    end at the earliest: what arrives until then is not late.
     """
 
     name: str
     start: datetime
+    lateness: timedelta = timedelta(hours=1)
 
     @property
     def dead_letters(self) -> str:
-        return f"{self.name}_dead_letters"
+        return dead_letters_of(self.name)
+
+
+def dead_letters_of(dataset: str) -> str:
+    """The name of a dataset's table of dead letters."""
+    return f"{dataset}_dead_letters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Decision:
 
 START_GRACE = timedelta(seconds=120)
 LONGEST_START = timedelta(minutes=10)
-BLOCKING = frozenset({"topic_changed", "lost"})
+BLOCKING = frozenset({"topic_changed", "lost", "spec_changed"})
 _LONG_BATCH = "one batch has taken"
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=5)

@@ -1,7 +1,7 @@
 """What a driver is doing right now: written by its threads, read by the heartbeat."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -12,9 +12,23 @@ MAX_PROBLEM_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """The last batch as the engine saw it: from trigger to commit, and the steps within. `records` is what
+    was read; `input_per_second` what came since the batch before, `processed_per_second` the speed of this
+    one; None: not known yet."""
+
+    began_at: datetime
+    batch_seconds: float
+    step_seconds: Mapping[str, float]
+    records: int
+    input_per_second: float | None
+    processed_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """One moment. `opening`: an epoch was asked for and the answer is not known yet. `progress_at`: the
-    last time that anything but the heartbeat itself moved."""
+    last time that anything but the heartbeat itself moved; `progress`: the epoch's last batch."""
 
     grant: EpochGrant | None = None
     opening: bool = False
@@ -23,6 +37,7 @@ class Vitals:
     batch_started_at: datetime | None = None
     problem: str | None = None
     progress_at: datetime | None = None
+    progress: Progress | None = None
 
 
 class VitalsBoard:
@@ -79,6 +94,10 @@ class VitalsBoard:
         """The engine itself was seen to move."""
         with self._lock:
             self._now = replace(self._now, progress_at=_utc_now())
+
+    def progressed(self, progress: Progress) -> None:
+        with self._lock:
+            self._now = replace(self._now, progress=progress)
 
     def read(self, offsets: Iterable[PartitionOffset]) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import DatasetState
+from spike_pipelines.services.close import HoursSeen
 
 Figures = Mapping[str, float | int | str]
 
@@ -36,13 +37,15 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One spike at one moment. `breaks` is None if nothing was committed lately or could not be asked,
-    `dataset` None before the first commit; `problem` says why the ledger did not answer."""
+    `dataset` None before the first commit; `problem` says why the ledger did not answer. `hours` is None
+    where nobody looked at them."""
 
     spike: Spike
     report: LagReport
     breaks: tuple[Break, ...] | None = None
     dataset: DatasetState | None = None
     problem: str | None = None
+    hours: HoursSeen | None = None
 
 
 _AT_ONCE = frozenset({LagVerdict.LOST, LagVerdict.TOPIC_CHANGED, LagVerdict.HELD, LagVerdict.WILL_LOSE})
@@ -96,7 +99,9 @@ def retention(seen: Seen) -> Judgement:
         "lost_records": report.lost,
     }
     if report.lost:
-        return Judgement(Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread", figures)
+        return Judgement(
+            Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread, or cut off", figures
+        )
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:
@@ -185,6 +190,31 @@ def fresh(seen: Seen) -> Judgement:
     return Judgement(Grade.PASSED, "FRESH", "readers see all but the newest records", figures)
 
 
+def closed(seen: Seen) -> Judgement:
+    """Whether hours are closed soon after they are due."""
+    hours = seen.hours
+    if hours is None or hours.problem or hours.now is None:
+        why = hours.problem if hours and hours.problem else "nobody looked"
+        return Judgement(Grade.WARN, "UNKNOWN", f"not observed: {why}", {})
+    newest = f"{hours.closed:%Y-%m-%dT%H}" if hours.closed else None
+    until = f"closed up to hour {newest}" if newest else "no hour is closed yet"
+    figures = _known(closed_until=newest)
+    if hours.waiting is None or hours.due_at is None:
+        return Judgement(Grade.PASSED, str(newest), until, figures)
+    late, name = hours.now - hours.due_at, seen.spike.name
+    figures = {**figures, "overdue_seconds": round(late.total_seconds(), 1)}
+    if late <= seen.spike.objectives.lag + _TWO_LOOKS:
+        return Judgement(Grade.PASSED, str(newest), until, figures)
+    waits = "; ".join(map(str, hours.behind[:3])) or "what it waited for is committed now"
+    more = f" and {len(hours.behind) - 3} partitions more" if len(hours.behind) > 3 else ""
+    sentence = (
+        f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago and waits: {waits}"
+    )
+    return Judgement(Grade.WARN, "OVERDUE", f"{sentence}{more}: `spike lag {name}` says why", figures)
+
+
+_TWO_LOOKS = timedelta(minutes=2)  # of the lag sensor: one writes log ends down, one closes
+
 Judge = Callable[[Seen], Judgement]
 
 # Checks of a spike, and of its dataset: name → (what judges, what it says in the UI).
@@ -197,6 +227,7 @@ SPIKE_CHECKS: Mapping[str, tuple[Judge, str]] = {
 }
 DATASET_CHECKS: Mapping[str, tuple[Judge, str]] = {
     "fresh": (fresh, "Readers see the data within the spike's objective"),
+    "closed": (closed, "Hours are closed soon after they are due"),
 }
 
 
@@ -206,25 +237,28 @@ def judgements(seen: Seen) -> Mapping[str, Judgement]:
 
 # which of them to tell
 
-Told = Mapping[str, tuple[str, float]]  # spike/check → (state, when it was told, in epoch seconds)
+# spike/check → (grade and state, when it was told, in epoch seconds)
+Told = Mapping[str, tuple[str, float]]
 REPEAT_SECONDS = 600.0  # unchanged figures are told again after as long, so that plots have points
 MOST_NEWS = 300  # events a tick, changes first; the rest follow in the next ticks
 MOST_REPEATS = 50
 
 
 def news(told: Told, states: Mapping[str, tuple[Grade, str]], now: float) -> dict[str, tuple[str, float]]:
-    """What to tell now: changes, the worst first, then some of what was told long ago.
+    """What to tell now: changes, the worst first, then some of what was told long ago. The same verdict
+    with another grade is a change: a lag that grew beyond its objective turns from a warning to an error.
 
     A fleet of 1,000 whose state does not change costs `MOST_REPEATS` events a tick, not 7,000.
     """
     order = {Grade.ERROR: 0, Grade.WARN: 1, Grade.PASSED: 2}
+    marks = {key: f"{grade} {state}".rstrip() for key, (grade, state) in states.items()}
     changed = sorted(
-        (key for key, (_, state) in states.items() if key not in told or told[key][0] != state),
+        (key for key, mark in marks.items() if key not in told or told[key][0] != mark),
         key=lambda key: (order[states[key][0]], key),
     )
     old = sorted((told[key][1], key) for key in states if key in told and key not in set(changed))
     due = [key for at, key in old if now - at >= REPEAT_SECONDS and plotted(key)][:MOST_REPEATS]
-    return {key: (states[key][1], now) for key in (*changed, *due)[:MOST_NEWS]}
+    return {key: (marks[key], now) for key in (*changed, *due)[:MOST_NEWS]}
 
 
 def plotted(key: str) -> bool:

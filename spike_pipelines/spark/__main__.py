@@ -21,6 +21,7 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
+from spike_pipelines.driver.metrics import announce, served
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark import config
@@ -55,14 +56,20 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     client = AppenderClient(env.appender_url, spike.name, env.bearer)
     session = Session(client, board, driver=env.driver_id, version=spike.version)
     store = S3ObjectStore(connect(env.s3_endpoint))
-    engine = SparkEngine(partial(start_spark, spike, env), spike, env, store, plan)
-    with HeartbeatThread(client, board):
+    with served(board, spike, env.metrics_port) as page, HeartbeatThread(client, board):
+        engine = SparkEngine(partial(begin, spike, env, page), spike, env, store, plan)
         code = Driver(session, engine, board).run()
         board.phase(Phase.STOPPING)
     log.info("driver %s ends: %s", env.driver_id, code.name)
     if (spark := SparkSession.getActiveSession()) is not None:
         spark.stop()
     return code
+
+
+def begin(spike: Spike, env: Environment, page: str | None) -> SparkSession:
+    """Asked for when an epoch is open: from now on this driver is the one to scrape."""
+    announce(env.state_dir, spike.name, page)
+    return start_spark(spike, env)
 
 
 def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:

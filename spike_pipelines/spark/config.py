@@ -126,9 +126,14 @@ def _class_archive(archive: Path) -> tuple[str, ...]:
 def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     return {
         "spark.app.name": spike.name,
-        # Names that stay the same over restarts: by default the namespace is the application's id.
+        # Names that stay the same over restarts: by default the namespace is the application's id. Where
+        # Spark's UI runs (on Kubernetes) they are at its /metrics/prometheus, beside the driver's own page.
         "spark.metrics.namespace": spike.asset_name,
         "spark.sql.streaming.metricsEnabled": "true",
+        "spark.metrics.conf.driver.sink.prometheusServlet.class": (
+            "org.apache.spark.metrics.sink.PrometheusServlet"
+        ),
+        "spark.metrics.conf.driver.sink.prometheusServlet.path": "/metrics/prometheus",
         **SQL,
         **MAGIC,
         **{f"spark.hadoop.fs.s3a.{key}": value for key, value in S3A.items()},
@@ -155,16 +160,23 @@ def _event_log(directory: str | None) -> Mapping[str, str]:
     return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": directory}
 
 
-def kafka_source(spike: Spike, env: Environment, starting_offsets: str) -> Mapping[str, str]:
+def kafka_source(
+    spike: Spike, env: Environment, starting_offsets: str, *, max_offsets: int
+) -> Mapping[str, str]:
     """Options of the Kafka source. `starting_offsets` is Spark's JSON, for every partition."""
     return {
-        "kafka.bootstrap.servers": env.kafka_bootstrap,
+        **kafka_consumer(env.kafka_bootstrap),
         "subscribe": spike.topic,
         "startingOffsets": starting_offsets,
+        "maxOffsetsPerTrigger": str(max_offsets),
+    }
+
+
+def kafka_consumer(bootstrap: str) -> Mapping[str, str]:
+    """Options of any read of ours, bounded or not."""
+    return {
+        "kafka.bootstrap.servers": bootstrap,
         "failOnDataLoss": "true",
-        "maxOffsetsPerTrigger": str(
-            min(spike.max_offsets_per_trigger, env.max_offsets_per_trigger or spike.max_offsets_per_trigger)
-        ),
         "kafka.isolation.level": "read_committed",  # an aborted transaction's records were never written
         # Measured: a tenth less CPU than with the defaults.
         "kafka.max.poll.records": "5000",

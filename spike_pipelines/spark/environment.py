@@ -53,6 +53,8 @@ class Environment(SparkEnvironment):
     `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
     once; `token` is the token itself, where there is no file to mount: every child process sees that one.
     `max_offsets_per_trigger` bounds a batch more tightly than the application file does, for a while.
+    `metrics_port` is where Prometheus finds the driver in its pod; 0: any free port of this machine, told in
+    `<state_dir>/prometheus/drivers/<spike>.json`.
     """
 
     driver_id: str
@@ -61,6 +63,7 @@ class Environment(SparkEnvironment):
     token_file: Path | None = None
     appender_url: str
     kafka_bootstrap: str
+    metrics_port: int = Field(0, ge=0, le=65535)
 
     @model_validator(mode="after")
     def _has_a_token(self) -> Self:

@@ -183,6 +183,21 @@ def test_a_tally_has_what_waits_what_was_committed_and_the_duties(world):
     assert tally.at - tally.duties["observer"] < timedelta(minutes=1)
 
 
+def test_a_tally_has_how_long_the_appender_took_for_what_it_committed_lately(world):
+    """The median and the longest; what was committed long ago, or is still staged, does not count."""
+    driver = world.driver(world.spike(max_staged_batches=5))
+    for _ in range(5):
+        driver.stage()
+    assert world.ledger.tally().latencies == {}
+    world.promoter().promote(driver.spike, limit=4)
+    *three, old, _ = sorted(b.number for b in world.ledger.last_batches("payouts", 9))
+    took = "UPDATE batches SET staged_at = committed_at - interval '{} s' WHERE number = {}"
+    for number, seconds in zip((*three, old), (2, 4, 9, 99), strict=True):
+        world.execute(took.format(seconds, number))
+    world.execute(f"UPDATE batches SET committed_at = committed_at - interval '1 h' WHERE number = {old}")
+    assert world.ledger.tally().latencies == {"payouts": (4.0, 9.0)}
+
+
 def test_a_view_has_the_heartbeats_offsets_and_the_reason_why_a_batch_is_held(world):
     driver = world.driver(world.spike())
     driver.stage()

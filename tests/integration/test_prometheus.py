@@ -14,12 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 from builders import HOUR
+from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
 from spike_pipelines.appender.metrics import Page
 from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.driver.metrics import DriverCollector, announce, targets_file
+from spike_pipelines.driver.vitals import Progress, VitalsBoard
 from spike_pipelines.ports import DriverState, ObservedDriver, Recovery
 from spike_pipelines.services.observe import Observer
+from spike_pipelines.stack.prometheus import configuration
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deployments" / "prometheus" / "spike.rules.yaml"
@@ -81,8 +85,15 @@ def age_history(world):
 
 @pytest.fixture
 def prometheus(world, seen, tmp_path):
-    page = Page(world.ledger, keep_seconds=0.2)
-    with served(lambda: page.text() + PODS.encode()) as target, scraping(tmp_path, target) as url:
+    page, driver = Page(world.ledger, keep_seconds=0.2), CollectorRegistry()
+    board = VitalsBoard()
+    board.progressed(Progress(HOUR, 2.5, {"addBatch": 2.0}, 50, 10.0, 20.0))
+    driver.register(DriverCollector(board, world.spikes["stopped"]))
+
+    def whole():
+        return page.text() + generate_latest(driver) + PODS.encode()
+
+    with served(whole) as target, scraping(tmp_path, target) as url:
         yield url
 
 
@@ -90,6 +101,24 @@ def query(url, expr):
     answer = httpx.get(f"{url}/api/v1/query", params={"query": expr}, timeout=10).json()
     assert answer["status"] == "success", f"{expr}: {answer}"
     return answer["data"]["result"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_the_configuration_for_a_running_stack_is_what_prometheus_takes(tmp_path):
+    """It names the rules, the appender, and the file that a driver announces itself in."""
+    announce(tmp_path, "payouts", "127.0.0.1:1")
+    text = configuration(tmp_path, "http://127.0.0.1:8000")
+    (tmp_path / "prometheus.yaml").write_text(text)
+    done = subprocess.run(
+        ["promtool", "check", "config", tmp_path / "prometheus.yaml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rules found" in done.stdout
+    jobs = {job["job_name"]: job for job in YAML(typ="safe").load(text)["scrape_configs"]}
+    assert jobs["spike-appender"]["static_configs"] == [{"targets": ["127.0.0.1:8000"]}]
+    (files,) = jobs["spike-driver"]["file_sd_configs"][0]["files"]
+    assert targets_file(tmp_path, "payouts").match(files)
 
 
 def test_the_fleet_is_what_the_alerts_are_for(seen):

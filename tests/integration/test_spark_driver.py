@@ -7,17 +7,20 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
+from prometheus_client.parser import text_string_to_metric_families
 from spark_jvm import own_jvm
 
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
@@ -27,6 +30,7 @@ from spike_pipelines.domain.registration import check_batch
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.life import Driver
+from spike_pipelines.driver.metrics import served
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark.__main__ import start_spark
@@ -311,6 +315,46 @@ def test_driver_goes_on_exactly_from_the_offsets_of_its_grant(stack):
     assert [(r.partition, r.start, r.end) for b in run.appender.batches for r in b.ranges] == [(0, 3, 5)]
 
 
+def test_prometheus_sees_how_long_a_batch_took_and_how_fast_records_were_read(stack):
+    what = spike("metrics", filter=None, trigger=timedelta(seconds=1))
+    stack.kafka.create_topics({"metrics": 2})
+    with producer(stack) as client:
+        for i in range(10):
+            client.send("metrics", value=good(str(i)), partition=i % 2)
+    with driving(stack, what, {0: 0, 1: 0}) as run, served(run.board, what, 0) as page:
+        seen = until(lambda: (found := scraped(page)).get("spike_driver_batch_records") == 10 and found)
+        gauges = spark_gauges(stack.spark)
+    assert 0 < seen["spike_driver_batch_step_seconds"] <= seen["spike_driver_batch_seconds"]
+    assert seen["spike_driver_processed_records_per_second"] == pytest.approx(
+        10 / seen["spike_driver_batch_seconds"], abs=0.06
+    ), "Spark rounds"
+    assert seen["spike_driver_trigger_seconds"] == 1
+    assert gauges >= {"latency", "inputRate-total", "processingRate-total"}, "Spark's own, by a stable name"
+
+
+def scraped(page: str) -> dict[str, float]:
+    """One value a name; of the steps that of `addBatch`."""
+    families = text_string_to_metric_families(httpx.get(f"http://{page}/metrics", timeout=5).text)
+    samples = [sample for family in families for sample in family.samples]
+    return {s.name: s.value for s in samples if s.labels.get("step", "addBatch") == "addBatch"}
+
+
+def spark_gauges(spark) -> set[str]:
+    """What Spark's metrics system has of the running query."""
+    metrics = spark._jvm.org.apache.spark.SparkEnv.get().metricsSystem()
+    sources = metrics.getSourcesByName("spark.streaming.live")
+    assert sources.size() == 1
+    return set(sources.head().metricRegistry().getGauges().keySet())
+
+
+def until(found, seconds: float = 60):
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
+
+
 def test_overlap_is_answered_by_a_new_epoch_with_an_empty_checkpoint(stack):
     what = spike("overlaps", filter=None)
     stack.kafka.create_topics({"overlaps": 1})
@@ -321,6 +365,43 @@ def test_overlap_is_answered_by_a_new_epoch_with_an_empty_checkpoint(stack):
         run.appender.wait_for(lambda: run.appender.ends[0] == 1)
     assert [b.epoch for b in run.appender.batches] == [2]
     assert list((stack.env.state_dir / "checkpoints" / what.name).iterdir()) == []
+
+
+def test_a_batch_that_is_too_large_for_the_appender_is_read_again_in_halves(stack):
+    what = spike("halves", filter=None)
+    stack.kafka.create_topics({"halves": 1})
+    with producer(stack) as client:
+        for i in range(40):
+            client.send("halves", value=good(str(i)), partition=0)
+    with driving(stack, what, {0: 0}) as run:
+        run.appender.say("batches", Answer(413, "too_large"))
+        run.appender.wait_for(lambda: run.appender.ends[0] == 40)
+    ranges = [(b.epoch, r.start, r.end) for b in run.appender.batches for r in b.ranges]
+    assert ranges == [(2, 0, 20), (2, 20, 40)]
+
+
+def test_records_deleted_under_a_running_query_end_the_driver_and_register_nothing(stack):
+    """Spark is told to fail on data loss: else it would go on behind what is gone, and say it was read."""
+    what = spike("deleted", filter=None)
+    stack.kafka.create_topics({"deleted": 1})
+    with producer(stack) as client:
+        for i in range(3):
+            client.send("deleted", value=good(str(i)), partition=0)
+    with driving(stack, what, {0: 0}) as run:
+        run.appender.say("batches", *[Answer(429, "too_many_staged", retry_after=0.2)] * 5_000)
+        run.appender.wait_for(lambda: run.appender.posts)  # the query runs, and waits for the appender
+        with producer(stack) as client:
+            for i in range(10):
+                client.send("deleted", value=good(str(i)), partition=0)
+        admin = KafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+        admin.delete_records({TopicPartition("deleted", 0): 8})
+        admin.close()
+        run.appender.say("epochs", Answer(409, "lost"))
+        run.appender.script["batches"].clear()
+        run.appender.wait_for(lambda: len(run.appender.opens) == 2)
+    assert run.codes == [Exit.REFUSED]
+    assert [(r.start, r.end) for b in run.appender.posts for r in b.ranges][-1] == (0, 3)
+    assert run.appender.ends == {0: 3}
 
 
 def test_fenced_driver_ends_and_never_opens_again(stack):

@@ -1,6 +1,7 @@
 """What counts as a sign of life of the streaming query, and what does not."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark.engine import watch
+from spike_pipelines.spark.progress import measured
 
 
 @dataclass
@@ -35,7 +37,21 @@ class Query:
 
     @property
     def lastProgress(self):  # noqa: N802 - PySpark's name
-        return self.last[1] and SimpleNamespace(timestamp=self.last[1])
+        return self.last[1] and progress(f"2026-11-22T{self.last[1]}:00.000Z")
+
+
+def progress(timestamp, **changes):
+    plain = {"triggerExecution": 2500, "addBatch": 2000, "walCommit": 100}
+    return SimpleNamespace(
+        **{
+            "timestamp": timestamp,
+            "durationMs": plain,
+            "numInputRows": 50,
+            "inputRowsPerSecond": 10.0,
+            "processedRowsPerSecond": 20.0,
+            **changes,
+        }
+    )
 
 
 def moves(*looks):
@@ -70,3 +86,26 @@ def test_every_phase_is_a_sign_of_life():
     assert board.now.progress_at is None
     board.phase(Phase.STAGING)
     assert board.now.progress_at is not None
+
+
+# what it says of its batches
+
+
+def test_a_batch_is_told_in_seconds_with_its_steps_apart():
+    told = measured(progress("2026-11-22T10:00:00.000Z"))
+    assert (told.batch_seconds, told.step_seconds) == (2.5, {"addBatch": 2.0, "walCommit": 0.1})
+    assert (told.records, told.input_per_second, told.processed_per_second) == (50, 10.0, 20.0)
+    assert told.began_at == datetime(2026, 11, 22, 10, tzinfo=UTC)
+
+
+def test_a_rate_that_spark_cannot_know_yet_is_not_known_and_not_zero():
+    told = measured(progress("2026-11-22T10:00:00.000Z", inputRowsPerSecond=float("nan")))
+    assert told.input_per_second is None
+
+
+def test_the_board_has_the_last_batch_until_the_next_epoch():
+    board = VitalsBoard()
+    watch(Query(board, [("Waiting for next trigger", "10:00"), ("Waiting for next trigger", "10:01")]), board)
+    assert board.now.progress.began_at.minute == 1
+    board.opened(SimpleNamespace(offsets=()))
+    assert board.now.progress is None

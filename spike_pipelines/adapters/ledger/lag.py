@@ -23,6 +23,7 @@ from spike_pipelines.ports import LagView, Recovery, Tally
 
 # (step, slots): minutes for three hours, ten minutes for a week. At most so many rows a spike, for ever.
 RINGS = ((60, 180), (600, 1008))
+LATELY = timedelta(minutes=5)  # batches committed since count towards the appender's latency
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
 _SAMPLE = tuple(field.name for field in fields(Sample))
@@ -142,6 +143,10 @@ class LagQueries(ABC):
                 committed={spike: int(n) for spike, n in db.execute(committed)},
                 recoveries={(spike, verdict): n for spike, verdict, n in db.execute(recoveries)},
                 duties={row.name: row.succeeded_at for row in db.execute(sa.select(s.duties))},
+                latencies={
+                    row.spike: (row.median, row.longest)
+                    for row in db.execute(_LATENCIES, {"lane": LIVE_LANE, "lately": LATELY})
+                },
             )
 
     def succeeded(self, duty: str) -> None:
@@ -173,6 +178,23 @@ _BREAKS = sa.text(
     FROM recent JOIN positions p ON p.spike = recent.spike AND p.lane = :lane
          AND p.topic_id = recent.topic_id AND p.partition = recent.partition
     WHERE recent.after IS NULL
+    """
+)
+
+
+# One look into the index of (spike, committed_at) for each spike, however long the table is.
+_LATENCIES = sa.text(
+    """
+    SELECT s.name AS spike, found.median, found.longest
+    FROM spikes s CROSS JOIN LATERAL (
+        SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS median, max(seconds) AS longest
+        FROM (
+            SELECT extract(epoch FROM b.committed_at - b.staged_at)::float8 AS seconds
+            FROM batches b
+            WHERE b.spike = s.name AND b.committed_at >= clock_timestamp() - :lately AND b.lane = :lane
+        ) AS batches_lately
+    ) AS found
+    WHERE found.median IS NOT NULL
     """
 )
 

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
+from spike_pipelines.adapters.ledger.closings import ClosingQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
 from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
@@ -29,7 +30,14 @@ _UNFINISHED = sorted(UNFINISHED)
 
 
 class SqlLedger(
-    Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries, SupervisionQueries
+    Reports,
+    AuditQueries,
+    ProvenanceQueries,
+    SwapQueries,
+    RetentionQueries,
+    LagQueries,
+    SupervisionQueries,
+    ClosingQueries,
 ):
     """Thread-safe. `close()` gives the connections back."""
 

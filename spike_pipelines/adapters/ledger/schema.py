@@ -67,6 +67,24 @@ epochs = sa.Table(
     sa.Index(None, "spike", "driver"),
 )
 
+# What each epoch's application file said of the places that its rows are bound to.
+bindings = sa.Table(
+    "bindings",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("staging_bucket", sa.Text, nullable=False),
+    sa.Column("staging_prefix", sa.Text, nullable=False),
+    sa.Column("final_bucket", sa.Text, nullable=False),
+    sa.Column("final_prefix", sa.Text, nullable=False),
+    sa.Column("schema", sa.Text, nullable=False),
+    # True once a batch of the epoch was registered: before that nothing is bound to it.
+    sa.Column("used", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.ForeignKeyConstraint(["spike", "epoch"], ["epochs.spike", "epochs.number"]),
+)
+
 # What people did to the ledger, for ever: the only way in which offsets go back or are skipped (I5).
 operations = sa.Table(
     "operations",
@@ -206,6 +224,8 @@ batch_hours = sa.Table(
     sa.Column("records_final", sa.BigInteger, nullable=False),
     sa.Column("records_dead_letter", sa.BigInteger, nullable=False),
     sa.Column("records_filtered", sa.BigInteger, nullable=False),
+    # A backfill asks which batches fed an hour.
+    sa.Index(None, "hour"),
 )
 
 files = sa.Table(
@@ -293,6 +313,11 @@ swaps = sa.Table(
     sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), unique=True),
     sa.Column("ended_at", Time),
     sa.Column("problem", sa.Text),
+    # Of a backfill: how many records its hour had when it was planned (its batch must have as many), and
+    # those of other hours that it read beside them.
+    sa.Column("records_expected", sa.BigInteger),
+    sa.Column("records_elsewhere", sa.BigInteger),
+    sa.CheckConstraint("(kind = 'backfill') = (records_expected is not null)", name="swaps_expected"),
     sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
     sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),
     sa.CheckConstraint(
@@ -311,6 +336,15 @@ swap_files = sa.Table(
     # False once the swap is aborted: another one may then replace the file.
     sa.Column("held", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Index("one_swap_of_a_file", "file", unique=True, postgresql_where=sa.text("held")),
+)
+
+# The drivers' batches whose ranges a backfill reads again, those of which it takes only filtered records too.
+swap_sources = sa.Table(
+    "swap_sources",
+    metadata,
+    sa.Column("swap", sa.BigInteger, sa.ForeignKey("swaps.number"), primary_key=True),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), primary_key=True),
+    sa.Index(None, "batch"),
 )
 
 leases = sa.Table(
@@ -433,4 +467,36 @@ duties = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("succeeded_at", Time, nullable=False),
+)
+
+# Hours of datasets that are closed, or wait for what had arrived when they were due. A row stays: one that
+# an operation reopened is followed by another.
+closings = sa.Table(
+    "closings",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), nullable=False),
+    sa.Column("hour", Time, nullable=False),
+    sa.Column("due_at", Time, nullable=False),
+    # Before Kafka was asked for its log ends: [topic, topic id, partition, end].
+    sa.Column("observed_at", Time, nullable=False),
+    sa.Column("ends", JSONB, nullable=False),
+    sa.Column("closed_at", Time),
+    # The dataset's sequence number when it was closed: what is added to the hour later is late.
+    sa.Column("sequence", sa.BigInteger),
+    # The sequence number up to which an event has told of the hour.
+    sa.Column("told", sa.BigInteger),
+    sa.Column("reopened_by", sa.BigInteger, sa.ForeignKey("operations.id")),
+    sa.CheckConstraint("due_at <= observed_at", name="closings_due"),
+    sa.CheckConstraint("(closed_at is null) = (sequence is null)", name="closings_closed"),
+    sa.CheckConstraint("told is null or told >= sequence", name="closings_told"),
+    sa.CheckConstraint("reopened_by is null or closed_at is not null", name="closings_reopened"),
+    sa.Index("one_closing", "dataset", "hour", unique=True, postgresql_where=sa.text("reopened_by is null")),
+    sa.Index("open_closings", "dataset", postgresql_where=sa.text("closed_at is null")),
+    sa.Index(None, "dataset", "told"),
+    sa.Index(
+        "untold_closings",
+        "dataset",
+        postgresql_where=sa.text("closed_at is not null and told is null and reopened_by is null"),
+    ),
 )

@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.bindings import BindingVerbs
+from spike_pipelines.adapters.ledger.closings import ClosingStatements
 from spike_pipelines.adapters.ledger.operations import OperationStatements
 from spike_pipelines.adapters.ledger.swaps import SwapVerbs
 from spike_pipelines.domain.batch import (
@@ -32,7 +34,7 @@ from spike_pipelines.ports import Recovery, Refusal
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlTransaction(OperationStatements, SwapVerbs):
+class SqlTransaction(OperationStatements, SwapVerbs, BindingVerbs, ClosingStatements):
     """See `ports.LedgerTransaction`. Lives inside one `SqlLedger.begin()` block."""
 
     def __init__(self, connection: sa.Connection) -> None:
