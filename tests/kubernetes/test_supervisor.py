@@ -50,6 +50,7 @@ class Hours:
     def tick(self, seconds=5):
         """A sensor tick so much later, and its recovery run: what was seen and done, by spike."""
         self.at += timedelta(seconds=seconds)
+        self.site.settle()
         decisions = {d.spike: d for d in self.supervisor.watch()}
         needed = [name for name, d in decisions.items() if d.action]
         done = {r.decision.spike: r for r in self.supervisor.recover_all(needed)}
