@@ -53,9 +53,15 @@ def observation(platform: Platform, done: Recovered) -> dg.AssetObservation:
             "cause": decision.cause,
             "ended drivers": ", ".join(done.action.stop) or "none",
             "started driver": done.started or "none",
-            "log tail": dg.MetadataValue.md("```\n" + "\n".join(done.log_tail) + "\n```"),
+            "log tail": _lines(done.log_tail),
+            **({"trouble": decision.trouble} if decision.trouble else {}),
+            **({"events": _lines(done.events)} if done.events else {}),
         },
     )
+
+
+def _lines(lines: Iterable[str]) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md("```\n" + "\n".join(lines) + "\n```")
 
 
 @dg.job(description="Starts, restarts or ends drivers, each for a cause that is logged.")

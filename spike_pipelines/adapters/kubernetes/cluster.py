@@ -49,6 +49,9 @@ class KubernetesCluster:
     api: Api
     namespace: str
 
+    def close(self) -> None:
+        self.api.close()
+
     # ApplicationCluster
 
     def applications(self) -> tuple[ObservedApplication, ...]:
