@@ -7,10 +7,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: help setup demo test check smoke chaos lock clean
+.PHONY: help setup demo test test-kubernetes check smoke chaos lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything pinned, and the spike command in it
 
@@ -22,6 +22,7 @@ $(STAMP): requirements/uv.txt requirements/all.txt requirements/build.txt pyproj
 		echo "setup: $(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@echo "setup: fetching and installing what is pinned, 1.7 GB into .venv: a minute or two"
 	$(BIN)/uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt -r requirements/all.txt
 	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --no-deps --build-constraints requirements/build.txt -e .
 	@touch $(STAMP)
@@ -38,6 +39,10 @@ check: setup ## Lint, format, types and layers
 test: setup ## Run all tests
 	$(BIN)/pytest
 
+test-kubernetes: setup ## The tests that need a cluster: KUBECONFIG=…
+	@test -n "$$KUBECONFIG" || { echo "test-kubernetes: no cluster: set KUBECONFIG to one in which a namespace and a CRD may be made (kind create cluster)" >&2; exit 1; }
+	$(BIN)/pytest -m kubernetes tests/kubernetes
+
 smoke: setup ## The whole pipeline in a scratch folder, with faults, then an audit
 	$(BIN)/spike smoke
 
@@ -47,7 +52,9 @@ chaos: setup ## Hundreds of seeded faults on scratch data, every record counted:
 lock: setup ## Resolve pyproject.toml anew into requirements/ (hashes, no addresses)
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra stack --extra dev pyproject.toml -o requirements/all.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/all.txt pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/all.txt requirements/spark.in -o requirements/spark.txt
 
-clean: ## End a running stack and delete its data
+clean: ## End a running stack and delete its data (.venv and ~/.cache/spike-pipelines stay)
 	@if [ -x $(BIN)/spike ] && [ -d .spike ]; then $(BIN)/spike down; fi
 	rm -rf .spike

@@ -21,7 +21,9 @@ from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import Cluster
 from spike_pipelines.services.audit import Auditor
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
@@ -34,9 +36,11 @@ from spike_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from spike_pipelines.adapters.iceberg import IcebergCatalog
+    from spike_pipelines.adapters.kubernetes import KubernetesCluster
     from spike_pipelines.services.deep_audit import DeepAuditor
     from spike_pipelines.services.replay import Replayer
     from spike_pipelines.services.retain import Retainer
+    from spike_pipelines.services.supervise_applications import ApplicationSupervisor
     from spike_pipelines.services.where import Finder
 
 _COPIES_AT_ONCE = 32
@@ -96,18 +100,39 @@ class Platform:
         return IcebergCatalog.connect(self.settings)
 
     @cached_property
-    def cluster(self) -> LocalProcesses:
-        return LocalProcesses(self.settings)
+    def cluster(self) -> Cluster:
+        return self.kubernetes if self.settings.cluster == "kubernetes" else LocalProcesses(self.settings)
 
     @cached_property
-    def supervisor(self) -> Supervisor:
+    def kubernetes(self) -> "KubernetesCluster":
+        from spike_pipelines.adapters.kubernetes import Api, KubernetesCluster  # noqa: PLC0415
+
+        return KubernetesCluster(Api.connect(), self.settings.namespace)
+
+    @cached_property
+    def supervisor(self) -> "Supervisor | ApplicationSupervisor":
         appender = AppenderProbe(self.settings.require("appender_url"))
+        if self.settings.cluster == "kubernetes":
+            from spike_pipelines.services.supervise_applications import ApplicationSupervisor  # noqa: PLC0415
+
+            return ApplicationSupervisor(
+                self.ledger,
+                self.kubernetes,
+                appender,
+                self.broker,
+                self.spikes,
+                self.settings.on_demand_nodes,
+            )
         window = timedelta(seconds=self.settings.recovery_window_seconds)
         return Supervisor(self.ledger, self.cluster, appender, self.broker, self.spikes, window)
 
     @cached_property
     def observer(self) -> Observer:
         return Observer(self.ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
+
+    @cached_property
+    def closer(self) -> Closer:
+        return Closer(self.ledger, self.broker, self.surveyor, self.spikes)
 
     @cached_property
     def auditor(self) -> Auditor:

@@ -5,13 +5,16 @@ and one contract suite under `tests/contract` that both pass. Adapters raise `Tr
 other side did not answer or its answer is unknown, and the errors named here; nothing else on purpose.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from pathlib import Path
+from typing import NewType, Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
+from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
@@ -23,8 +26,10 @@ from spike_pipelines.domain.observed import ObservedDriver as ObservedDriver
 from spike_pipelines.domain.observed import Recovery as Recovery
 from spike_pipelines.domain.observed import Refusal as Refusal
 from spike_pipelines.domain.offsets import Break, OffsetRange, Partition, Position, RecordTime, TopicOffsets
-from spike_pipelines.domain.operations import NewOperation, Operation
+from spike_pipelines.domain.operations import Move, NewOperation, Operation
+from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.promotion import Intent, LedgerFile
+from spike_pipelines.domain.spark_application import ObservedApplication, PodSight, Sighting
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, Swap, SwapKind
 
@@ -90,13 +95,15 @@ class OffsetMirror(Protocol):
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
-    listings."""
+    listings, `etag_is_md5` (the etag is made of the content alone, and the same for a copy) only in answers
+    of `head`."""
 
     key: str
     size: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     modified_at: datetime | None = field(default=None, compare=False)
+    etag_is_md5: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +128,19 @@ class ObjectStore(Protocol):
         """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         """Server-side copy that creates `target` and never overwrites it.
 
-        The source must have `source_etag`; `metadata` replaces the object's. A file over 5 GB is
-        copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        The source must have `source_etag`, and so `size` bytes; `metadata` replaces the object's. A file
+        over 5 GB is copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
         `AlreadyExists` (a target is there: whose it is, `head` tells).
         """
 
@@ -212,6 +226,36 @@ class Cluster(Protocol):
         """The last lines the driver wrote; empty where there is no log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before."""
+
+    revision: int
+    changed: bool
+
+
+class Deployer(Protocol):
+    """What puts a spike into the cluster, and remembers what was there before. Raises `InvalidSpec` where the
+    application cannot be deployed as it is, `Conflict` while somebody else deploys the same."""
+
+    def deploy(self, spike: Spike, application: Path) -> Deployed: ...
+
+    def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
+        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked."""
+
+    def roll_back(self, spike: Spike, revision: int) -> None: ...
+
+    def application(self, spike: Spike, revision: int) -> str:
+        """The text of the application file of that revision."""
+
+
+class ApplicationShelf(Protocol):
+    """Where appender and code location of a cluster read the application files."""
+
+    def put(self, name: str, text: str) -> None:
+        """Twice is as once; other spikes' files stay."""
+
+
 class Appender(Protocol):
     """The appender API, seen from outside."""
 
@@ -292,7 +336,9 @@ class CommittedSums:
     """Sums over a spike's committed batches that no rewind superseded. `unbalanced` are the numbers of
     batches whose counts do not agree with each other or with their files; `late` those registered after
     a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
-    that kind; `undead` those given up or superseded that still have a live file or range."""
+    that kind; `undead` those given up or superseded that still have a live file or range; `halfway` those
+    whose files are committed without them, or not with them; `vanished` those with a file that is
+    superseded by no swap and no rewind."""
 
     spike: str
     batches: int
@@ -305,16 +351,30 @@ class CommittedSums:
     unaccounted: int = 0
     unexplained: tuple[int, ...] = ()
     undead: tuple[int, ...] = ()
+    halfway: tuple[int, ...] = ()
+    vanished: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBook:
+    """A dataset's sequence number, the `newest` that a commit or an operation has, and the first of those
+    that are `missing` before others."""
+
+    dataset: str
+    sequence: int
+    newest: int
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Coverage and sums from one snapshot of the database, and how many operations of each kind there
-    were."""
+    """Coverage, sums and sequence numbers from one snapshot of the database, and how many operations of each
+    kind there were."""
 
     coverage: tuple[Coverage, ...]
     sums: tuple[CommittedSums, ...]
     operations: Mapping[str, int] = field(default_factory=dict)
+    sequences: tuple[SequenceBook, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +492,21 @@ class LedgerTransaction(Protocol):
     ) -> None:
         """Note a heartbeat of the open epoch. Raises `Fenced` if it is not that."""
 
+    def bind(self, spike: str, epoch: int, binding: Binding) -> None:
+        """Write down what an epoch is opened with."""
+
+    def binding(self, spike: str, epoch: int) -> Binding | None:
+        """What an epoch was opened with; None for one that is older than this was written down."""
+
+    def use_binding(self, spike: str, epoch: int) -> None:
+        """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
+
+    def bound(self, spike: str) -> Binding | None:
+        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+
+    def used_schemas(self, spike: str) -> tuple[str, ...]:
+        """Every schema, as DDL, that a batch was registered under."""
+
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 
     def add_recovery(self, recovery: Recovery) -> None: ...
@@ -510,6 +585,10 @@ class LedgerTransaction(Protocol):
     def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
         """Take committed batches and their files out of the dataset at `sequence`. Raises `Refused` where a
         swap replaced one of the files and is not superseded with them."""
+
+    def reopen_hours(self, dataset: str, moves: Iterable[Move], operation: int) -> tuple[Closing, ...]:
+        """Closed hours of which the moves take something back are not closed any more: they wait for the
+        same log ends again. Answers what they were."""
 
     def move_ends(self, spike: str, lane: str, points: Mapping[Partition, int]) -> None:
         """Set staged and committed end to the points, and the baseline where it lies beyond."""
@@ -613,6 +692,9 @@ class Ledger(Protocol):
     # what the audit recomputes
 
     def books(self) -> Books: ...
+
+    def bindings(self) -> Mapping[str, Binding]:
+        """By spike, what it was last bound to: see `LedgerTransaction.bound`."""
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         """Files that were live at that sequence number, in the order they became so."""
@@ -799,3 +881,210 @@ class SnapshotCatalog(Catalog, Protocol):
     def expire(self, table: str, *, before: datetime, keep: int) -> int:
         """Remove snapshots older than `before`, never the newest `keep`; answers how many. The table's
         sequence number stays."""
+
+
+# supervision on Kubernetes
+
+Manifest = NewType("Manifest", str)  # a SparkApplication as JSON, understood by the Kubernetes adapter only
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """Hashes of a spike's specs: those that could be made again, and the last that was seen to work."""
+
+    known: frozenset[str] = frozenset()
+    stable: str | None = None
+
+
+class SupervisionTransaction(LedgerTransaction, Protocol):
+    def add_overlay(self, new: NewOverlay, before: str | None) -> Overlay: ...
+
+
+class SupervisionLedger(Ledger, Protocol):
+    """What the supervisor of a fleet on Kubernetes keeps: all of it may be lost without losing a record."""
+
+    def begin(self) -> AbstractContextManager[SupervisionTransaction]: ...
+
+    def sightings(self) -> Mapping[str, Sighting]: ...
+
+    def note_sightings(self, sightings: Iterable[Sighting]) -> None: ...
+
+    def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
+        """By spike, those that have not ended, expired ones included; oldest first."""
+
+    def end_overlays(self, ids: Iterable[int]) -> None: ...
+
+    def specs(self) -> Mapping[str, Specs]: ...
+
+    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
+        """Write a deployed spec down; the same again changes nothing."""
+
+    def mark_stable(self, spike: str, spec_hash: str) -> None:
+        """This spec was seen to work. A spec that was not written down is not marked."""
+
+    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+        """Of this spec, or of the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clues:
+    """What a driver left behind: its last lines and the events of its pod and resource, oldest first.
+    What could not be had is missing, and `problem` says so."""
+
+    log: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class ApplicationCluster(Cluster, Protocol):
+    """SparkApplications of one namespace. What changes one is conditional on the version that was seen:
+    `Conflict` if it has changed since, or is gone. Nothing waits for the operator."""
+
+    def applications(self) -> tuple[ObservedApplication, ...]:
+        """Every one that carries our label, from one list. One that cannot be understood has a `problem`.
+        Raises `Transient` rather than leaving any out."""
+
+    def pods(self, names: Collection[str]) -> Mapping[str, tuple[PodSight, ...]]:
+        """Driver pods by resource name, oldest first, also of resources without one. Raises `Transient`."""
+
+    def kick(self, app: ObservedApplication) -> None:
+        """Touch the resource, so that the operator looks at it."""
+
+    def suspend(self, app: ObservedApplication, why: str, request: str | None) -> None:
+        """The first half of a restart; `request` is the annotation that it answers."""
+
+    def resume(self, app: ObservedApplication) -> None:
+        """The second half."""
+
+    def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
+        """Change the spec in nothing that matters, which restarts also what the operator is done with."""
+
+    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
+        """What the resource has in the place of this overlay, as JSON; None: nothing."""
+
+    def converge(
+        self,
+        app: ObservedApplication,
+        holding: Sequence[Overlay],
+        ending: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> None:
+        """Make the resource carry the overlays that hold; give back what the others replaced, where nobody
+        else changed it. `stable` is the spec that an overlay of that kind goes back to."""
+
+    def recreate(self, manifest: Manifest) -> None:
+        """Make a deleted resource again. One that is there meanwhile is left as it is."""
+
+    def manifest(self, app: ObservedApplication) -> Manifest:
+        """The resource as it could be made again."""
+
+    def clues(self, app: ObservedApplication, lines: int) -> Clues:
+        """Never raises: a recovery does not fail for want of an explanation."""
+
+    def tell(self, app: ObservedApplication, reason: str, sentence: str) -> None:
+        """A Kubernetes Event on the resource, best effort. `reason` is CamelCase."""
+
+
+# closed hours
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHours:
+    """How far the hours of a dataset are closed. `newest` is the newest hour whose log ends were written
+    down, `closed` the newest closed one, `waiting` those not closed yet, oldest first; `positions` are of
+    all the topics that the spike ever read."""
+
+    dataset: str
+    spike: str
+    created_at: datetime
+    newest: datetime | None
+    closed: datetime | None
+    waiting: tuple[Closing, ...]
+    positions: Mapping[Partition, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class HoursView:
+    """`datasets` by name, from one snapshot that was taken after `now`."""
+
+    now: datetime
+    datasets: Mapping[str, DatasetHours]
+
+
+@dataclass(frozen=True, slots=True)
+class HourBook:
+    """What readers see of one hour at a sequence number: final `rows`, `dead_letters`, `files` of both kinds
+    and their `size` in bytes. `late_files` and `late_records` are those of them that live batches committed
+    after the hour was closed. `closing` is None for an hour that is not due."""
+
+    dataset: str
+    hour: datetime
+    sequence: int
+    rows: int
+    dead_letters: int
+    files: int
+    size: int
+    late_files: int
+    late_records: int
+    closing: Closing | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenHour:
+    """Live files of one hour that one application version of a spike wrote; records of both kinds."""
+
+    spike: str
+    dataset: str
+    version: str
+    hour: datetime
+    files: int
+    records: int
+
+
+class HoursTransaction(LedgerTransaction, Protocol):
+    def waiting_hours(self, dataset: str) -> tuple[Closing, ...]:
+        """Not closed yet, oldest first."""
+
+    def ever_positions(self, spike: str) -> Mapping[Partition, Position]:
+        """Of the live lane, with those of deleted topics."""
+
+    def close_hours(self, dataset: str, closings: Collection[int]) -> None:
+        """Close them at the dataset's sequence number of now. The caller has the spike's lock, and has read
+        its positions before."""
+
+
+class HoursLedger(Ledger, Protocol):
+    def begin(self) -> AbstractContextManager[HoursTransaction]: ...
+
+    def hours_view(self) -> HoursView: ...
+
+    def filed_hours(self, dataset: str) -> tuple[datetime, ...]:
+        """Hours that ever got a file."""
+
+    def known_hours(self, dataset: str) -> tuple[datetime, ...]:
+        """Hours whose log ends were written down."""
+
+    def await_ends(
+        self,
+        dataset: str,
+        due: Mapping[datetime, datetime],
+        ends: Mapping[Partition, int],
+        observed_at: datetime,
+    ) -> None:
+        """Write down what has to be committed for hours (hour → due at). What is there already stands."""
+
+    def untold_hours(self, limit: int) -> tuple[HourBook, ...]:
+        """Published closed hours of which no event tells, at most `limit` of them, and all those that changed
+        since one told."""
+
+    def mark_told(self, told: Mapping[int, int]) -> None:
+        """Closing id → the sequence number that was told."""
+
+    def hour_books(self, dataset: str, limit: int) -> tuple[HourBook, ...]:
+        """The newest `limit` hours with files or a closing, newest first, at the published number."""
+
+    def late_files(self, dataset: str, hours: Collection[datetime]) -> tuple[LedgerFile, ...]:
+        """Live files that live batches committed to closed hours of these, newest first."""
+
+    def written_hours(self, spike: str | None) -> tuple[WrittenHour, ...]:
+        """By spike, version and hour."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -15,8 +16,13 @@ class Settings(BaseModel):
     `ledger_url` and `catalog_url` are SQLAlchemy URLs (`postgresql+psycopg2://…`), each process with the
     role it needs; `ledger_admin_url` is the owner's, for migrations and tokens. Without
     `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
+    `namespace` is where spikes run in Kubernetes; with `token_audience` the appender, in a pod, also takes
+    tokens for that audience of ServiceAccounts there.
     A recovery counts towards the back-off of the next for `recovery_window_seconds`.
     `state_dir` belongs to the embedded stack: processes, logs, secrets.
+    `cluster` says where drivers run: as processes of this machine, or as SparkApplications in `namespace`
+    of the Kubernetes cluster that this process is in or that KUBECONFIG names. `on_demand_nodes` is the label
+    (`key=value`) of nodes that are not taken away, for drivers after a wave of evictions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +36,10 @@ class Settings(BaseModel):
     warehouse: str = "s3://spike-lake/warehouse"
     applications_dir: Path = Path("deployments/applications")
     state_dir: Path = Path(".spike")
+    cluster: Literal["processes", "kubernetes"] = "processes"
+    namespace: str = "spike-streaming"
+    on_demand_nodes: str | None = Field(None, pattern=r"^[A-Za-z0-9._/-]+=[A-Za-z0-9._-]+$")
+    token_audience: str | None = None
     recovery_window_seconds: float = 3600.0
     retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
     retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel

@@ -48,7 +48,8 @@ def _written_out(value: Any) -> Any:
 Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 ErrorCode = Literal[
-    "held", "fenced", "gap", "overlap", "topic_changed", "lost", "topic_missing", "too_many_staged",
+    "held", "fenced", "gap", "overlap", "topic_changed", "lost", "spec_changed", "topic_missing",
+    "too_many_staged",
     "invalid", "bad_key", "duplicate", "malformed", "unsupported_media_type", "too_large", "too_slow",
     "unauthorized", "unknown_spike", "unavailable", "conflict",
 ]  # fmt: skip

@@ -22,6 +22,12 @@ from spike_pipelines.stack.parts.s3 import S3, S3Ports
 from spike_pipelines.stack.ports import remembered
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-snapshots", action="store_true", help="write what charts render to tests/charts/snapshots"
+    )
+
+
 @pytest.fixture(scope="session")
 def stack_dir() -> Iterator[Path]:
     """Short on purpose (some parts open sockets below it), and not kept: data of tests is scratch."""

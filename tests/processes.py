@@ -42,6 +42,7 @@ class Process:
         self.name = name
         self.effects = 0
         self.late: list[Callable[[], object]] = []
+        self.disturbed = False  # an effect of it failed, or its answer was lost
         self._killed = False
         self._greenlet = greenlet(self._run)
         self._body = body
@@ -96,6 +97,7 @@ class Process:
             raise Killed
         self.effects += 1
         fault = self._greenlet.parent.switch(name)
+        self.disturbed |= fault in {Fault.FAILED, Fault.UNANSWERED}
         if fault is Fault.BEFORE:
             self._die()
         if fault is Fault.FAILED:

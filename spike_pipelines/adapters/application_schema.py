@@ -10,22 +10,22 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from spike_pipelines.adapters.application_kubernetes import KubernetesKeys, Pod
+from spike_pipelines.adapters.application_part import Part
 from spike_pipelines.domain import ddl
+from spike_pipelines.domain.kubernetes_names import MAX_NAME
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 
-MAX_NAME = 50  # Kubernetes allows 63, and pods and services of an application append to it
 MIN_DRIVER_BYTES = 450 * 2**20  # Spark refuses a heap below 1.5 times its reserved 300 MiB
 
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
@@ -117,44 +117,46 @@ def matches(pattern: str, what: str) -> Callable[[str], str]:
     return check
 
 
-Duration = Annotated[timedelta, PlainValidator(duration)]
-Memory = Annotated[str, PlainValidator(memory)]
-S3Location = Annotated[Location, PlainValidator(location)]
-Instant = Annotated[datetime, PlainValidator(instant)]
-StartAt = Annotated[Start | datetime, PlainValidator(start)]
-Ddl = Annotated[str, PlainValidator(schema)]
-Predicate = Annotated[str, PlainValidator(predicate)]
+def _text_like(pattern: str, longest: int = 2048) -> WithJsonSchema:
+    """What the chart's values.schema.json says of a value that is checked in full only here."""
+    return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$", "maxLength": longest})
+
+
+_NAME = r"[a-z](?:[a-z0-9.-]*[a-z0-9])?"
+_TABLE = r"[a-z][a-z0-9_]*"
+_FUNCTION = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+_INSTANT = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*"
+Duration = Annotated[timedelta, PlainValidator(duration), _text_like(_DURATION.pattern)]
+Memory = Annotated[str, PlainValidator(memory), _text_like(_MEMORY.pattern)]
+S3Location = Annotated[Location, PlainValidator(location), _text_like(_URI.pattern)]
+Instant = Annotated[datetime, PlainValidator(instant), _text_like(_INSTANT)]
+StartAt = Annotated[Start | datetime, PlainValidator(start), _text_like("|".join((*Start, _INSTANT)))]
+Ddl = Annotated[str, PlainValidator(schema), WithJsonSchema({"type": "string", "minLength": 1})]
+Predicate = Annotated[str, PlainValidator(predicate), WithJsonSchema({"type": "string", "minLength": 1})]
 SpikeName = Annotated[
     StrictStr,
     Field(max_length=MAX_NAME),
-    AfterValidator(
-        matches(
-            r"[a-z](?:[a-z0-9.-]*[a-z0-9])?",
-            "a name: small letters, digits, - and ., beginning with a letter",
-        )
-    ),
+    AfterValidator(matches(_NAME, "a name: small letters, digits, - and ., beginning with a letter")),
+    _text_like(_NAME, MAX_NAME),
 ]
 TopicName = Annotated[
     StrictStr,
     Field(max_length=249),
     AfterValidator(matches(r"(?!\.{1,2}$)[A-Za-z0-9._-]+", "a Kafka topic: letters, digits, ., _ and -")),
+    _text_like(r"[A-Za-z0-9._-]+", 249),
 ]
 DatasetName = Annotated[
     StrictStr,
     Field(max_length=100),
-    AfterValidator(matches(r"[a-z][a-z0-9_]*", "a table name: small letters, digits and _")),
+    AfterValidator(matches(_TABLE, "a table name: small letters, digits and _")),
+    _text_like(_TABLE, 100),
 ]
 FunctionRef = Annotated[
     StrictStr,
-    AfterValidator(
-        matches(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", "a function: write package.module:function")
-    ),
+    AfterValidator(matches(_FUNCTION, "a function: write package.module:function")),
+    _text_like(_FUNCTION),
 ]
 Cores = Annotated[StrictInt, Field(ge=1, le=256)]
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
 
 
 class Limits(Part):
@@ -162,7 +164,7 @@ class Limits(Part):
     max_staged_batches: Annotated[StrictInt, Field(ge=1, le=100)]
 
 
-class Driver(Part):
+class Driver(Pod):
     cores: Cores
     memory: Memory
 
@@ -173,7 +175,7 @@ class Driver(Part):
         return self
 
 
-class Executor(Part):
+class Executor(Pod):
     instances: Annotated[StrictInt, Field(ge=1, le=1000)]
     cores: Cores
     memory: Memory
@@ -182,6 +184,7 @@ class Executor(Part):
 class DatasetPart(Part):
     name: DatasetName
     start: Instant
+    lateness: Duration = timedelta(hours=1)
 
 
 class ObjectivesPart(Part):
@@ -196,7 +199,7 @@ class ObjectivesPart(Part):
         return self
 
 
-class Application(Part):
+class Application(KubernetesKeys):
     name: SpikeName
     description: Annotated[StrictStr, Field(min_length=1, max_length=1000)]
     topic: TopicName
@@ -242,7 +245,7 @@ class Application(Part):
             executor=Resources(self.executor.cores, self.executor.memory, self.executor.instances),
             staging=self.staging,
             final=self.final,
-            dataset=Dataset(self.dataset.name, self.dataset.start),
+            dataset=Dataset(self.dataset.name, self.dataset.start, self.dataset.lateness),
             topic_has_gaps=self.topic_has_gaps,
             objectives=Objectives(self.objectives.lag, self.objectives.warn, self.objectives.hang),
         )

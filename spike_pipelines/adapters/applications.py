@@ -4,7 +4,6 @@ Every problem of a file is told at once, each as `file:line: what is wrong: way 
 """
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from spike_pipelines.adapters import yaml_document
+from spike_pipelines.adapters import application_hash, yaml_document
 from spike_pipelines.adapters.application_schema import Application
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Spike
@@ -35,7 +34,7 @@ def load_application(path: Path) -> Spike:
 def parse_application(text: str, path: Path) -> Spike:
     """As `load_application`, for text that would be the file at `path`.
 
-    The version is the beginning of the text's SHA-256: it changes with every edit.
+    The version changes with whatever the file says (`application_hash`).
     """
     document = yaml_document.read(text, str(path))
     problems = list(document.problems)
@@ -53,7 +52,7 @@ def parse_application(text: str, path: Path) -> Spike:
         )
     if application is None or problems:
         raise InvalidSpec("\n".join(problems))
-    return application.as_spike(hashlib.sha256(text.encode()).hexdigest()[:12])
+    return application.as_spike(application_hash.version(document.root))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +178,23 @@ _WRITERS: dict[str, _Writer] = {
 
 
 def _keys_at(path: yaml_document.Path) -> list[str]:
-    """The keys a mapping at `path` of an application file may have."""
+    """The keys a mapping at `path` of an application file may have, its own before those it shares."""
     model: type[BaseModel] = Application
     for part in path:
+        if isinstance(part, int):
+            continue  # the items of a list are all of one kind
         field = next((f for f in model.model_fields.values() if f.alias == part), None)
-        inner: Any = None if field is None else field.annotation
-        inner = next((a for a in (inner, *get_args(inner)) if _is_model(a)), None)
+        inner = None if field is None else next(_models(field.annotation), None)
         if inner is None:
             return []
         model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+    fields = sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
+    return [field.alias or name for name, field in fields]
 
 
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The models in a field's type: itself, of `… | None`, or of a list."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in get_args(kind):
+        yield from _models(inner)

@@ -64,6 +64,12 @@ class MemoryBroker:
         log.start = max(log.start, before)
         log.records = {offset: at for offset, at in log.records.items() if offset >= before}
 
+    def truncate(self, topic: str, partition: int, end: int) -> None:
+        """An unclean election: the new leader never had what lies beyond `end`."""
+        log = self._topics[topic].logs[partition]
+        log.end = min(log.end, end)
+        log.records = {offset: at for offset, at in log.records.items() if offset < end}
+
     def topics(self, names: Iterable[str]) -> Mapping[str, TopicOffsets]:
         self._check_up()
         return {name: self._offsets(name) for name in sorted(set(names)) if name in self._topics}

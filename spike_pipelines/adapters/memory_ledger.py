@@ -5,7 +5,7 @@ migrations, and transactions side by side (here they wait for each other).
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,11 @@ from spike_pipelines.adapters.memory_dialect import MemoryDialect, micros
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _known(values: Iterable[Any]) -> list[Any]:
+    """PostgreSQL's least and greatest leave NULLs out."""
+    return [value for value in values if value is not None]
 
 
 class MemoryLedger(SqlLedger):
@@ -54,7 +59,8 @@ class MemoryLedger(SqlLedger):
         functions: tuple[tuple[str, Callable[..., Any]], ...] = (
             ("clock_timestamp", lambda: micros(self.now_is())),
             ("now", lambda: micros(self.now_is())),
-            ("greatest", max),
+            ("greatest", lambda *values: max(_known(values), default=None)),
+            ("least", lambda *values: min(_known(values), default=None)),
             ("concat", lambda *parts: "".join(map(str, parts))),
         )
         for name, function in functions:

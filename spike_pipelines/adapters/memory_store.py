@@ -32,7 +32,7 @@ class MemoryObjectStore:
     def head(self, bucket: str, key: str) -> ObjectInfo | None:
         with self._lock:
             stored = self._bucket(bucket).get(key)
-            return None if stored is None else stored.info(key)
+            return None if stored is None else replace(stored.info(key), etag_is_md5=True)
 
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
@@ -44,7 +44,14 @@ class MemoryObjectStore:
         return parquet.footer(name, stored.body)
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,  # noqa: ARG002 the body tells
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
         with self._lock:
             stored = self._source(bucket, source)

@@ -5,6 +5,7 @@ creates its target or nothing (`IfNoneMatch: *`). AWS and SeaweedFS honour both,
 A 412 does not say which of the two failed: it is answered by looking.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from spike_pipelines.ports import ObjectInfo, ParquetFooter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 MAX_COPY_BYTES = 5 * 1024**3  # S3's limit for one CopyObject
 PART_BYTES = 1024**3
@@ -82,7 +84,10 @@ class S3ObjectStore:
                     raise
                 self._check_bucket(bucket)
                 return None
-        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), found["Metadata"])
+        etag = found["ETag"].strip('"')
+        return ObjectInfo(
+            key, found["ContentLength"], etag, found["Metadata"], etag_is_md5=_is_md5(etag, found)
+        )
 
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
@@ -93,18 +98,26 @@ class S3ObjectStore:
         return parquet.footer(name, tail)
 
     def copy(
-        self, bucket: str, source: str, target: str, *, source_etag: str, metadata: Mapping[str, str]
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
     ) -> ObjectInfo:
-        size = self._checked_source(bucket, source, source_etag).size
+        """One request where all is well: the source is looked at only once the copy was refused."""
         plan = Copy(bucket, source, target, source_etag, size, metadata)
         copy = copy_whole if size <= self._max_copy else partial(copy_in_parts, part=self._part)
         with translated("copy to", bucket, target):
             try:
                 return ObjectInfo(target, size, copy(self._s3, plan), dict(metadata))
             except ClientError as error:
-                if not precondition_failed(error):
+                if not (precondition_failed(error) or status(error) == 404):
                     raise
-        raise self._explained_412(plan)
+                refusal = error
+        raise self._explained(plan) from refusal
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         keys = list(keys)
@@ -156,7 +169,8 @@ class S3ObjectStore:
             raise SourceChanged(f"s3://{bucket}/{key} has etag {found.etag}, {etag} was registered")
         return found
 
-    def _explained_412(self, copy: Copy) -> SpikeError:
+    def _explained(self, copy: Copy) -> SpikeError:
+        """A 412 or 404 does not say which condition was not met."""
         self._checked_source(copy.bucket, copy.source, copy.etag)
         where = f"s3://{copy.bucket}/{copy.target}"
         if self.head(copy.bucket, copy.target) is None:
@@ -186,3 +200,9 @@ class S3ObjectStore:
         if total != str(size):
             raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")
         return tail
+
+
+def _is_md5(etag: str, found: "HeadObjectOutputTypeDef") -> bool:
+    """Not of an object that was uploaded in parts, nor of one encrypted with a key of KMS or the client's."""
+    plain = found.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in found
+    return plain and re.fullmatch("[0-9a-f]{32}", etag) is not None

@@ -14,13 +14,15 @@ from spike_pipelines import __version__, wire
 from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens
+from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
 from spike_pipelines.appender import errors, metrics
 from spike_pipelines.appender.body_limit import BodyLimit
-from spike_pipelines.appender.gate import NAME, gated
+from spike_pipelines.appender.gate import NAME, Allows, by_form, gated
 from spike_pipelines.domain.batch import LIVE_LANE, Batch
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import Held, InvalidSpec, SpikeError, Transient
 from spike_pipelines.domain.offsets import Partition, Position
+from spike_pipelines.domain.service_accounts import Trusted
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.register import EpochToken, Registrar, staging_prefix
 from spike_pipelines.settings import Settings
@@ -79,7 +81,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         broker=KafkaBroker(settings.require("kafka_bootstrap")),
         idle_limit=timedelta(seconds=IDLE_SECONDS),
     )
-    return build(registrar, ledger, ApplicationFolder(settings.applications_dir).get, Tokens(url).allows)
+    return build(registrar, ledger, ApplicationFolder(settings.applications_dir).get, _allows(settings, url))
+
+
+def _allows(settings: Settings, ledger_url: str) -> Allows:
+    """Tokens of spikes; in a pod that is told an audience, of ServiceAccounts too."""
+    own = Tokens(ledger_url).allows
+    if settings.token_audience is None:
+        return own
+    trusted = Trusted(settings.namespace, settings.token_audience)
+    return by_form(own, ServiceAccounts(ApiServer.of_this_pod(), trusted).allows)
 
 
 def build(

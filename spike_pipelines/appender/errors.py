@@ -29,6 +29,12 @@ class TooLarge(errors.Refused):
     code = "too_large"
 
 
+class TooLong(errors.Refused):
+    """A list in the body is over its limit."""
+
+    code = "too_large"
+
+
 class TooSlow(errors.Transient):
     """The body did not arrive in time."""
 
@@ -62,6 +68,7 @@ _STATUS: tuple[tuple[type[errors.SpikeError], int], ...] = (
     (errors.Overlap, 409),
     (errors.TopicChanged, 409),
     (errors.Lost, 409),
+    (errors.SpecChanged, 409),
     (errors.TopicMissing, 503),
     (errors.Transient, 503),
     (errors.Conflict, 409),
@@ -88,7 +95,8 @@ def invalid(error: RequestValidationError) -> JSONResponse:
     """The first thing wrong with a body or path, with its place. Never echoes what was sent."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    return answer(errors.Refused(f"{field}: {first['msg']}"[:500], field=field[:200]))
+    kind = TooLong if first["type"] == "too_long" else errors.Refused
+    return answer(kind(f"{field}: {first['msg']}"[:500], field=field[:200]))
 
 
 def install(app: FastAPI) -> None:

@@ -12,13 +12,24 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from spike_pipelines.adapters.token_review import is_service_account_token
 from spike_pipelines.appender.errors import Malformed, Unauthorized, UnsupportedMediaType
 from spike_pipelines.domain.errors import Duplicate
 
 NAME = re.compile(r"[A-Za-z0-9._\-]{1,256}")
-_BEARER = re.compile(r"Bearer +([\x21-\x7e][\x20-\x7e]{0,511})", re.IGNORECASE)
+_BEARER = re.compile(r"Bearer +([\x21-\x7e][\x20-\x7e]{0,4095})", re.IGNORECASE)
 Allows = Callable[[str, str], bool]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def by_form(own: Allows, accounts: Allows) -> Allows:
+    """Each token goes to whom its form names, and to nobody else: a ServiceAccount's that the API server
+    cannot be asked about is not tried as a spike's own."""
+
+    def allows(spike: str, token: str) -> bool:
+        return (accounts if is_service_account_token(token) else own)(spike, token)
+
+    return allows
 
 
 class StrictRequest(Request):

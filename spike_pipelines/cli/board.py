@@ -50,7 +50,8 @@ class Board:
             self._print_changes(snapshot)
         elif time.monotonic() - self._shown_at >= REFRESH_SECONDS:
             self._shown_at = time.monotonic()
-            self._live.update(table(self._rows, snapshot.parts, link=self._link), refresh=True)
+            shown = table(self._rows, snapshot.parts, link=self._link, brief=True)
+            self._live.update(shown, refresh=True)
         if snapshot.ready and not self._ready.is_set():
             self._ready.set()
             self._console.print(f"ready: Dagster at {self._link}", highlight=False)

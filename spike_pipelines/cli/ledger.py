@@ -1,12 +1,14 @@
-"""`spike ledger project`: redo what is derived from the ledger."""
+"""`spike ledger`: bring its schema to this version, and redo what is derived from it."""
 
 from typing import Annotated
 
 import typer
 
+from spike_pipelines.adapters.ledger import migrate
 from spike_pipelines.cli.operations import request
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.platform import Platform
+from spike_pipelines.settings import Settings
 
 
 def project(
@@ -34,8 +36,15 @@ def project(
             typer.echo(f"{done.table} at #{done.sequence}: {right}")
 
 
+def migrate_ledger() -> None:
+    """Bring the ledger's schema to this version, as its owner; at it already, nothing happens."""
+    migrate(Settings.from_env().admin_url())
+    typer.echo("the ledger has this version's schema")
+
+
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Work on what is derived from the ledger.", no_args_is_help=True)
+    group = typer.Typer(help="The ledger's schema, and what is derived from it.", no_args_is_help=True)
     group.callback()(lambda: None)
     group.command("project")(project)
+    group.command("migrate")(migrate_ledger)
     app.add_typer(group, name="ledger")

@@ -3,10 +3,13 @@
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import accumulate
 from typing import Annotated, assert_never
 
 import pandas as pd
 import typer
+from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +19,8 @@ from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 
 HOUR_FORMATS = ("%Y-%m-%dT%H", "%Y-%m-%d-%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 
-
+WIDEST = 32  # of a cell of the table; nested values are long
+PADDING = 3  # beside each column, its rule included
 TABLE_ROWS = 50  # on a screen, unless asked for more
 
 
@@ -59,8 +63,8 @@ def read(
     try:
         moment = None if as_of is None else parse_moment(as_of)
         if hours:
-            table = dataset + reading.DEAD_LETTERS if dead_letters else dataset
-            frame = reading.hours(table, as_of=moment).reset_index()
+            name = dataset + reading.DEAD_LETTERS if dead_letters else dataset
+            frame = reading.hours(name, as_of=moment).reset_index()
         else:
             ask = reading.dead_letters if dead_letters else reading.read
             most = TABLE_ROWS if limit is None and output is Output.TABLE else limit
@@ -87,7 +91,8 @@ def parse_moment(text: str) -> reading.Moment:
 def show(frame: pd.DataFrame, output: Output) -> None:
     match output:
         case Output.TABLE:
-            Console().print(_table(frame))
+            console = Console()
+            console.print(table(frame, console.width))
         case Output.CSV:
             frame.to_csv(sys.stdout, index=False)
         case Output.JSON:
@@ -100,13 +105,26 @@ def show(frame: pd.DataFrame, output: Output) -> None:
             assert_never(output)
 
 
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(caption=f"rows: {len(frame)}")
-    for name in frame.columns:
-        table.add_column(str(name), overflow="ellipsis", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(_text(value)) for value in row))
-    return table
+def table(frame: pd.DataFrame, width: int) -> Table:
+    """As many whole columns as the width holds, at least one; the caption names the others."""
+    cells = {str(name): [_cut(_text(value)) for value in frame[name]] for name in frame.columns}
+    widths = [max(map(cell_len, (name, *column))) + PADDING for name, column in cells.items()]
+    fitting = max(1, sum(total < width for total in accumulate(widths)))
+    shown = Table(box=SIMPLE, caption=_caption(frame, list(cells)[fitting:]), caption_justify="left")
+    for name in list(cells)[:fitting]:
+        shown.add_column(name, overflow="ellipsis", no_wrap=True)
+    for row in zip(*list(cells.values())[:fitting], strict=True):
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _caption(frame: pd.DataFrame, hidden: list[str]) -> str:
+    rows = f"rows: {len(frame)}"
+    return f"{rows}; not shown: {', '.join(hidden)} (-c NAME, or -o json)" if hidden else rows
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
 def _text(value: object) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import shlex
+import sys
 import time
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +16,7 @@ from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import running
 from spike_pipelines.stack.errors import StackError
+from spike_pipelines.stack.faults import kill_driver
 from spike_pipelines.stack.snapshot import PartState, StackSnapshot
 from spike_pipelines.stack.source import platform_source
 from spike_pipelines.stack.status import table
@@ -21,6 +24,9 @@ from spike_pipelines.stack.status import table
 OBEYED_SECONDS = 150.0
 POLL_SECONDS = 0.1
 WIDTH = 110
+
+
+PartName = Annotated[str, typer.Argument(metavar="PART", help="As in `spike status`: kafka, s3, postgres …")]
 
 
 class Output(StrEnum):
@@ -44,20 +50,33 @@ def status(output: Annotated[Output, typer.Option("--output", "-o")] = Output.TA
 
 
 def env() -> None:
-    """Shell commands that make plain `dagster` and `spike` act on the running stack: eval $(spike env)."""
+    """Shell commands that make plain `dagster` and `spike` act on the running stack: eval "$(spike env)".
+
+    What it prints has the stack's passwords.
+    """
     stack = running.find(Settings.from_env().state_dir)
     for name, value in sorted(stack.environment.items()):
         print(f"export {name}={shlex.quote(value)}")
+    print(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
 
 
-def stop(part: str) -> None:
+def kill(spike: Annotated[str, typer.Argument(help="Whose driver.")]) -> None:
+    """Kill the driver of a spike with SIGKILL; the supervisor starts another one."""
+    platform = platform_source(running.find(Settings.from_env().state_dir).environment).platform
+    if spike not in platform.spikes:
+        raise InvalidSpec(f"no spike is called {spike!r}: there are {', '.join(platform.spikes)}")
+    killed = kill_driver(platform, spike)
+    print(f"killed process {killed.pid}, the {killed.what}; `spike status` shows how it comes back")
+
+
+def stop(part: PartName) -> None:
     """Stop one part and keep it stopped, as if it had failed; the others go on."""
     stack = _with_part(part)
     stack.state_dir.stop_request(part).touch()
     _await_state(stack, part, stopped=True)
 
 
-def start(part: str) -> None:
+def start(part: PartName) -> None:
     """Start a part that was stopped."""
     stack = _with_part(part)
     stack.state_dir.stop_request(part).unlink(missing_ok=True)
@@ -95,7 +114,8 @@ def _state(stack: running.RunningStack, name: str) -> PartState:
 def register(app: typer.Typer) -> None:
     app.command("status")(status)
     app.command("env")(env)
-    faults = typer.Typer(help="Stop and start single parts, to see what the pipeline makes of it.")
+    faults = typer.Typer(help="Break single parts, to see what the pipeline makes of it.")
     faults.command("stop")(stop)
     faults.command("start")(start)
+    faults.command("kill")(kill)
     app.add_typer(faults, name="stack")

@@ -84,10 +84,15 @@ def down() -> None:
 
 def _attached(assembly: Assembly) -> None:
     """Ctrl-C and SIGTERM end it in order. A second one is no faster: the parts have their time to end."""
-    stop = threading.Event()
+    stop, console = threading.Event(), Console()
+
+    def end(*_: object) -> None:
+        if not stop.is_set():
+            console.print("stopping: the drivers first, then what they need; this can take a minute")
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    console = Console()
+        signal.signal(number, end)
     with Board(console, lambda: platform_source(assembly.environment()), assembly.dagster_url) as board:
         run(assembly, stop, board.show)
     console.print(f"stopped; the data is in {assembly.state_dir.root}", highlight=False)

@@ -62,6 +62,12 @@ class TooManyStaged(Conflict):
         self.retry_after_seconds = retry_after_seconds
 
 
+class BatchTooLarge(Conflict):
+    """A batch has more files, hours or bytes of JSON than the appender takes: read less at once."""
+
+    code = "too_large"
+
+
 class BadKey(Refused):
     """A file's key is not a plain path below the epoch's own prefix."""
 
@@ -102,6 +108,16 @@ class Lost(Refused):
     """The log start is beyond the staged end (I10): Kafka no longer has the next record to read."""
 
     code = "lost"
+
+
+class Truncated(Lost):
+    """Kafka's log ends below the staged end (I10): its offsets will be given to other records."""
+
+
+class SpecChanged(Refused):
+    """The application file contradicts what the spike's batches and files are bound to."""
+
+    code = "spec_changed"
 
 
 class TopicMissing(Transient):

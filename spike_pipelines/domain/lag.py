@@ -52,7 +52,8 @@ GOOD = frozenset({LagVerdict.OK, LagVerdict.IDLE})
 class PartitionLag:
     """Offsets of one partition, and what follows from them. `lag_seconds` is None where there is lag and
     the first record's time is not known, `read_lag` where no heartbeat tells, `time_to_loss_seconds`
-    where nothing is in danger or its time is not known."""
+    where nothing is in danger or its time is not known. `cut_off` are offsets that were staged and are
+    beyond the log's end."""
 
     partition: Partition
     lost: int
@@ -65,6 +66,7 @@ class PartitionLag:
     staged_end: int = 0
     log_start: int = 0
     log_end: int = 0
+    cut_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,8 @@ class LagReport:
 
     @property
     def lost(self) -> int:
-        """Offsets gone now, or counted by a loss that nobody has acknowledged."""
-        return max(sum(p.lost for p in self.partitions), self.unacknowledged_loss)
+        """Offsets gone or cut off now, or counted by a loss that nobody has acknowledged."""
+        return max(sum(p.lost + p.cut_off for p in self.partitions), self.unacknowledged_loss)
 
     def sample(self, at: datetime) -> Sample:
         """This report as a point of history."""
@@ -258,6 +260,24 @@ def _one(
         staged_end=staged,
         log_start=start,
         log_end=end,
+        cut_off=_cut_off(facts, partition, end),
+    )
+
+
+def _cut_off(facts: LagFacts, partition: Partition, end: int) -> int:
+    """What was read and is staged beyond the log's end (I10). A spike that begins at `latest` while a
+    transaction is open begins beyond it, and has read nothing."""
+    position = facts.positions.get(partition)
+    if position is None or position.staged_end == position.baseline:
+        return 0
+    return max(position.staged_end - end, 0)
+
+
+def cut_off(positions: Mapping[Partition, Position], topic: TopicOffsets) -> bool:
+    """Whether the log seems to end below what is staged of it: as old an answer as the ledger's is new."""
+    return any(
+        p.topic_id == topic.topic_id and x.staged_end > topic.log_end.get(p.index, x.staged_end)
+        for p, x in positions.items()
     )
 
 

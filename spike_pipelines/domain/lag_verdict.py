@@ -158,6 +158,12 @@ def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
             f"{s.lost:,} records were deleted by Kafka before they were read: "
             f"`spike resume {name} --accept-loss` goes on behind them, then `spike ack {name}`"
         )
+    if cut := next((p for p in s.partitions if p.cut_off), None):
+        return LagVerdict.LOST, (
+            f"Kafka's log of {cut.partition} ends at {cut.log_end:,}, and {cut.cut_off:,} offsets beyond it "
+            "are staged: its end was cut off, nothing more is read: "
+            f"`spike rewind {name} --to {cut.partition}:{cut.log_end}`"
+        )
     if s.facts.loss:
         return LagVerdict.LOST, (
             f"{s.lost:,} records were lost at {s.facts.loss.seen_at:%Y-%m-%d %H:%M}Z "

@@ -1,6 +1,7 @@
 """What a driver may register: the rules for file lists, ranges and counts (design, section 6)."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -24,8 +25,8 @@ def check_key(key: str, *, field: str) -> None:
 def check_batch(batch: NewBatch) -> None:
     """Raise `Refused` with the field that contradicts another one or itself.
 
-    Whether counts agree with what is *in* the files is not asked here: the appender counts that itself
-    and holds the batch (I8), so that a driver's mistake is seen and not retried for ever.
+    Counts are held against the rows that the file list says. Whether those are *in* the files is not asked
+    here: the appender counts that itself and holds the batch (I8).
     """
     seen_partitions: set[tuple[str, int]] = set()
     for i, r in enumerate(batch.ranges):
@@ -62,10 +63,20 @@ def _is_full_hour(hour: datetime) -> bool:
 
 
 def _check_files_have_counts(batch: NewBatch) -> None:
-    listed = {(h.hour, kind) for h in batch.hours for kind in FileKind}
+    rows: Counter[tuple[datetime, FileKind]] = Counter()
+    counts = {(h.hour, kind): getattr(h, kind) for h in batch.hours for kind in FileKind}
     for i, f in enumerate(batch.files):
-        if (f.hour, f.kind) not in listed:
+        if (f.hour, f.kind) not in counts:
             raise Refused(f"no counts are given for the hour {f.hour.isoformat()}", field=f"files[{i}].hour")
+        rows[f.hour, f.kind] += f.rows
+    for i, h in enumerate(batch.hours):
+        for kind in FileKind:
+            if (counted := counts[h.hour, kind]) != (listed := rows[h.hour, kind]):
+                raise Refused(
+                    f"{counted} {kind} records are counted in the hour {h.hour.isoformat()}, its files have "
+                    f"{listed} rows",
+                    field=f"hours[{i}].{kind}",
+                )
 
 
 def check_against_broker(batch: NewBatch, topics: Mapping[str, TopicOffsets], topic: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain import kubernetes_names
+
 
 class Start(StrEnum):
     """Where a new spike begins in a topic. A `datetime` is the third choice."""
@@ -25,15 +27,22 @@ class Resources:
 class Dataset:
     """What readers see: one Iceberg table of final rows, one of dead letters.
 
-    Records with a Kafka timestamp before `start` are dead letters.
+    Records with a Kafka timestamp before `start` are dead letters. An hour is closed `lateness` after its
+    end at the earliest: what arrives until then is not late.
     """
 
     name: str
     start: datetime
+    lateness: timedelta = timedelta(hours=1)
 
     @property
     def dead_letters(self) -> str:
-        return f"{self.name}_dead_letters"
+        return dead_letters_of(self.name)
+
+
+def dead_letters_of(dataset: str) -> str:
+    """The name of a dataset's table of dead letters."""
+    return f"{dataset}_dead_letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ class Spike:
     @property
     def resource_name(self) -> str:
         """The name as Kubernetes accepts it (DNS-1035): `crt-payout-v1-1-0` for `crt-payout-v1-1.0`."""
-        return self.name.replace(".", "-")
+        return kubernetes_names.resource_name(self.name)
 
     @property
     def asset_name(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from spike_pipelines.domain.errors import Lost, TopicChanged
+from spike_pipelines.domain.errors import Lost, TopicChanged, Truncated
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
 from spike_pipelines.domain.spike import Start
 
@@ -29,6 +29,21 @@ def check_identity(positions: Mapping[Partition, Position], topic: TopicOffsets)
             )
 
 
+def check_ends(positions: Mapping[Partition, Position], topic: TopicOffsets) -> None:
+    """Raise `Truncated` if the log ends below what is staged of it (I10): after an unclean election of a
+    leader, or on a broker that lost its disk, those offsets are given to other records. A replica that is
+    behind looks the same for a moment: who asks, asks twice."""
+    for partition, position in positions.items():
+        log_end = topic.log_end.get(partition.index, position.staged_end)
+        if partition.topic_id == topic.topic_id and log_end < position.staged_end:
+            raise Truncated(
+                f"{partition}: records up to {position.staged_end} are staged, and Kafka's log ends at "
+                f"{log_end}: {position.staged_end - log_end} offsets were cut off, and will be other ones. "
+                "Nothing more is read. If that replica comes back, it goes on; else `spike rewind NAME "
+                f"--to {partition}:{log_end} --why …` gives up what is staged beyond, and reads on from there"
+            )
+
+
 def starting_point(
     positions: Mapping[Partition, Position],
     topic: TopicOffsets,
@@ -38,9 +53,11 @@ def starting_point(
     """The staged end where there is one; for a spike without any position its configured start; 0 for
     a partition that appeared later. `at_time` has the offsets of a start by time, else is empty.
 
-    Errors: `TopicChanged`; `Lost` if Kafka's log starts beyond the point to go on from.
+    Errors: `TopicChanged`; `Lost` if Kafka's log starts beyond the point to go on from, `Truncated` if it
+    ends before it.
     """
     check_identity(positions, topic)
+    check_ends(positions, topic)
     baselines = {
         partition: 0 if positions else _configured_start(partition, topic, start, at_time)
         for partition in topic.partitions()

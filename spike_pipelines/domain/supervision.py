@@ -13,6 +13,7 @@ from enum import StrEnum
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.domain.overlays import NewOverlay
 from spike_pipelines.domain.spike import Objectives
 
 
@@ -26,6 +27,15 @@ class Verdict(StrEnum):
     MISSING = "MISSING"
     BLOCKED = "BLOCKED"  # only a person can decide: the topic changed, records are lost
     UNKNOWN = "UNKNOWN"  # whether the driver lives and works could not be observed
+    # on Kubernetes, see `domain/application_supervision.py`
+    STUCK = "STUCK"  # the operator does not go on
+    CRASHING = "CRASHING"  # more often than the operator's own restarts mend
+    PENDING = "PENDING"  # no node, no image
+    NOT_DEPLOYED = "NOT_DEPLOYED"
+    PAUSED = "PAUSED"  # a person took supervision away
+    SUSPENDED = "SUSPENDED"  # a person did
+    QUARANTINED = "QUARANTINED"
+    DRIFTED = "DRIFTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +63,48 @@ class ActionKind(StrEnum):
     START = "start"
     RESTART = "restart"
     STOP = "stop"
+    # on Kubernetes
+    KICK = "kick"
+    RESUME = "resume"  # the second half of a restart
+    RESUBMIT = "resubmit"  # a restart of what the operator is done with
+    RECREATE = "recreate"
+    OVERLAY = "overlay"
+    CONVERGE = "converge"  # make the resource carry the overlays that hold
+    PAGE = "page"
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`stop` names the drivers to fence and end; `START` and `RESTART` then start one."""
+    """`stop` names the drivers to fence and end; `START` and `RESTART` then start one. `rung` is the step
+    of the ladder as recoveries note it, `request` the text of a person's annotation that asked for it."""
 
     kind: ActionKind
     spike: str
     stop: tuple[str, ...] = ()
+    rung: str | None = None
+    overlay: NewOverlay | None = None
+    request: str | None = None
+
+    @property
+    def noted(self) -> str:
+        return self.rung or self.kind
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`action` is None where nothing is to be done, or not yet: then `cause` says why."""
+    """`action` is None where nothing is to be done, or not yet: then `cause` says why. `trouble` is the
+    kind of it, None where nothing is wrong that the supervisor could mend."""
 
     spike: str
     verdict: Verdict
     cause: str
     action: Action | None = None
+    trouble: str | None = None
 
 
 START_GRACE = timedelta(seconds=120)
 LONGEST_START = timedelta(minutes=10)
-BLOCKING = frozenset({"topic_changed", "lost"})
+BLOCKING = frozenset({"topic_changed", "lost", "spec_changed"})
 _LONG_BATCH = "one batch has taken"
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=5)
@@ -99,7 +127,7 @@ def next_action_at(recoveries: Sequence[Recovery]) -> datetime | None:
 
 def supervise(facts: SpikeFacts, now: datetime) -> Decision:
     """The verdict on one spike and the action, held back while the last one has its time to help."""
-    decision = _look(facts, now)
+    decision = judge(facts, now)
     wait_until = _next_try(facts, decision)
     if decision.action is None or wait_until is None or now >= wait_until:
         return decision
@@ -138,7 +166,8 @@ def last_exit(drivers: Iterable[ObservedDriver]) -> str | None:
     return f"the last one exited with {code} ({_MEANINGS.get(code, 'no code of a driver: see its log')})"
 
 
-def _look(facts: SpikeFacts, now: datetime) -> Decision:
+def judge(facts: SpikeFacts, now: datetime) -> Decision:
+    """The verdict and the action it calls for, whatever was tried before."""
     unseen = next((d for d in facts.drivers if d.state is DriverState.UNKNOWN), None)
     if unseen is not None:
         cause = unseen.problem or f"driver {unseen.driver} could not be looked at"

@@ -8,7 +8,16 @@ from pydantic import BaseModel, ValidationError
 
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.driver.decisions import Refusal
-from spike_pipelines.wire import BatchAccepted, EpochGrant, ErrorBody, Heartbeat, Ok, OpenEpoch, PostBatch
+from spike_pipelines.wire import (
+    MAX_BODY_BYTES,
+    BatchAccepted,
+    EpochGrant,
+    ErrorBody,
+    Heartbeat,
+    Ok,
+    OpenEpoch,
+    PostBatch,
+)
 
 TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 
@@ -52,9 +61,12 @@ class AppenderClient:
         self._http.close()
 
     def _post(self, path: str, body: BaseModel, answer: type[M]) -> M | Refusal:
+        content = body.model_dump_json().encode()
+        if len(content) > MAX_BODY_BYTES:  # the server ends the connection in the middle of such a body
+            return Refusal("too_large", f"{len(content)} bytes, the appender takes {MAX_BODY_BYTES}")
         try:
             headers = {"authorization": f"Bearer {self._token()}"}
-            response = self._http.post(path, content=body.model_dump_json(), headers=headers)
+            response = self._http.post(path, content=content, headers=headers)
         except Transient as error:
             return Refusal("unavailable", str(error))
         except httpx.HTTPError as error:

@@ -42,13 +42,18 @@ class NewEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadLess:
+    """As `NewEpoch`, and its batches must be smaller."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the process with this code."""
 
     exit: Exit
 
 
-Action: TypeAlias = Wait | Retry | NewEpoch | Stop
+Action: TypeAlias = Wait | Retry | NewEpoch | ReadLess | Stop
 
 
 def after_open(refusal: Refusal) -> Action:
@@ -60,6 +65,8 @@ def after_open(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
+        case "spec_changed":
+            return Stop(Exit.INVALID)
         case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
             return NewEpoch()
         case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
@@ -77,9 +84,11 @@ def after_register(refusal: Refusal) -> Action:
             return Stop(Exit.FENCED)
         case "topic_changed" | "lost":
             return Stop(Exit.REFUSED)
-        case "gap" | "overlap" | "conflict" | "held":
+        case "gap" | "overlap" | "conflict" | "held" | "spec_changed":
             return NewEpoch()
-        case "invalid" | "bad_key" | "duplicate" | "malformed" | "too_large" | "unsupported_media_type":
+        case "too_large":
+            return ReadLess()
+        case "invalid" | "bad_key" | "duplicate" | "malformed" | "unsupported_media_type":
             return NewEpoch()
         case "too_slow" | "topic_missing" | "unauthorized" | "unknown_spike" | "unavailable":
             return Retry()

@@ -7,6 +7,7 @@ back-off; only a driver whose failures do not end gives up. A fenced driver neve
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from spike_pipelines.domain.batch import NewBatch
@@ -62,7 +63,8 @@ class Driver:
     def _live_once(self) -> Exit | None:
         """One epoch, from opening to its end; the exit code if it is the driver's end too."""
         try:
-            self._engine.run(self._session.open(), self._register, self._board)
+            grant = self._session.open()
+            self._engine.run(grant, partial(self._register, grant), self._board)
         except Stopped:
             return None
         except Fenced as error:
@@ -92,8 +94,8 @@ class Driver:
         self._board.stop.wait(self._back_off(self._failures.count))
         return None
 
-    def _register(self, batch: NewBatch) -> None:
-        accepted = self._session.register(batch)
+    def _register(self, grant: EpochGrant, batch: NewBatch) -> None:
+        accepted = self._session.register(batch, grant)
         self._failures = Failures()
         log.info(
             "batch %d %s: %s; read %d, files %d",

@@ -7,15 +7,18 @@ import logging
 from collections.abc import Callable
 from typing import NoReturn
 
+from pydantic import ValidationError
+
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.epochs import Phase
-from spike_pipelines.domain.errors import Conflict, Fenced, Refused, SpikeError, Transient
+from spike_pipelines.domain.errors import BatchTooLarge, Conflict, Fenced, SpikeError, Transient
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.driver.backoff import back_off_seconds
 from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.decisions import (
     Action,
     NewEpoch,
+    ReadLess,
     Refusal,
     Retry,
     Stop,
@@ -81,14 +84,17 @@ class Session:
         self._board.opened(answer)
         return answer
 
-    def register(self, batch: NewBatch) -> BatchAccepted:
-        """Hand the batch to the ledger; when this returns it is safe, and the driver may drop it.
+    def register(self, batch: NewBatch, grant: EpochGrant) -> BatchAccepted:
+        """Hand the batch, which began under `grant`, to the ledger; when this returns it is safe, and the
+        driver may drop it.
 
-        Errors: `Fenced`, `Halted`; `Conflict` and `Transient` (open a new epoch); `Stopped`.
+        Errors: `Fenced`, `Halted`; `Conflict` and `Transient` (open a new epoch), of these `BatchTooLarge`
+        (and read less at once); `Stopped`.
         """
-        if self._grant is None:
-            raise Refused("no epoch is open: a batch cannot be registered")
-        body = PostBatch.of(batch, epoch=self._grant.epoch, nonce=self._grant.nonce)
+        if self._grant != grant:
+            now = f"epoch {self._grant.epoch} is open now" if self._grant else "none is open"
+            raise Conflict(f"a batch of epoch {grant.epoch} comes too late: {now}")
+        body = _body(batch, grant)
         retries = 0
         self._board.phase(Phase.POSTING)
         while isinstance(answer := self._client.register(body), Refusal):
@@ -111,6 +117,17 @@ class Session:
             raise Stopped("asked to stop while waiting for the appender")
 
 
+def _body(batch: NewBatch, grant: EpochGrant) -> PostBatch:
+    """Its lists have bounds, which are known here as well as there."""
+    try:
+        return PostBatch.of(batch, epoch=grant.epoch, nonce=grant.nonce)
+    except ValidationError as error:
+        long = [e for e in error.errors() if e["type"] == "too_long"]
+        if not long:
+            raise
+        raise BatchTooLarge(f"too_large: {long[0]['loc'][0]}: {long[0]['msg']}") from error
+
+
 def _raise(action: Action, refusal: Refusal) -> NoReturn:
     text = f"{refusal.code}: {refusal.message}"
     match action:
@@ -120,5 +137,7 @@ def _raise(action: Action, refusal: Refusal) -> NoReturn:
             raise Halted(text, code)
         case NewEpoch():
             raise Conflict(text)
+        case ReadLess():
+            raise BatchTooLarge(text)
         case Retry() | Wait():
             raise Transient(text)

@@ -7,6 +7,7 @@ from spike_pipelines.orchestration.appender import appender, appender_sensor
 from spike_pipelines.orchestration.assets import asset_specs
 from spike_pipelines.orchestration.broken import broken_checks, broken_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
+from spike_pipelines.orchestration.closed import closed_specs
 from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
@@ -19,7 +20,7 @@ def build(applications: Applications, settings: Settings) -> dg.Definitions:
     """A broken application file is an asset with a failing check; it stops no other spike (I11)."""
     spikes, broken = list(applications.spikes.values()), applications.broken
     return dg.Definitions(
-        assets=[*asset_specs(spikes), *broken_specs(broken)],
+        assets=[*asset_specs(spikes), *closed_specs(spikes), *broken_specs(broken)],
         asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
         jobs=[appender, recovery, retention],
         schedules=[retention_schedule],

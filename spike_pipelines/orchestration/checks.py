@@ -11,6 +11,7 @@ from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import dataset_key, spike_key
+from spike_pipelines.orchestration.closed import with_closed_hours
 from spike_pipelines.orchestration.judgements import (
     DATASET_CHECKS,
     SPIKE_CHECKS,
@@ -75,8 +76,11 @@ def look(platform: Platform, reports: Mapping[str, LagReport], since: timedelta)
         breaks = platform.ledger.recent_breaks(platform.ledger.now() - since)
     except Transient as error:
         problem = str(error)
+    hours = platform.closer.look()
     return {
-        name: Seen(spike, reports[name], breaks.get(name), datasets.get(spike.dataset.name), problem)
+        name: Seen(
+            spike, reports[name], breaks.get(name), datasets.get(spike.dataset.name), problem, hours.get(name)
+        )
         for name, spike in platform.spikes.items()
     }
 
@@ -89,8 +93,9 @@ def lag_sensor() -> dg.SensorDefinition:
         required_resource_keys={"platform"},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        """Looks at all spikes, keeps it as history, and tells those whose checks changed."""
-        return check_events(context.resources.platform, context.cursor, datetime.now(UTC))
+        """Looks at all spikes, keeps it as history, tells checks that changed and hours that closed."""
+        platform = context.resources.platform
+        return with_closed_hours(platform, context.cursor, check_events, datetime.now(UTC))
 
     return sensor
 

@@ -13,6 +13,7 @@ from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import DatasetState
+from spike_pipelines.services.close import HoursSeen
 
 Figures = Mapping[str, float | int | str]
 
@@ -36,13 +37,15 @@ class Judgement:
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One spike at one moment. `breaks` is None if nothing was committed lately or could not be asked,
-    `dataset` None before the first commit; `problem` says why the ledger did not answer."""
+    `dataset` None before the first commit; `problem` says why the ledger did not answer. `hours` is None
+    where nobody looked at them."""
 
     spike: Spike
     report: LagReport
     breaks: tuple[Break, ...] | None = None
     dataset: DatasetState | None = None
     problem: str | None = None
+    hours: HoursSeen | None = None
 
 
 _AT_ONCE = frozenset({LagVerdict.LOST, LagVerdict.TOPIC_CHANGED, LagVerdict.HELD, LagVerdict.WILL_LOSE})
@@ -96,7 +99,9 @@ def retention(seen: Seen) -> Judgement:
         "lost_records": report.lost,
     }
     if report.lost:
-        return Judgement(Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread", figures)
+        return Judgement(
+            Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread, or cut off", figures
+        )
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:
@@ -185,6 +190,31 @@ def fresh(seen: Seen) -> Judgement:
     return Judgement(Grade.PASSED, "FRESH", "readers see all but the newest records", figures)
 
 
+def closed(seen: Seen) -> Judgement:
+    """Whether hours are closed soon after they are due."""
+    hours = seen.hours
+    if hours is None or hours.problem or hours.now is None:
+        why = hours.problem if hours and hours.problem else "nobody looked"
+        return Judgement(Grade.WARN, "UNKNOWN", f"not observed: {why}", {})
+    newest = f"{hours.closed:%Y-%m-%dT%H}" if hours.closed else None
+    until = f"closed up to hour {newest}" if newest else "no hour is closed yet"
+    figures = _known(closed_until=newest)
+    if hours.waiting is None or hours.due_at is None:
+        return Judgement(Grade.PASSED, str(newest), until, figures)
+    late, name = hours.now - hours.due_at, seen.spike.name
+    figures = {**figures, "overdue_seconds": round(late.total_seconds(), 1)}
+    if late <= seen.spike.objectives.lag + _TWO_LOOKS:
+        return Judgement(Grade.PASSED, str(newest), until, figures)
+    waits = "; ".join(map(str, hours.behind[:3])) or "what it waited for is committed now"
+    more = f" and {len(hours.behind) - 3} partitions more" if len(hours.behind) > 3 else ""
+    sentence = (
+        f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago and waits: {waits}"
+    )
+    return Judgement(Grade.WARN, "OVERDUE", f"{sentence}{more}: `spike lag {name}` says why", figures)
+
+
+_TWO_LOOKS = timedelta(minutes=2)  # of the lag sensor: one writes log ends down, one closes
+
 Judge = Callable[[Seen], Judgement]
 
 # Checks of a spike, and of its dataset: name → (what judges, what it says in the UI).
@@ -197,6 +227,7 @@ SPIKE_CHECKS: Mapping[str, tuple[Judge, str]] = {
 }
 DATASET_CHECKS: Mapping[str, tuple[Judge, str]] = {
     "fresh": (fresh, "Readers see the data within the spike's objective"),
+    "closed": (closed, "Hours are closed soon after they are due"),
 }
 
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from spike_pipelines.domain.supervision import Decision
+from spike_pipelines.domain.supervision import Decision, Verdict
 from spike_pipelines.orchestration.assets import spike_key
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.supervise import Recovered
 
 DUTY = "supervisor"
+SHOWN = 20
 _RETRY_SECONDS = 60  # a recovery run that died before it acted is asked for again after as long
 
 
@@ -25,22 +26,22 @@ class RecoverConfig(dg.Config):
 @dg.op(required_resource_keys={"platform"})
 def recover(context: dg.OpExecutionContext, config: RecoverConfig) -> None:
     """Act on each spike, and log what was seen and done."""
-    for name in config.spikes:
-        done = context.resources.platform.supervisor.recover(name)
-        if done is None:
-            context.log.info("%s: nothing to do any more", name)
-        else:
-            context.log_event(observation(context.resources.platform, done))
+    platform, left = context.resources.platform, set(config.spikes)
+    for done in platform.supervisor.recover_all(config.spikes):
+        left.discard(done.decision.spike)
+        context.log_event(observation(platform, done))
+    for name in sorted(left):
+        context.log.info("%s: nothing to do any more", name)
 
 
 def observation(platform: Platform, done: Recovered) -> dg.AssetObservation:
     decision = done.decision
     return dg.AssetObservation(
         spike_key(platform.spikes[decision.spike]),
-        description=f"{done.action.kind}: {decision.cause}",
+        description=f"{done.action.noted}: {decision.cause}",
         metadata={
             "verdict": decision.verdict.value,
-            "action": done.action.kind.value,
+            "action": done.action.noted,
             "cause": decision.cause,
             "ended drivers": ", ".join(done.action.stop) or "none",
             "started driver": done.started or "none",
@@ -63,16 +64,23 @@ def recovery() -> None:
 def supervisor_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """At most one recovery run a tick, for all spikes that need one."""
     platform = context.resources.platform
-    decisions = platform.supervisor.look()
+    decisions = platform.supervisor.watch()
     platform.ledger.succeeded(DUTY)
     return recovery_request(decisions, datetime.now(UTC))
 
 
-def recovery_request(decisions: Iterable[Decision], now: datetime) -> dg.RunRequest | dg.SkipReason:
+def in_short(decisions: Iterable[Decision]) -> str:
+    """What there is to say of a fleet, those who are not well first; a tick is no place for a thousand."""
+    order = sorted(decisions, key=lambda d: (d.verdict in {Verdict.RUNNING, Verdict.WAITING}, d.spike))
+    said = "; ".join(f"{d.spike} {d.verdict}: {d.cause}" for d in order[:SHOWN])
+    return f"{said}; and {len(order) - SHOWN} more" if len(order) > SHOWN else said
+
+
+def recovery_request(decisions: Sequence[Decision], now: datetime) -> dg.RunRequest | dg.SkipReason:
     """The run key is what was seen, and the attempt's minute: seen twice in it, it is acted on once."""
     needed = [d for d in decisions if d.action]
     if not needed:
-        return dg.SkipReason("; ".join(f"{d.spike} {d.verdict}: {d.cause}" for d in decisions))
+        return dg.SkipReason(in_short(decisions))
     seen = [[d.spike, d.verdict, d.action and d.action.kind, d.action and d.action.stop] for d in needed]
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
     attempt = int(now.timestamp() // _RETRY_SECONDS)

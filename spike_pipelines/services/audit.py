@@ -5,13 +5,17 @@ is looked up again before it counts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.offsets import TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
-from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.spike import Location, Spike, dead_letters_of
 from spike_pipelines.domain.swap import SwapKind
 from spike_pipelines.ports import (
+    Books,
     Broker,
     Catalog,
     CommittedSums,
@@ -21,7 +25,6 @@ from spike_pipelines.ports import (
     RetentionLedger,
     SwapBook,
 )
-from spike_pipelines.services.publish import tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,38 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    text: str
+    breaches: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a spike's files and tables are."""
+
+    spike: str
+    dataset: str
+    staging: Location
+    final: Location
+
+    @property
+    def tables(self) -> Mapping[FileKind, str]:
+        return {FileKind.FINAL: self.dataset, FileKind.DEAD_LETTER: dead_letters_of(self.dataset)}
+
+    @classmethod
+    def of(cls, spike: Spike) -> "Place":
+        return cls(spike.name, spike.dataset.name, spike.staging, spike.final)
+
+    @classmethod
+    def bound(cls, spike: str, to: Binding) -> "Place":
+        return cls(spike, to.dataset, to.staging, to.final)
+
+    def holding(self, dataset: str) -> "Place":
+        """The same place, of whatever dataset the ledger has there."""
+        return replace(self, dataset=dataset)
+
+
+@dataclass(frozen=True, slots=True)
 class Auditor:
     ledger: RetentionLedger
     broker: Broker
@@ -54,7 +89,7 @@ class Auditor:
         swaps = self.ledger.swap_books()
         yield self._observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
         yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums, swaps))
-        yield self._observed("I3", "readers see the ledger's state", self._readers)
+        yield self._observed("I3", "readers see the ledger's state", lambda: self._readers(books))
         yield self._observed("I4", "every final object is explained", self._objects)
         yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage, sums, done))
         yield self._observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
@@ -63,7 +98,7 @@ class Auditor:
         yield self._observed("I10", "topics are the ones that were read", lambda: self._identity(coverage))
 
     @staticmethod
-    def _observed(invariant: str, promise: str, look: Callable[[], "Figure"]) -> Finding:
+    def _observed(invariant: str, promise: str, look: Callable[[], Figure]) -> Finding:
         """What could not be observed is said to be so, and is not OK (I12)."""
         try:
             figure = look()
@@ -71,22 +106,35 @@ class Auditor:
             return Finding(invariant, promise, f"not observed: {error}", observed=False)
         return Finding(invariant, promise, figure.text, tuple(figure.breaches))
 
-    def _readers(self) -> "Figure":
+    def _places(self) -> list[Place]:
+        """Where each dataset is: as its batches were opened, else as its application file says. One that has
+        commits and neither cannot be judged."""
+        known = {name: Place.of(spike) for name, spike in self.spikes.items()}
+        known |= {name: Place.bound(name, binding) for name, binding in self.ledger.bindings().items()}
+        datasets = [d for d in self.ledger.datasets() if d.sequence or d.spike in known]
+        if nowhere := [d.name for d in datasets if d.spike not in known]:
+            raise Transient(
+                f"nobody says where dataset {', '.join(nowhere)} is: put its application file back"
+            )
+        return [known[d.spike].holding(d.name) for d in datasets]
+
+    def _readers(self, books: Books) -> Figure:
         """I3: each table has exactly the files that were live at the sequence number it says it has, and
-        is not behind what was published before."""
-        breaches: list[str] = []
+        is not behind what was published before; and the ledger's rows agree on what was committed."""
+        breaches = commits_agree(books)
         files = 0
         published = {state.name: state.published for state in self.ledger.datasets()}
-        for spike in self._known():
-            for kind, table in tables(spike).items():
+        places = self._places()
+        for place in places:
+            for kind, table in place.tables.items():
                 seen, at = self._table_at_rest(table)
                 # A table without news keeps its number; one that went back does not show what it did.
-                sequence = max(at, published[spike.dataset.name])
-                live = self.ledger.live_files(spike.dataset.name, sequence)
-                expected = {_uri(spike, f): f.rows for f in live if f.kind is kind}
+                sequence = max(at, published[place.dataset])
+                live = self.ledger.live_files(place.dataset, sequence)
+                expected = {_uri(place, f): f.rows for f in live if f.kind is kind}
                 files += len(expected)
                 breaches += [f"{table} at #{sequence}: {b}" for b in _difference(expected, seen)]
-        return Figure(f"{files:,} files in {2 * len(self._known())} tables", breaches)
+        return Figure(f"{files:,} files in {2 * len(places)} tables", breaches)
 
     def _table_at_rest(self, table: str) -> tuple[Mapping[str, int], int]:
         """Files and sequence number of one and the same snapshot."""
@@ -99,40 +147,44 @@ class Auditor:
                 return seen, sequence
         raise Transient(f"table {table} changes faster than it can be read")
 
-    def _objects(self) -> "Figure":
+    def _objects(self) -> Figure:
         """I4: objects under final are known to the ledger, and live files are there as recorded."""
         breaches: list[str] = []
         objects = 0
-        for spike in self._known():
-            live = self._live(spike)
-            there = self._final_objects(spike)
+        for place in self._places():
+            live = self._live(place)
+            there = self._final_objects(place)
             objects += len(there)
             unknown = there.keys() - self.ledger.known_final_keys(there)
-            breaches += [f"s3://{spike.final.bucket}/{key} is not in the ledger" for key in sorted(unknown)]
-            breaches += [b for f in live if (b := _differs(spike, f, there))]
-            breaches += self._gone_too_early(spike, there)
+            breaches += [f"s3://{place.final.bucket}/{key} is not in the ledger" for key in sorted(unknown)]
+            breaches += [b for f in live if (b := _differs(place, f, there))]
+            breaches += self._gone_too_early(place, there)
         return Figure(f"{objects:,} objects", breaches)
 
-    def _gone_too_early(self, spike: Spike, there: Mapping[str, ObjectInfo]) -> list[str]:
+    def _gone_too_early(self, place: Place, there: Mapping[str, ObjectInfo]) -> list[str]:
         """Superseded files that older snapshots show, and retention did not remove."""
-        missing = [f for f in self.ledger.kept_superseded(spike.dataset.name) if f.final_key not in there]
-        still = {f.id for f in self.ledger.kept_superseded(spike.dataset.name)} if missing else set()
+        missing = [f for f in self.ledger.kept_superseded(place.dataset) if f.final_key not in there]
+        still = {f.id for f in self.ledger.kept_superseded(place.dataset)} if missing else set()
         return [
-            f"{_uri(spike, f)} is superseded, not yet removed, and gone" for f in missing if f.id in still
+            f"{_uri(place, f)} is superseded, not yet removed, and gone" for f in missing if f.id in still
         ]
 
-    def _live(self, spike: Spike) -> tuple[LedgerFile, ...]:
-        state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
+    def _live(self, place: Place) -> tuple[LedgerFile, ...]:
+        state = next(d for d in self.ledger.datasets() if d.name == place.dataset)
         return self.ledger.live_files(state.name, state.sequence)
 
-    def _final_objects(self, spike: Spike) -> Mapping[str, ObjectInfo]:
-        folders = [spike.final.key(table) + "/" for table in tables(spike).values()]
-        found = (info for folder in folders for info in self.store.list(spike.final.bucket, folder))
+    def _final_objects(self, place: Place) -> Mapping[str, ObjectInfo]:
+        folders = [place.final.key(table) + "/" for table in place.tables.values()]
+        found = (info for folder in folders for info in self.store.list(place.final.bucket, folder))
         return {info.key: info for info in found}
 
-    def _staged(self) -> "Figure":
+    def _staged(self) -> Figure:
         """I9: what waits to be promoted has its staged files, or has been promoted meanwhile."""
-        waiting = [(self.spikes[name], f) for name, f in self.ledger.staged_files() if name in self.spikes]
+        places = {place.spike: place for place in self._places()}
+        staged = self.ledger.staged_files()
+        if nowhere := sorted({name for name, _ in staged} - places.keys()):
+            raise Transient(f"nobody says where the staged files of {', '.join(nowhere)} are")
+        waiting = [(places[name], f) for name, f in staged]
         missing = [(s, f) for s, f in waiting if self.store.head(s.staging.bucket, f.staging_key) is None]
         still = {f.id for _, f in self.ledger.staged_files()}
         breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
@@ -140,11 +192,14 @@ class Auditor:
         breaches += [f"{key} was removed before its replacement was published" for key in early]
         return Figure(f"{len(waiting):,} files wait", breaches)
 
-    def _identity(self, coverage: Sequence[Coverage]) -> "Figure":
-        """I10: the broker's topic ids are the ledger's, and what is to be read next is still there."""
+    def _identity(self, coverage: Sequence[Coverage]) -> Figure:
+        """I10: the broker's topic ids are the ledger's, what is to be read next is still there, and what was
+        read has not been cut off."""
         read = [c for c in coverage if not c.position.closed]
         topics = self.broker.topics({c.position.partition.topic for c in read})
-        breaches = []
+        if any(_cut_off(c, topics) for c in read):  # a replica that is behind is not blamed
+            topics = self.broker.topics(topics)
+        breaches = [b for c in read if (b := _cut_off(c, topics))]
         for c in read:
             partition = c.position.partition
             topic = topics.get(partition.topic)
@@ -154,16 +209,14 @@ class Auditor:
                 breaches.append(f"{c.spike}: {partition} lost {start - c.position.staged_end} offsets")
         return Figure(f"{len(topics)} topics", sorted(set(breaches)))
 
-    def _known(self) -> list[Spike]:
-        """Spikes that have an application file and a dataset in the ledger."""
-        names = {state.spike for state in self.ledger.datasets()}
-        return [spike for name, spike in self.spikes.items() if name in names]
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    text: str
-    breaches: Sequence[str] = ()
+def _cut_off(c: Coverage, topics: Mapping[str, TopicOffsets]) -> str | None:
+    partition, staged = c.position.partition, c.position.staged_end
+    topic = topics.get(partition.topic)
+    if topic is None or topic.topic_id != partition.topic_id:
+        return None
+    end = topic.log_end.get(partition.index, 0)
+    return f"{c.spike}: {partition} is staged up to {staged}, its log ends at {end}" if end < staged else None
 
 
 def no_loss(
@@ -171,6 +224,7 @@ def no_loss(
 ) -> Figure:
     """I1: committed ranges leave nothing out, and all that was in them was read."""
     gaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found > b.expected]
+    gaps += [f"{s.spike}: a file of batch {n} was replaced by nothing" for s in sums for n in s.vanished]
     for s in sums:
         offsets = sum(c.offsets - c.lost for c in coverage if c.spike == s.spike)
         exact = s.spike in spikes and not spikes[s.spike].topic_has_gaps
@@ -194,6 +248,18 @@ def no_duplicate(
         if w.not_superseded
     ]
     return Figure(f"{len(coverage)} partitions", overlaps)
+
+
+def commits_agree(books: Books) -> list[str]:
+    """I3: a commit is whole in every row that tells of it, and no sequence number is missing."""
+    wrong = [f"{s.spike}: files of batch {n} do not have its state" for s in books.sums for n in s.halfway]
+    wrong += [f"{q.dataset}: commit #{n} is missing" for q in books.sequences for n in q.missing]
+    wrong += [
+        f"{q.dataset} is at #{q.sequence}, its newest commit is #{q.newest}"
+        for q in books.sequences
+        if q.sequence != q.newest
+    ]
+    return wrong
 
 
 def monotonic(
@@ -248,8 +314,8 @@ def _unbalanced(swap: SwapBook) -> str | None:
     return None
 
 
-def _uri(spike: Spike, file: LedgerFile) -> str:
-    return f"s3://{spike.final.bucket}/{file.final_key}"
+def _uri(place: Place, file: LedgerFile) -> str:
+    return f"s3://{place.final.bucket}/{file.final_key}"
 
 
 def _difference(expected: Mapping[str, int], seen: Mapping[str, int]) -> list[str]:
@@ -257,10 +323,10 @@ def _difference(expected: Mapping[str, int], seen: Mapping[str, int]) -> list[st
     return missing + [f"{uri} is not live in the ledger" for uri in sorted(seen.keys() - expected.keys())]
 
 
-def _differs(spike: Spike, file: LedgerFile, there: Mapping[str, ObjectInfo]) -> str | None:
+def _differs(place: Place, file: LedgerFile, there: Mapping[str, ObjectInfo]) -> str | None:
     found = there.get(file.final_key or "")
     if found is None:
-        return f"{_uri(spike, file)} is live and not there"
+        return f"{_uri(place, file)} is live and not there"
     if (found.size, found.etag) != (file.size, file.final_etag):
-        return f"{_uri(spike, file)} is not the object that was committed"
+        return f"{_uri(place, file)} is not the object that was committed"
     return None

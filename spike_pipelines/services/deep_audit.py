@@ -2,16 +2,26 @@
 
 Where the plain audit believes the counts in the ledger, this one reads each record's partition and
 offset and holds them against the ranges of the batch that wrote them, and against each other.
+
+Batches are looked at one after the other, those that swaps tied together at once; ranges of different ones
+are disjoint, so that a record which is in its own batch's ranges is in no other's. In memory at one time:
+a byte for each offset of one batch (or of those tied together), the two columns of a few files, and the
+ledger's rows of batches and files; never the records of a dataset.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby, islice
+from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from spike_pipelines.domain.batch import Batch
+from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import DatasetState, SwapLedger
@@ -19,6 +29,11 @@ from spike_pipelines.services.audit import Finding
 
 _FILES_AT_ONCE = 8
 _PLACE = ["partition", "offset"]
+_MOST_TOLD = 1_000  # breaches of a dataset: where all is broken, the first tell enough
+
+Offsets: TypeAlias = npt.NDArray[np.int64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Ranges: TypeAlias = Mapping[int, Sequence[OffsetRange]]
 
 
 class RecordReader(Protocol):
@@ -39,72 +54,161 @@ class DeepAuditor:
                 yield self._dataset(self.spikes[state.spike], state)
 
     def places(self, spike: Spike, sequence: int) -> pd.DataFrame:
-        """Every record that is live at `sequence`, final or dead-lettered: `partition`, `offset`, `batch`."""
+        """Every record that is live at `sequence`, final or dead-lettered: `partition`, `offset`, `batch`.
+        All of them at once: for scratch data."""
         files = self.ledger.live_files(spike.dataset.name, sequence)
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            frames = list(pool.map(lambda file: self._file(spike, file), files))
+        frames = [frame.assign(batch=file.batch) for file, frame in self._read(spike, files)]
         empty = pd.DataFrame({name: pd.Series(dtype="int64") for name in [*_PLACE, "batch"]})
         return pd.concat([empty, *frames], ignore_index=True)
 
+    def _read(self, spike: Spike, files: Iterable[LedgerFile]) -> Iterator[tuple[LedgerFile, pd.DataFrame]]:
+        """In order, some files ahead of the one that is looked at."""
+        waiting = iter(files)
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            ahead: deque[tuple[LedgerFile, Future[pd.DataFrame]]] = deque()
+            while True:
+                for file in islice(waiting, _FILES_AT_ONCE - len(ahead)):
+                    ahead.append((file, pool.submit(self._file, spike, file)))
+                if not ahead:
+                    return
+                file, found = ahead.popleft()
+                yield file, found.result()
+
     def _file(self, spike: Spike, file: LedgerFile) -> pd.DataFrame:
         assert file.final_key is not None
-        return self.reader.places(spike.final.bucket, file.final_key).assign(batch=file.batch)
+        return self.reader.places(spike.final.bucket, file.final_key)
 
     def _dataset(self, spike: Spike, state: DatasetState) -> Finding:
-        records = self.places(spike, state.sequence)
+        files = self.ledger.live_files(state.name, state.sequence)
         batches = self.ledger.committed_batches(state.name, state.sequence)
-        # Offsets of a topic that was made again begin anew.
-        incarnation = {b.number: r.partition.topic_id for b in batches for r in b.ranges}
         swapped = self.ledger.sources(state.spike)
-        incarnation |= {n: incarnation[s] for n, found in swapped.items() for s in found if s in incarnation}
-        records = records.assign(topic_id=records["batch"].map(incarnation))
+        told = _Told()
+        there: Counter[int] = Counter()
+        groups = together((b.number for b in batches), swapped)
+        home = {number: i for i, group in enumerate(groups) for number in group}
+        read = sources_of(batches, swapped)
+
+        def at(file: LedgerFile) -> int:
+            return home.get(file.batch, -file.batch)  # a batch that is not committed is alone
+
+        ordered = self._read(spike, sorted(files, key=lambda f: (at(f), f.id)))
+        for number, found in groupby(ordered, key=lambda pair: at(pair[0])):
+            seen = Seen(r for n in (groups[number] if number >= 0 else ()) for r in read.get(n, ()))
+            for file, frame in found:
+                there[file.batch] += len(frame)
+                told.tell(misplaced(seen, file.batch, frame, read.get(file.batch, ())))
+        told.tell(shared(batches))
+        told.tell(unaccounted(there, batches, swapped))
         filtered = sum(b.counts.filtered for b in batches)
-        breaches = [
-            *duplicates(records),
-            *strangers(records, batches, swapped),
-            *unaccounted(records, batches, swapped),
-        ]
-        figure = f"{len(records):,} records read, {filtered:,} filtered"
-        return Finding("I1+2", f"{state.name}: each record once", figure, tuple(breaches))
+        figure = f"{there.total():,} records read, {filtered:,} filtered"
+        return Finding("I1+2", f"{state.name}: each record once", figure, told.breaches())
 
 
-def duplicates(records: pd.DataFrame) -> list[str]:
-    """Records that are there more than once, in whatever files."""
-    place = [name for name in ("topic_id", *_PLACE) if name in records.columns]
-    twice = records[records.duplicated(place, keep="first")]
-    return [
-        f"partition {r.partition} offset {r.offset} is there again in batch {r.batch}"
-        for r in twice.itertuples()
-    ]
+class _Told:
+    """The first breaches, and how many there were."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._more = 0
+
+    def tell(self, breaches: Iterable[str]) -> None:
+        for breach in breaches:
+            if len(self._first) < _MOST_TOLD:
+                self._first.append(breach)
+            else:
+                self._more += 1
+
+    def breaches(self) -> tuple[str, ...]:
+        return (*self._first, *([f"and {self._more:,} more"] if self._more else []))
 
 
-def strangers(
-    records: pd.DataFrame, batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
-) -> list[str]:
-    """Records outside the ranges of the batch that wrote them; of a swap's batch, outside those of every
-    batch that it took its records from (`swapped`)."""
+class _Places:
+    """Ranges of one partition, and where in a row of all their offsets one offset is."""
+
+    def __init__(self, ranges: Iterable[OffsetRange]) -> None:
+        ordered = sorted(set(ranges))
+        self._starts = np.array([r.start for r in ordered], dtype=np.int64)
+        self._ends = np.array([r.end for r in ordered], dtype=np.int64)
+        self._before = np.cumsum([0, *(len(r) for r in ordered)])
+        self.size = int(self._before[-1])
+
+    def find(self, offsets: Offsets) -> Offsets:
+        """-1 where an offset is in none of the ranges."""
+        i = np.searchsorted(self._starts, offsets, side="right") - 1
+        inside = (i >= 0) & (offsets < self._ends[i])
+        return np.where(inside, self._before[i] + offsets - self._starts[i], -1)
+
+
+class Seen:
+    """Which of the offsets in these ranges were found in a file, a byte for each."""
+
+    def __init__(self, ranges: Iterable[OffsetRange]) -> None:
+        self._places = {p: _Places(found) for p, found in _by_partition(ranges).items()}
+        self._seen = {p: np.zeros(places.size, dtype=np.bool_) for p, places in self._places.items()}
+
+    def mark(self, partition: Partition, offsets: Offsets) -> Mask:
+        """Which of the offsets, all of them within the ranges, are seen for the first time."""
+        at, seen = self._places[partition].find(offsets), self._seen[partition]
+        new = np.zeros(len(at), dtype=np.bool_)
+        new[np.unique(at, return_index=True)[1]] = True
+        new &= ~seen[at]
+        seen[at] = True
+        return new
+
+
+def misplaced(seen: Seen, batch: int, frame: pd.DataFrame, ranges: Iterable[OffsetRange]) -> Iterator[str]:
+    """Records of a file that were found before (I2), and those outside the ranges that their batch read.
+    Offsets of a topic that was made again begin anew: a swap may hold the same one of both."""
+    index, offsets = _column(frame, "partition"), _column(frame, "offset")
+    left, inside = np.ones(len(frame), dtype=np.bool_), np.zeros(len(frame), dtype=np.bool_)
+    for partition, found in sorted(_by_partition(ranges).items()):
+        within = index == partition.index
+        within[within] = _Places(found).find(offsets[within]) >= 0
+        inside |= within
+        candidates = np.flatnonzero(within & left)
+        left[candidates[seen.mark(partition, offsets[candidates])]] = False
+    for i in np.flatnonzero(left):
+        place = f"partition {index[i]} offset {offsets[i]}"
+        if inside[i]:
+            yield f"{place} is there again in batch {batch}"
+        else:
+            yield f"{place} is not in the ranges of batch {batch}"
+
+
+def _column(frame: pd.DataFrame, name: str) -> Offsets:
+    return frame[name].to_numpy(dtype=np.int64)
+
+
+def _by_partition(ranges: Iterable[OffsetRange]) -> dict[Partition, list[OffsetRange]]:
+    found: dict[Partition, list[OffsetRange]] = {}
+    for r in ranges:
+        found.setdefault(r.partition, []).append(r)
+    return found
+
+
+def sources_of(batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]) -> Ranges:
+    """The ranges that each batch's records are from: its own, or those of the batches a swap took them of."""
     own = {b.number: b.ranges for b in batches}
-    read = {n: [r for source in swapped.get(n, (n,)) for r in own.get(source, ())] for n in own}
-    ranges = pd.DataFrame(
-        [(n, r.partition.index, r.start, r.end) for n, found in read.items() for r in found],
-        columns=["batch", "partition", "start", "end"],
-    )
-    placed = records.merge(ranges, on=["batch", "partition"], how="left")
-    placed["inside"] = (placed["offset"] >= placed["start"]) & (placed["offset"] < placed["end"])
-    inside = placed.groupby(["batch", *_PLACE])["inside"].any().reset_index()
-    outside = inside.loc[~inside["inside"]]
-    return [
-        f"partition {r.partition} offset {r.offset} is not in the ranges of batch {r.batch}"
-        for r in outside.itertuples()
-    ]
+    return {n: [r for source in swapped.get(n, (n,)) for r in own.get(source, ())] for n in own}
+
+
+def shared(batches: Iterable[Batch]) -> Iterator[str]:
+    """Ranges that two batches both read: a record in both would be in its place in both."""
+    read = sorted((r, b.number) for b in batches for r in b.ranges)
+    furthest: dict[Partition, tuple[int, int]] = {}
+    for r, number in read:
+        end, holder = furthest.get(r.partition, (0, 0))
+        if r.start < end:
+            yield f"{r} of batch {number} was read by batch {holder} too"
+        furthest[r.partition] = max((end, holder), (r.end, number))
 
 
 def unaccounted(
-    records: pd.DataFrame, batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
+    found: Mapping[int, int], batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
 ) -> list[str]:
     """Batches whose files do not hold exactly the records that were read and not filtered. Batches that
-    swaps tied together are counted together: what a driver read, less what anybody filtered."""
-    found = records.groupby("batch").size().to_dict()
+    swaps tied together are counted together: what a driver read, less what anybody filtered. `found` has
+    the records of each batch's files."""
     by_number = {b.number: b for b in batches}
     breaches = []
     for tied in together(by_number, swapped):

@@ -2,13 +2,13 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Transient
-from spike_pipelines.domain.lag import LagFacts, LagReport, LagVerdict, Life, uncommitted, unstaged
+from spike_pipelines.domain.lag import LagFacts, LagReport, LagVerdict, Life, cut_off, uncommitted, unstaged
 from spike_pipelines.domain.lag_history import WINDOW
 from spike_pipelines.domain.lag_verdict import judge
 from spike_pipelines.domain.offsets import Partition, Position, RecordTime
@@ -63,7 +63,7 @@ class Observer:
         return reports
 
     def _look(self) -> tuple[Mapping[str, LagReport], LagView | None]:
-        survey = self._survey()
+        survey = self._survey({spike.topic for spike in self.spikes.values()})
         try:
             view = self.ledger.lag_view(WINDOW, RESTARTS)
         except Transient as error:
@@ -71,6 +71,7 @@ class Observer:
             now = datetime.now(UTC)
             blind = LagReport(LagVerdict.UNKNOWN, sentence, 0, None, (), observed=False, at=now)
             return dict.fromkeys(self.spikes, blind), None
+        survey = self._looked_again(survey, view)
         firsts = self._firsts(survey, view)
         drivers = self._drivers()
         return {
@@ -78,12 +79,24 @@ class Observer:
             for name, spike in self.spikes.items()
         }, view
 
-    def _survey(self) -> Survey:
-        topics = {spike.topic for spike in self.spikes.values()}
+    def _survey(self, topics: Collection[str]) -> Survey:
         try:
             return self.broker.survey(topics)
         except Transient as error:
             return Survey({}, dict.fromkeys(topics, str(error)))
+
+    def _looked_again(self, survey: Survey, view: LagView) -> Survey:
+        """Topics whose log seems cut off are asked for once more: the ledger's answer is the newer one, and a
+        replica that is behind is not blamed."""
+        spikes = [s for s in self.spikes.values() if s.topic in survey.topics]
+        doubtful = {
+            s.topic for s in spikes if cut_off(view.positions.get(s.name, {}), survey.topics[s.topic].offsets)
+        }
+        if not doubtful:
+            return survey
+        again = self._survey(doubtful)
+        known = {name: seen for name, seen in survey.topics.items() if name not in doubtful}
+        return Survey({**known, **again.topics}, {**survey.problems, **again.problems})
 
     def _drivers(self) -> Mapping[str, tuple[ObservedDriver, ...]] | None:
         """None if the cluster did not answer, which is not the same as no driver."""

@@ -176,6 +176,7 @@ class Operator:
         tx.abort([b.number for b in plan.aborted], operation)
         if sequence is not None:
             tx.supersede(gone, sequence, operation)
+        tx.reopen_hours(spike.dataset.name, plan.moves, operation)
         tx.move_ends(spike.name, LIVE_LANE, {m.partition: m.to for m in plan.moves})
         tx.refuse(spike.name, None)
 

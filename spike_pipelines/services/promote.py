@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
+from spike_pipelines.domain.binding import check_unmoved
 from spike_pipelines.domain.contents import hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
@@ -60,7 +61,8 @@ class Promoter:
         """Commit up to `limit` waiting batches of the spike, oldest first, and stop at a held one.
 
         Answers what was committed; nothing if somebody else has the lease. Errors: `LeaseLost`,
-        `Transient`. After either, what was begun is finished by the next call.
+        `Transient`; after either, what was begun is finished by the next call. `SpecChanged`: nothing
+        of the batch was begun.
         """
         lease = self.ledger.acquire(lease_name(spike.name), self.terms.holder, self.terms.seconds)
         if lease is None:
@@ -79,6 +81,7 @@ class Promoter:
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             batch = tx.next_batch(spike.name, LIVE_LANE)
+            check_unmoved(spike, tx.bound(spike.name) if batch else None)
         return None if batch is None or batch.state is BatchState.HELD else batch
 
     def _promote_one(self, spike: Spike, batch: Batch, lease: Lease) -> Batch | None:
@@ -163,15 +166,24 @@ class Promoter:
                 file.staging_key,
                 file.final_key,
                 source_etag=file.staging_etag,
+                size=file.size,
                 metadata=metadata,
             )
         except AlreadyExists:
             found = self.store.head(spike.final.bucket, file.final_key)
-            if found is None or found.size != file.size or not metadata.items() <= found.metadata.items():
+            ours = found is not None and metadata.items() <= found.metadata.items()
+            if found is None or not ours or found.size != file.size or self._differ(spike, file, found):
                 raise NotOurs(
                     f"s3://{spike.final.bucket}/{file.final_key} was not made by this batch"
                 ) from None
             return found
+
+    def _differ(self, spike: Spike, file: LedgerFile, copy: ObjectInfo) -> bool:
+        """Whether etags tell that the bytes are not the staged file's: metadata alone can be copied."""
+        if not copy.etag_is_md5 or copy.etag == file.staging_etag:
+            return False
+        source = self.store.head(spike.staging.bucket, file.staging_key)
+        return source is not None and source.etag_is_md5
 
     def _commit(self, spike: Spike, batch: Batch, etags: Mapping[int, str], lease: Lease) -> None:
         """The one commit point (I3). If its outcome is unknown, the next run reads the state back."""

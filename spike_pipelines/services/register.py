@@ -1,18 +1,25 @@
 """What drivers ask of the appender: an epoch, the registration of a batch, a heartbeat."""
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, NewBatch, identity
+from spike_pipelines.domain.binding import Binding, check_schema, check_unmoved
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase, Repeat, decide_epoch
-from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing
+from spike_pipelines.domain.errors import Fenced, TooManyStaged, TopicMissing, Truncated
 from spike_pipelines.domain.offsets import Partition, TopicOffsets, check_continues
 from spike_pipelines.domain.registration import check_against_broker, check_batch
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.starting import check_identity, starting_point
+from spike_pipelines.domain.starting import check_ends, check_identity, starting_point
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,10 @@ class Registrar:
     idle_limit: timedelta
 
     def open_epoch(self, spike: Spike, driver: str, after: int | None, version: str) -> Opened:
-        """Errors: `Held`, `Fenced`, `TopicMissing`, `TopicChanged`, `Lost`, `Transient`."""
+        """Errors: `Held`, `Fenced`, `TopicMissing`, `TopicChanged`, `Lost`, `SpecChanged`, `Transient`."""
+        return _asked_twice(lambda: self._open_epoch(spike, driver, after, version))
+
+    def _open_epoch(self, spike: Spike, driver: str, after: int | None, version: str) -> Opened:
         topic = self._topic(spike)
         at_time: Mapping[Partition, int] = {}
         if isinstance(spike.start, datetime):
@@ -63,6 +73,8 @@ class Registrar:
                 now=tx.now(),
                 idle_limit=self.idle_limit,
             )
+            check_unmoved(spike, tx.bound(spike.name))
+            check_schema(spike, tx.used_schemas(spike.name))
             point = starting_point(tx.positions(spike.name, LIVE_LANE), topic, spike.start, at_time)
             tx.add_positions(spike.name, LIVE_LANE, point.baselines)
             if isinstance(decision, Repeat):
@@ -81,12 +93,17 @@ class Registrar:
                 application_version=version,
             )
             tx.add_epoch(epoch)
+            tx.bind(spike.name, epoch.number, Binding.of(spike))
             tx.refuse(spike.name, None)
         return Opened(epoch, point.offsets)
 
     def register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
-        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `TooManyStaged`, `Transient`."""
+        """Errors: `Refused`, `Fenced`, `Gap`, `Overlap`, `TopicChanged`, `Lost`, `SpecChanged`,
+        `TooManyStaged`, `Transient`."""
         check_batch(batch)
+        return _asked_twice(lambda: self._register(spike, token, batch))
+
+    def _register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
         topic = self._topic(spike)
         check_against_broker(batch, {spike.topic: topic}, spike.topic)
         name = identity(spike.name, LIVE_LANE, token.number, batch.ranges)
@@ -96,6 +113,8 @@ class Registrar:
             if known := tx.find_batch(name):
                 return Registered(known, new=False)
             check_bound(tx.unfinished(spike.name, LIVE_LANE), spike.max_staged_batches)
+            check_unmoved(spike, tx.binding(spike.name, token.number))
+            tx.use_binding(spike.name, token.number)
             self._extend_positions(tx, spike, topic, batch)
             made = tx.add_batch(
                 spike.name,
@@ -132,9 +151,11 @@ class Registrar:
             )
 
     def note_refusal(self, spike: Spike, code: str, message: str, driver: str) -> None:
-        """Write down what a driver was told, for people to see."""
+        """Write down what a driver was told, for people to see. A file that names another dataset does not
+        make it."""
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            bound = tx.bound(spike.name)
+            tx.lock_spike(spike.name, bound.dataset if bound else spike.dataset.name)
             tx.refuse(spike.name, Refusal(tx.now(), code, message, driver))
 
     def _topic(self, spike: Spike) -> TopicOffsets:
@@ -149,11 +170,21 @@ class Registrar:
     def _extend_positions(tx: LedgerTransaction, spike: Spike, topic: TopicOffsets, batch: NewBatch) -> None:
         positions = tx.positions(spike.name, LIVE_LANE)
         check_identity(positions, topic)
+        check_ends(positions, topic)
         ranges = [r for r in batch.ranges if len(r)]
         check_continues({p: position.staged_end for p, position in positions.items()}, ranges)
         new = {r.partition: 0 for r in ranges if r.partition not in positions}
         tx.add_positions(spike.name, LIVE_LANE, new)
         tx.advance_staged(spike.name, LIVE_LANE, ranges)
+
+
+def _asked_twice(ask: Callable[[], T]) -> T:
+    """The broker is asked once more before a log counts as cut off; nothing was decided the first time."""
+    try:
+        return ask()
+    except Truncated as error:
+        log.warning("asking the broker again: %s", error)
+        return ask()
 
 
 def staging_prefix(spike: Spike, epoch: int) -> str:

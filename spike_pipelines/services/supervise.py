@@ -1,6 +1,6 @@
 """The second level of recovery: list, compare, act. Level-triggered, so a missed tick loses nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -49,7 +49,7 @@ class Supervisor:
         now = self.ledger.now()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
         recoveries = self.ledger.recoveries(now - self.window)
-        unread = self._unread([s for s in chosen if _stands_still(s, epochs.get(s.name))], epochs)
+        unread = unread_by_the_still(self.broker, chosen, epochs)
         decisions = []
         for spike in chosen:
             facts = SpikeFacts(
@@ -65,16 +65,16 @@ class Supervisor:
             decisions.append(supervise(facts, now))
         return tuple(decisions)
 
-    def _unread(self, still: Sequence[Spike], epochs: Mapping[str, Epoch]) -> Mapping[str, int]:
-        """Records beyond what each of these drivers has read. Kafka is asked only if one stands still; while
-        it does not answer, nobody is blamed for that."""
-        if not still:
-            return {}
-        try:
-            topics = self.broker.topics({s.topic for s in still})
-        except Transient:
-            return {}
-        return {s.name: _beyond(epochs[s.name].read, topics[s.topic]) for s in still if s.topic in topics}
+    def watch(self) -> tuple[Decision, ...]:
+        """Processes need no memory of ours: a look."""
+        return self.look()
+
+    def recover_all(self, spikes: Iterable[str]) -> Iterator[Recovered]:
+        """One after the other, each after a look of its own."""
+        for spike in spikes:
+            done = self.recover(spike)
+            if done is not None:
+                yield done
 
     def recover(self, spike: str) -> Recovered | None:
         """Look again, and do what is to be done now; None if that is nothing any more.
@@ -105,6 +105,21 @@ class Supervisor:
                 tx.retire_epoch(action.spike, driver)
         for driver in action.stop:
             self.cluster.stop(driver)
+
+
+def unread_by_the_still(
+    broker: Broker, spikes: Iterable[Spike], epochs: Mapping[str, Epoch]
+) -> Mapping[str, int]:
+    """Records beyond what each driver that stands still has read. Kafka is asked only if there is one; while
+    it does not answer, nobody is blamed for that."""
+    still = [s for s in spikes if _stands_still(s, epochs.get(s.name))]
+    if not still:
+        return {}
+    try:
+        topics = broker.topics({s.topic for s in still})
+    except Transient:
+        return {}
+    return {s.name: _beyond(epochs[s.name].read, topics[s.topic]) for s in still if s.topic in topics}
 
 
 def _stands_still(spike: Spike, epoch: Epoch | None) -> bool:

@@ -3,8 +3,14 @@
 All of it is a function of the spike and the environment; spark-submit's own settings stay as they are.
 """
 
-from collections.abc import Mapping
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pyspark
 
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.spark.environment import Environment, SparkEnvironment
@@ -25,6 +31,8 @@ JVM_OPTIONS = (
     "-XX:MaxHeapFreeRatio=30",
     "-Djava.net.preferIPv4Stack=true",
 )
+
+QUIET_ARCHIVE = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 
 SQL = {
     "spark.sql.session.timeZone": "UTC",
@@ -79,11 +87,17 @@ RENAME = {
 
 
 def local(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
-    """For a driver that is its own executor; all it listens on is loopback."""
+    """For a driver that is its own executor."""
+    options = (*JVM_OPTIONS, *_class_archive(archive_path()))
+    return embedded(env, cores=spike.driver.cores, memory=spike.driver.memory, options=options)
+
+
+def embedded(env: SparkEnvironment, *, cores: int, memory: str, options: Sequence[str]) -> Mapping[str, str]:
+    """For a JVM that does all the work; what it listens on is loopback."""
     return {
-        "spark.master": env.spark_master or f"local[{spike.driver.cores}]",
-        "spark.driver.memory": spike.driver.memory,
-        "spark.driver.extraJavaOptions": " ".join(JVM_OPTIONS),
+        "spark.master": env.spark_master or f"local[{cores}]",
+        "spark.driver.memory": memory,
+        "spark.driver.extraJavaOptions": " ".join(options),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -91,6 +105,22 @@ def local(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
         "spark.local.dir": str((env.state_dir / "spark").resolve()),
         "spark.ui.showConsoleProgress": "false",
     }
+
+
+def archive_path() -> Path:
+    """Where the classes that a driver loads are archived (`spark/class_archive.py`), if they are: with
+    the installation whose jars they come from, named by what else an archive depends on."""
+    java = os.environ.get("JAVA_HOME") or str(shutil.which("java"))
+    made_with = repr((os.path.realpath(java), pyspark.__version__, JVM_OPTIONS))
+    digest = hashlib.sha256(made_with.encode()).hexdigest()
+    return Path(sys.prefix) / "share" / "spike-pipelines" / f"classes-{digest[:12]}.jsa"
+
+
+def _class_archive(archive: Path) -> tuple[str, ...]:
+    """A JVM whose jars have changed since does without it, and says nothing."""
+    if not archive.exists():
+        return ()
+    return (f"-XX:SharedArchiveFile={archive}", "-Xshare:auto", *QUIET_ARCHIVE)
 
 
 def common(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
@@ -130,14 +160,16 @@ def _event_log(directory: str | None) -> Mapping[str, str]:
     return {"spark.eventLog.enabled": "true", "spark.eventLog.dir": directory}
 
 
-def kafka_source(spike: Spike, env: Environment, starting_offsets: str) -> Mapping[str, str]:
+def kafka_source(
+    spike: Spike, env: Environment, starting_offsets: str, *, max_offsets: int
+) -> Mapping[str, str]:
     """Options of the Kafka source. `starting_offsets` is Spark's JSON, for every partition."""
     return {
         "kafka.bootstrap.servers": env.kafka_bootstrap,
         "subscribe": spike.topic,
         "startingOffsets": starting_offsets,
         "failOnDataLoss": "true",
-        "maxOffsetsPerTrigger": str(spike.max_offsets_per_trigger),
+        "maxOffsetsPerTrigger": str(max_offsets),
         "kafka.isolation.level": "read_committed",  # an aborted transaction's records were never written
         # Measured: a tenth less CPU than with the defaults.
         "kafka.max.poll.records": "5000",

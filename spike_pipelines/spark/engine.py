@@ -14,9 +14,11 @@ from pyspark.sql.streaming.query import StreamingQuery
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.errors import InvariantBroken, SpikeError, Transient
+from spike_pipelines.domain.offsets import total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import Register, summary
 from spike_pipelines.driver.offsetlog import PlannedBatch, planned_ranges, read_planned
+from spike_pipelines.driver.pace import Pace
 from spike_pipelines.driver.staging import new_attempt, staged_files
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.ports import ObjectStore
@@ -52,6 +54,9 @@ class SparkEngine:
         self._env = env
         self._store = store
         self._plan = plan
+        self._pace = Pace(
+            min(spike.max_offsets_per_trigger, env.max_offsets_per_trigger or spike.max_offsets_per_trigger)
+        )
 
     def run(self, grant: EpochGrant, register: Register, board: VitalsBoard) -> None:
         checkpoint = fresh_checkpoint(checkpoint_root(self._env, self._spike), grant)
@@ -71,12 +76,18 @@ class SparkEngine:
         except Exception as error:
             raise batches.error or error from error
         finally:
+            self._pace = self._pace.after(
+                batches.error, registered=batches.registered, offsets=batches.offsets
+            )
             query.stop()
             shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _start(self, grant: EpochGrant, checkpoint: Path, batches: "MicroBatches") -> StreamingQuery:
         log.info("epoch %d: reading %s from %s", grant.epoch, self._spike.topic, starting_offsets(grant))
-        options = kafka_source(self._spike, self._env, starting_offsets(grant))
+        most = self._pace.max_offsets(len(grant.offsets))
+        if self._pace.limit is not None:
+            log.warning("reading at most %d offsets at once: the last batch was too large", most)
+        options = kafka_source(self._spike, self._env, starting_offsets(grant), max_offsets=most)
         records = self._spark().readStream.format("kafka").options(**options).load()
         return (
             records.writeStream.queryName(QUERY)
@@ -92,7 +103,8 @@ class BatchFailed(SpikeError):
 
 
 class MicroBatches:
-    """The batches of one epoch, in order. `error` is what ended them."""
+    """The batches of one epoch, in order. `error` is what ended them, `registered` whether any was,
+    `offsets` how many the last one had."""
 
     def __init__(
         self,
@@ -115,6 +127,8 @@ class MicroBatches:
         self._topic_id = topic_id(grant, spike.topic)
         self._ends = {o.partition: o.offset for o in grant.offsets}
         self.error: Exception | None = None
+        self.registered = False
+        self.offsets = 0
 
     def process(self, records: DataFrame, batch_id: int) -> None:
         """Spark's callback. Its error goes to Spark in a few words only: Spark searches the text with
@@ -131,7 +145,9 @@ class MicroBatches:
         self._board.phase(Phase.STAGING, batch_started_at=planned.planned_at)
         batch = self._staged(records, batch_id, planned)
         if batch is not None:
+            self.offsets = total(batch.ranges)
             self._register(batch)
+            self.registered = True
         self._ends = dict(planned.ends)
         self._board.read(self._read_offsets())
         self._board.phase(Phase.READING)

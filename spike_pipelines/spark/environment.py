@@ -54,9 +54,11 @@ class Environment(SparkEnvironment):
     once; `token` is the token itself, where there is no file to mount: every child process sees that one.
     `metrics_port` is where Prometheus finds the driver in its pod; 0: any free port of this machine, told in
     `<state_dir>/prometheus/drivers/<spike>.json`.
+    `max_offsets_per_trigger` bounds a batch more tightly than the application file does, for a while.
     """
 
     driver_id: str
+    max_offsets_per_trigger: int | None = Field(None, ge=1)
     token: SecretStr | None = None
     token_file: Path | None = None
     appender_url: str

@@ -12,6 +12,7 @@ from spike_pipelines.stack.jars import spark_jars
 from spike_pipelines.stack.java import find_java
 from spike_pipelines.stack.part import Part
 from spike_pipelines.stack.parts.appender import Appender
+from spike_pipelines.stack.parts.classes import class_archive
 from spike_pipelines.stack.parts.dagster import Dagster
 from spike_pipelines.stack.parts.kafka import PORTS as KAFKA_PORTS
 from spike_pipelines.stack.parts.kafka import Kafka
@@ -30,8 +31,9 @@ PARTITIONS = 2
 PROXIED = ("kafka", "postgres", "s3", "appender")  # what `via` may name
 TUNING = ("SPIKE_RECOVERY_WINDOW_SECONDS",)  # settings that parts take over from our environment
 ADMIN_URL = "SPIKE_LEDGER_ADMIN_URL"
-# What these two are told; the rest of the environment has secrets that are none of theirs.
+# What these are told; the rest of the environment has secrets that are none of theirs.
 PRODUCER_ENV = ("SPIKE_KAFKA_BOOTSTRAP", "SPIKE_APPLICATIONS_DIR", "SPIKE_STATE_DIR")
+CLASSES_ENV = ("JAVA_HOME", "SPIKE_SPARK_JARS", "SPIKE_STATE_DIR")
 APPENDER_ENV = (*PRODUCER_ENV, "SPIKE_APPENDER_URL")
 PORTS = ("postgres", *S3_PORTS, *KAFKA_PORTS, "appender", "dagster", "dagster.code")
 
@@ -74,6 +76,7 @@ class Assembly:
             self.s3.part(),
             self._appender(cwd),
             *((self._producer(_only(env, PRODUCER_ENV), cwd),) if self.options.producer else ()),
+            class_archive(_only(env, CLASSES_ENV), cwd),
             *self._dagster({k: v for k, v in env.items() if k != ADMIN_URL}, cwd),
         )
         return self._chosen(parts)

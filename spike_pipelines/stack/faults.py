@@ -32,13 +32,21 @@ def kill_driver(platform: Platform, spike: str) -> Killed:
 
 
 def kill_appender_run(platform: Platform) -> Killed:
-    """SIGKILL the process of the Dagster run that promotes now, as it named itself in its lease."""
+    """SIGKILL the process of the Dagster run that promotes now, as it named itself in its lease. A run that
+    left nothing unfinished proves nothing: `Transient`, and another one is to be killed."""
     holder = platform.ledger.lease_holder(APPENDER_LEASE)
-    if holder is None:
-        raise Transient("no appender run is at work")
+    if holder is None or not _unfinished(platform):
+        raise Transient("no appender run is at work on a batch")
     pid = int(holder.rpartition(" ")[2])
     kill_tree(psutil.Process(pid))
-    return Killed("appender run", pid)
+    left = _unfinished(platform)
+    if not left:
+        raise Transient(f"appender run {pid} was killed with nothing left to do")
+    return Killed(f"appender run with {left} unfinished batches", pid)
+
+
+def _unfinished(platform: Platform) -> int:
+    return sum(waiting.batches for waiting in platform.ledger.backlog())
 
 
 def kill_tree(process: psutil.Process) -> None:

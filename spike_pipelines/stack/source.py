@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,6 +10,7 @@ from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.offsets import Partition, Position
+from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.supervision import Decision, Verdict
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.drain import orphans
@@ -60,7 +61,7 @@ class LiveStatus:
             ledger = self.platform.ledger
             epochs, positions = ledger.epochs(), ledger.all_positions()
             commits, now = ledger.last_commits(), ledger.now()
-            waiting = orphans(ledger, self.platform.spikes)
+            waiting, overlays = orphans(ledger, self.platform.spikes), ledger.open_overlays()
         except Transient as error:
             return tuple(SpikeRow(name, "UNKNOWN", problem=str(error)) for name in names)
         lags, problem = self._lags()
@@ -77,6 +78,7 @@ class LiveStatus:
                 epochs.get(name),
                 positions.get(name, {}),
                 age_seconds(commits.get(name), now),
+                in_words(overlays.get(name, ()), now),
             )
             for name in names
         )
@@ -96,19 +98,21 @@ class LiveStatus:
         epoch: Epoch | None,
         positions: Mapping[Partition, Position],
         commit_age: float | None,
+        overlays: str | None,
     ) -> SpikeRow:
         committed = sum(p.committed_end for p in positions.values())
         verdict, problem = headline(decision, lag, unknown)
+        seen = lag if lag and lag.observed else None
         return SpikeRow(
             spike=decision.spike,
             verdict=verdict,
             epoch=epoch.number if epoch else None,
             committed=committed,
-            lag=lag.lag if lag else None,
-            lag_seconds=lag.lag_seconds if lag else None,
+            lag=seen.lag if seen else None,
+            lag_seconds=seen.lag_seconds if seen else None,
             records_per_second=self.rates.of(decision.spike, committed),
             commit_age_seconds=commit_age,
-            problem=problem,
+            problem="; ".join(filter(None, (problem, overlays))) or None,
         )
 
 
@@ -119,6 +123,13 @@ def headline(decision: Decision, lag: LagReport | None, unknown: str | None) -> 
     if lag is None:
         return "UNKNOWN", unknown
     return lag.verdict, None if lag.verdict in {"OK", "IDLE"} else lag.sentence
+
+
+def in_words(overlays: Iterable[Overlay], now: datetime) -> str | None:
+    """`overlay more-memory 768m until 24 Nov 10:00 UTC (3 drivers … out of memory)`"""
+    holding = (o for o in overlays if now < o.expires_at)
+    said = (f"overlay {o.kind} {o.value} until {o.expires_at:%d %b %H:%M} UTC ({o.cause})" for o in holding)
+    return "; ".join(said) or None
 
 
 def age_seconds(then: datetime | None, now: datetime) -> float | None:

@@ -1,7 +1,7 @@
 """What `spike up` and `spike status` show: a table as a pure function of rows and parts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -38,9 +38,12 @@ class StatusSource(Protocol):
     def rows(self) -> tuple[SpikeRow, ...]: ...
 
 
-def table(rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], *, link: str | None = None) -> Table:
-    """One line a spike; below it what is to be said of them, the parts' health and Dagster's address."""
-    rows = tuple(rows)
+def table(
+    rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], *, link: str | None = None, brief: bool = False
+) -> Table:
+    """One line a spike; below it what is to be said of them (only the first sentence of each if `brief`),
+    the parts' health and Dagster's address."""
+    rows = tuple(replace(row, problem=_first_sentence(row.problem)) if brief else row for row in rows)
     shown = Table(
         box=SIMPLE_HEAD, padding=(0, 1), caption=_caption(rows, parts, link), caption_justify="left"
     )
@@ -83,6 +86,10 @@ def _caption(rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], link: str 
             caption.append(f"{row.spike}: {row.problem}\n", style=_colour(row.verdict))
     caption.append_text(parts_line(parts))
     return caption.append(f"\nDagster: {link}   stop: Ctrl-C or `spike down`") if link else caption
+
+
+def _first_sentence(text: str | None) -> str | None:
+    return text and text.split(". ")[0].splitlines()[0]
 
 
 def _colour(verdict: str) -> str:

@@ -1,5 +1,6 @@
 """What every object store does: the one in memory, and S3 (SeaweedFS here)."""
 
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ class Bench:
     def put(self, name, body=b"body"):
         return self.store.put(BUCKET, self.key(name), body)
 
-    def copy(self, source, target, etag, **metadata):
+    def copy(self, source, target, etag, *, size=4, **metadata):
         return self.store.copy(
-            BUCKET, self.key(source), self.key(target), source_etag=etag, metadata=metadata
+            BUCKET, self.key(source), self.key(target), source_etag=etag, size=size, metadata=metadata
         )
 
     def footer(self, name, size):
@@ -79,7 +80,7 @@ def test_head_tells_size_and_etag_of_what_was_put(bench):
 
 def test_copy_keeps_the_bytes_and_replaces_the_metadata(bench):
     source = bench.put("a", b"12345")
-    copied = bench.copy("a", "b", source.etag, **{"spike-batch": "7"})
+    copied = bench.copy("a", "b", source.etag, size=5, **{"spike-batch": "7"})
     assert bench.store.head(BUCKET, bench.key("b")) == copied
     assert (copied.size, copied.metadata) == (5, {"spike-batch": "7"})
 
@@ -112,6 +113,12 @@ def test_copy_of_a_missing_source_says_which(bench):
         bench.copy("gone", "b", "0" * 32)
 
 
+def test_copy_of_a_missing_large_source_says_which(bench):
+    with pytest.raises(ObjectMissing, match="gone"):
+        bench.copy("gone", "b", "0" * 32, size=7 * MIB)
+    assert bench.names() == []
+
+
 def test_of_many_copies_to_one_key_at_once_exactly_one_wins(bench):
     source = bench.put("a")
 
@@ -128,13 +135,13 @@ def test_of_many_copies_to_one_key_at_once_exactly_one_wins(bench):
 
 def test_a_large_object_is_copied_whole_and_never_over_another(bench):
     source = bench.put("large", b"0123456789abcdef" * (7 * MIB // 16))
-    copied = bench.copy("large", "copy", source.etag, spike="x")
+    copied = bench.copy("large", "copy", source.etag, size=source.size, spike="x")
     assert (copied.size, copied.metadata) == (7 * MIB, {"spike": "x"})
     assert bench.store.head(BUCKET, bench.key("copy")) == copied
     with pytest.raises(AlreadyExists):
-        bench.copy("large", "copy", source.etag)
+        bench.copy("large", "copy", source.etag, size=source.size)
     with pytest.raises(SourceChanged):
-        bench.copy("large", "other", "0" * 32)
+        bench.copy("large", "other", "0" * 32, size=source.size)
     assert bench.names() == ["copy", "large"]
 
 
@@ -149,6 +156,17 @@ def test_footer_larger_than_one_read_is_read_whole(bench):
     assert len(body) > 128 * 1024
     bench.put("f", body)
     assert bench.footer("f", len(body)).rows == 2
+
+
+@pytest.mark.parametrize("size", [0, 5, 20_000_000])
+def test_an_etag_that_is_md5_is_that_of_the_content_and_of_a_copy(bench, size):
+    body = b"x" * size
+    etag = bench.put("a", body).etag
+    copied = bench.copy("a", "b", etag)
+    heads = [bench.store.head(BUCKET, bench.key(name)) for name in "ab"]
+    assert copied.etag == heads[1].etag
+    assert {h.etag for h in heads if h.etag_is_md5} <= {hashlib.md5(body).hexdigest()}
+    assert size > 5 or all(h.etag_is_md5 for h in heads)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +229,7 @@ def test_deleting_twice_is_deleting_once(bench):
         lambda store: store.head("no-such-bucket", "a"),
         lambda store: store.footer("no-such-bucket", "a", size=100),
         lambda store: list(store.list("no-such-bucket", "")),
-        lambda store: store.copy("no-such-bucket", "a", "b", source_etag="0", metadata={}),
+        lambda store: store.copy("no-such-bucket", "a", "b", source_etag="0", size=1, metadata={}),
     ],
     ids=["head", "footer", "list", "copy"],
 )

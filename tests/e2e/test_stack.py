@@ -9,6 +9,7 @@ from kafka import KafkaProducer
 from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment
 
 from spike_pipelines import read as reading
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.services.drain import APPENDER_LEASE
 from spike_pipelines.stack import faults
@@ -138,9 +139,17 @@ def test_an_outage_is_told_and_the_stream_goes_on_after_it(stack, spike, part):
     stack.await_commit(spike)
 
 
+def kills_a_run(stack) -> bool:
+    try:
+        faults.kill_appender_run(stack.platform)
+    except Transient:
+        return False
+    return True
+
+
 def test_the_appender_run_may_be_killed(stack, spike):
     token, _ = stack.platform.ledger.lease_state(APPENDER_LEASE)
-    faults.kill_appender_run(stack.platform)
+    stack.await_("an appender run is killed at work", lambda: kills_a_run(stack))
     stack.await_(
         "another run has the lease", lambda: stack.platform.ledger.lease_state(APPENDER_LEASE)[0] > token
     )

@@ -1,6 +1,8 @@
 """`spike audit`: a good run is clean, and each breach turns its own invariant red."""
 
 import io
+import weakref
+from threading import RLock
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,9 +11,12 @@ import test_swap
 from builders import BUCKET, HOUR, parquet
 
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.operations import Author
 from spike_pipelines.ports import LiveFile
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.deep_audit import DeepAuditor
+from spike_pipelines.services.operate import Request
+from spike_pipelines.services.project import Projector
 
 pytestmark = pytest.mark.real
 
@@ -105,6 +110,30 @@ def next_record_deleted(world):
     world.broker.delete_records("payouts-topic", 0, before=25)
 
 
+def application_gone_and_table_dropped(world):
+    del world.spikes["payouts"]
+    del world.catalog._tables["payouts"]
+
+
+def application_gone_and_object_deleted(world):
+    del world.spikes["payouts"]
+    delete_live(world)
+
+
+def application_gone_and_staged_deleted(world):
+    del world.spikes["payouts"]
+    delete_staged(world)
+
+
+def nobody_knows_the_place(world):
+    del world.spikes["payouts"]
+    world.execute("UPDATE bindings SET used = false WHERE spike = 'payouts'")
+
+
+def log_cut_off(world):
+    world.broker.truncate("payouts-topic", 0, 23)
+
+
 FIRST = "(SELECT min(number) FROM batches WHERE spike = 'payouts')"
 SECOND = "(SELECT min(number) + 1 FROM batches WHERE spike = 'payouts')"
 THIRD = "(SELECT min(number) + 2 FROM batches WHERE spike = 'payouts')"
@@ -131,6 +160,7 @@ BREACHES = {
     "the topic was made again": (topic_made_again, {"I10"}),
     "the topic was deleted": (topic_deleted, {"I10"}),
     "Kafka deleted what was not read": (next_record_deleted, {"I10"}),
+    "Kafka's log was cut off below what is staged": (log_cut_off, {"I10"}),
     "the ranges of a batch are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {SECOND}"), {"I1"}),
     "the first batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {FIRST}"), {"I1"}),
     "the last batch's ranges are gone": (sql(f"DELETE FROM batch_ranges WHERE batch = {THIRD}"), {"I1"}),
@@ -173,6 +203,37 @@ BREACHES = {
     "a committed end ran ahead": (
         sql("UPDATE positions SET committed_end = 24 WHERE spike = 'payouts'"), {"I1"},
     ),
+    "a committed batch's files are staged again": (
+        sql(f"UPDATE files SET state = 'staged' WHERE batch = {SECOND}"), {"I3"},
+    ),
+    "a file of a batch that waits is live": (
+        sql(
+            "UPDATE files SET state = 'live', dataset = 'other', added = 9, final_key = 'k', final_etag = 'e'"
+            f" WHERE id = (SELECT min(id) FROM files WHERE batch = {THIRD} + 1)"
+        ),
+        {"I3"},
+    ),
+    "a file is superseded by nothing": (
+        sql(f"UPDATE files SET state = 'superseded', removed = 3 WHERE batch = {SECOND} AND kind = 'final'"),
+        {"I1", "I3"},
+    ),
+    "a file will be superseded by nothing": (
+        sql(f"UPDATE files SET state = 'superseded', removed = 9 WHERE batch = {SECOND} AND kind = 'final'"),
+        {"I1"},
+    ),
+    "a commit is gone": (sql("DELETE FROM commits WHERE dataset = 'payouts' AND sequence = 2"), {"I3"}),
+    "the last commit is gone": (
+        sql("DELETE FROM commits WHERE dataset = 'payouts' AND sequence = 3"), {"I3"},
+    ),
+    "a dataset's sequence went back": (
+        sql("UPDATE datasets SET sequence = 2, published = 2, reported = 0 WHERE name = 'payouts'"), {"I3"},
+    ),
+    "a table was dropped, and its application file is gone": (application_gone_and_table_dropped, {"I3"}),
+    "a live object is deleted, and its application file is gone": (
+        application_gone_and_object_deleted, {"I4"},
+    ),
+    "a staged object is gone, and its application file too": (application_gone_and_staged_deleted, {"I9"}),
+    "nobody says where a dataset is": (nobody_knows_the_place, {"I3", "I4", "I9"}),
     "a batch was registered by a fenced epoch": (
         sql(
             "UPDATE epochs SET state = 'superseded' WHERE spike = 'payouts'",
@@ -203,6 +264,24 @@ def test_a_broker_that_is_down_is_not_observed_and_not_ok(ran):
     assert (finding.ok, finding.observed, finding.breaches) == (False, False, ())
     assert "not observed" in finding.figure
     assert red(ran) == {"I10"}
+
+
+def test_a_spike_without_application_file_is_audited_where_it_was_opened(ran):
+    del ran.spikes["payouts"]
+    assert red(ran) == set()
+    assert ran.audit()["I3"].figure == "12 files in 4 tables"
+
+
+def test_numbers_that_a_redone_table_skipped_are_not_missing(ran):
+    spike = ran.spikes["payouts"]
+    ran.catalog._tables["payouts"].sequence = 40
+    Projector(ran.ledger, ran.catalog, ran.publisher).project(
+        spike, Request("r", Author("ann", "restored")), events=False
+    )
+    ran.driver(spike, after=1).stage()
+    ran.settle(spike)
+    assert ran.dataset(spike).sequence > 40
+    assert red(ran) == set()
 
 
 def test_a_bucket_that_is_gone_is_not_observed_and_not_ok(ran):
@@ -282,6 +361,54 @@ def test_a_file_with_other_rows_than_were_committed_is_told(world, rows, found):
     (finding,) = DeepAuditor(world.ledger, Miscounts(), world.spikes).run()
     (breach,) = finding.breaches
     assert breach.endswith(f"4 records to be found, {found} are")
+
+
+def test_offsets_that_two_batches_read_are_told(world):
+    driver = world.driver(world.spike())
+    driver.stage(3, 1, 0)
+    driver.stage(3, 1, 0)
+    world.settle(driver.spike)
+    world.execute("UPDATE batch_ranges SET start_offset = 3 WHERE start_offset = 4")
+    assert "[3,8) of batch" in deep(world, range(8))[0]
+
+
+class Counts:
+    """Reads what is in the files, and how many were in memory at once."""
+
+    def __init__(self, world):
+        self._world, self._lock, self.alive, self.most = world, RLock(), 0, 0
+
+    def places(self, bucket, key):
+        body = self._world.store._bucket(bucket)[key].body
+        table = pq.read_table(io.BytesIO(body), columns=["kafka_partition", "kafka_offset"])
+        frame = table.rename_columns(["partition", "offset"]).to_pandas()
+        with self._lock:
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+        weakref.finalize(frame, self._gone)
+        return frame
+
+    def _gone(self):
+        with self._lock:
+            self.alive -= 1
+
+
+def test_the_deep_audit_has_a_few_files_in_memory_however_many_there_are(world):
+    driver = world.driver(world.spike(records=1_000, max_staged_batches=100))
+    for _ in range(60):
+        driver.stage(2, 0, 0)
+    world.promoter().promote(driver.spike, limit=60)
+    reader = Counts(world)
+    (finding,) = DeepAuditor(world.ledger, reader, world.spikes).run()
+    assert (finding.breaches, finding.figure) == ((), "120 records read, 0 filtered")
+    assert 0 < reader.most <= 12
+
+
+def test_where_all_is_broken_the_first_breaches_are_told(world):
+    driver = world.driver(world.spike(records=3_000))
+    driver.stage(2_400, 0, 0)
+    breaches = deep(world, range(5_000, 7_400))
+    assert (len(breaches), breaches[-1]) == (1_001, "and 1,400 more")
 
 
 # swaps, as the audit sees them

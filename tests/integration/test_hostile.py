@@ -273,7 +273,7 @@ def test_a_body_that_is_not_right_is_refused_and_nothing_is_written(api, world, 
 )
 def test_a_giant_list_is_refused(api, world, body, part, count):
     before = everything(world)
-    error = refused(api.post(PATH, json={**body, part: body[part][:1] * count}), 422, "invalid")
+    error = refused(api.post(PATH, json={**body, part: body[part][:1] * count}), 422, "too_large")
     assert error.field == f"body.{part}"
     assert everything(world) == before
 
@@ -296,10 +296,22 @@ def test_an_overlapping_batch_is_refused(api, world, body):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [at("read"), at(*H, "final"), at(*H, "dead_letter"), at(*H, "filtered"), at(*F, "rows")],
-    ids=["read", "final", "dead letters", "filtered", "rows"],
+    ("change", "field"),
+    [
+        (at(*H, "final"), "hours[0].final"),
+        (at(*H, "dead_letter"), "hours[0].dead_letter"),
+        (at(*F, "rows"), "hours[0].final"),
+    ],
+    ids=["final", "dead letters", "rows"],
 )
+def test_counts_that_are_not_the_files_rows_are_refused_with_their_field(api, world, body, change, field):
+    before = everything(world)
+    change(body, 50)
+    assert refused(api.post(PATH, json=body), 422, "invalid").field == field
+    assert everything(world) == before
+
+
+@pytest.mark.parametrize("change", [at("read"), at(*H, "filtered")], ids=["read", "filtered"])
 def test_wrong_totals_are_never_visible_and_held_for_a_person(api, world, body, change):
     """Not refused: a driver would send them for ever. The appender counts by itself (I8)."""
     change(body, 50)

@@ -95,6 +95,32 @@ def test_a_loss_stays_in_the_verdict_until_it_is_acknowledged(world, spike, obse
     assert observer.watch()["payouts"].verdict is LagVerdict.IDLE
 
 
+def test_a_log_that_was_cut_off_is_told_and_a_batch_staged_meanwhile_is_not(world, spike, observer):
+    driver = world.driver(spike)
+    driver.stage()
+    looks = []
+
+    class Moves:
+        def __getattr__(self, name):
+            return getattr(world.broker, name)
+
+        def survey(self, names):
+            seen = world.broker.survey(names)
+            looks.append(seen)
+            if len(looks) == 1:  # between the survey and the look at the ledger
+                world.broker.append(spike.topic, 0, *[HOUR] * 20)
+                driver.ends = dict.fromkeys(driver.ends, 6)
+                driver.stage(100, 0, 0)
+            return seen
+
+    assert replace(observer, broker=Moves()).lag()["payouts"].verdict is not LagVerdict.LOST
+    assert len(looks) == 2
+    world.broker.truncate(spike.topic, 0, 100)
+    report = observer.watch()["payouts"]
+    assert (report.verdict, report.partitions[0].cut_off) == (LagVerdict.LOST, 6)
+    assert "--to payouts-topic:0:100" in report.sentence
+
+
 def test_a_topic_made_again_is_told(world, spike, observer):
     world.driver(spike)
     world.broker.delete(spike.topic)

@@ -136,24 +136,39 @@ def test_a_final_object_of_our_own_earlier_copy_counts_as_copied(world, driver):
     file = intended(world, driver)
     metadata = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
     world.store.copy(
-        BUCKET, file.staging_key, file.final_key, source_etag=file.staging_etag, metadata=metadata
+        BUCKET,
+        file.staging_key,
+        file.final_key,
+        source_etag=file.staging_etag,
+        size=file.size,
+        metadata=metadata,
     )
     assert len(world.promoter().promote(driver.spike, limit=1)) == 1
 
 
-@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source"])
+@pytest.mark.parametrize("whose", ["stranger", "other batch", "other source", "other bytes"])
 def test_a_final_object_that_is_not_ours_is_never_overwritten_and_holds_the_batch(world, driver, whose):
     driver.stage()
     file = intended(world, driver)
     if whose == "stranger":
         world.store.put(BUCKET, file.final_key, parquet(2))
+    elif whose == "other bytes":
+        ours = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
+        world.store.put(BUCKET, file.final_key, bytes(file.size))
+        objects = world.store._bucket(BUCKET)
+        objects[file.final_key] = replace(objects[file.final_key], metadata=ours)
     else:
         wrong = {
             "other batch": {BATCH_METADATA: "0", ETAG_METADATA: file.staging_etag},
             "other source": {BATCH_METADATA: str(file.batch), ETAG_METADATA: "0"},
         }[whose]
         world.store.copy(
-            BUCKET, file.staging_key, file.final_key, source_etag=file.staging_etag, metadata=wrong
+            BUCKET,
+            file.staging_key,
+            file.final_key,
+            source_etag=file.staging_etag,
+            size=file.size,
+            metadata=wrong,
         )
     before = world.store.head(BUCKET, file.final_key)
     assert world.promoter().promote(driver.spike, limit=1) == ()

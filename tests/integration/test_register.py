@@ -6,7 +6,7 @@ from datetime import timedelta
 from threading import Barrier
 
 import pytest
-from builders import HOUR, Driver, new_batch
+from builders import HOUR, IDLE_LIMIT, Driver, new_batch
 
 from spike_pipelines.domain.batch import BatchState, FileKind
 from spike_pipelines.domain.errors import (
@@ -21,10 +21,14 @@ from spike_pipelines.domain.errors import (
     TopicChanged,
     TopicMissing,
     Transient,
+    Truncated,
 )
 from spike_pipelines.domain.offsets import OffsetRange, Partition
+from spike_pipelines.domain.operations import Author
+from spike_pipelines.domain.rewind import parse_target
 from spike_pipelines.domain.spike import Start
-from spike_pipelines.services.register import EpochToken
+from spike_pipelines.services.operate import Operator, Request
+from spike_pipelines.services.register import EpochToken, Registrar
 
 pytestmark = pytest.mark.real
 
@@ -164,6 +168,53 @@ def test_lost_records_refuse_an_epoch_and_change_nothing(world):
     with pytest.raises(Lost):
         world.driver(spike, after=1)
     assert world.ledger.epochs()[spike.name].number == 1
+
+
+class ComesBack:
+    """A broker whose log end is that of a replica that is behind, the first `times` it is asked."""
+
+    def __init__(self, broker, topic, end, times):
+        self._broker, self._topic, self._end, self.left = broker, topic, end, times
+
+    def __getattr__(self, name):
+        return getattr(self._broker, name)
+
+    def topics(self, names):
+        found = dict(self._broker.topics(names))
+        if self.left:
+            self.left -= 1
+            found[self._topic] = replace(found[self._topic], log_end={0: self._end, 1: self._end})
+        return found
+
+
+def test_a_log_that_was_cut_off_refuses_epochs_and_batches_and_a_rewind_goes_on(world):
+    spike = world.spike(partitions=2)
+    driver = world.driver(spike)
+    driver.stage(5, 0, 0, index=0)
+    world.settle(spike)
+    world.broker.truncate(spike.topic, 0, 3)
+    with pytest.raises(Truncated, match="ends at 3: 2 offsets were cut off"):
+        driver.stage(5, 0, 0, index=1)
+    with pytest.raises(Truncated):
+        world.driver(spike, after=1)
+    assert staged(world, spike) == {0: 5, 1: 0}
+    operator = Operator(world.ledger, world.broker, world.store)
+    request = Request("r", Author("ann", "an unclean election"))
+    operator.rewind(spike, parse_target(f"{spike.topic}:0:3"), request)
+    assert {p.index: o for p, o in world.driver(spike, "b").opened.offsets.items()} == {0: 0, 1: 0}
+
+
+def test_a_replica_that_is_behind_is_asked_again_and_not_blamed(world):
+    spike = world.spike(partitions=2)
+    driver = world.driver(spike)
+    driver.stage(5, 0, 0)
+    slow = ComesBack(world.broker, spike.topic, 4, times=1)
+    registrar = Registrar(world.ledger, slow, IDLE_LIMIT)
+    assert registrar.open_epoch(spike, "a", 1, "1.0").epoch.number == 2
+    assert slow.left == 0
+    slow.left = 2
+    with pytest.raises(Truncated):
+        registrar.open_epoch(spike, "a", 2, "1.0")
 
 
 def test_a_topic_made_again_refuses_epochs_and_batches(world):

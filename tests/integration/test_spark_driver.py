@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 from spark_jvm import own_jvm
@@ -365,6 +365,43 @@ def test_overlap_is_answered_by_a_new_epoch_with_an_empty_checkpoint(stack):
         run.appender.wait_for(lambda: run.appender.ends[0] == 1)
     assert [b.epoch for b in run.appender.batches] == [2]
     assert list((stack.env.state_dir / "checkpoints" / what.name).iterdir()) == []
+
+
+def test_a_batch_that_is_too_large_for_the_appender_is_read_again_in_halves(stack):
+    what = spike("halves", filter=None)
+    stack.kafka.create_topics({"halves": 1})
+    with producer(stack) as client:
+        for i in range(40):
+            client.send("halves", value=good(str(i)), partition=0)
+    with driving(stack, what, {0: 0}) as run:
+        run.appender.say("batches", Answer(413, "too_large"))
+        run.appender.wait_for(lambda: run.appender.ends[0] == 40)
+    ranges = [(b.epoch, r.start, r.end) for b in run.appender.batches for r in b.ranges]
+    assert ranges == [(2, 0, 20), (2, 20, 40)]
+
+
+def test_records_deleted_under_a_running_query_end_the_driver_and_register_nothing(stack):
+    """Spark is told to fail on data loss: else it would go on behind what is gone, and say it was read."""
+    what = spike("deleted", filter=None)
+    stack.kafka.create_topics({"deleted": 1})
+    with producer(stack) as client:
+        for i in range(3):
+            client.send("deleted", value=good(str(i)), partition=0)
+    with driving(stack, what, {0: 0}) as run:
+        run.appender.say("batches", *[Answer(429, "too_many_staged", retry_after=0.2)] * 5_000)
+        run.appender.wait_for(lambda: run.appender.posts)  # the query runs, and waits for the appender
+        with producer(stack) as client:
+            for i in range(10):
+                client.send("deleted", value=good(str(i)), partition=0)
+        admin = KafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
+        admin.delete_records({TopicPartition("deleted", 0): 8})
+        admin.close()
+        run.appender.say("epochs", Answer(409, "lost"))
+        run.appender.script["batches"].clear()
+        run.appender.wait_for(lambda: len(run.appender.opens) == 2)
+    assert run.codes == [Exit.REFUSED]
+    assert [(r.start, r.end) for b in run.appender.posts for r in b.ranges][-1] == (0, 3)
+    assert run.appender.ends == {0: 3}
 
 
 def test_fenced_driver_ends_and_never_opens_again(stack):

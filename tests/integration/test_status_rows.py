@@ -5,19 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from spike_pipelines.domain.lag import LagReport, LagVerdict
+from spike_pipelines.domain.supervision import Decision, Verdict
 from spike_pipelines.stack.source import LiveStatus, Rates
 
 pytestmark = pytest.mark.real
 
 
-def status(world, broken=()):
+def status(world, broken=(), decisions=(), lags=None):
     return LiveStatus(
         SimpleNamespace(
             ledger=world.ledger,
-            spikes={},
+            spikes={decision.spike: None for decision in decisions},
             applications=SimpleNamespace(broken=dict(broken)),
-            supervisor=SimpleNamespace(look=tuple),
-            observer=SimpleNamespace(lag=dict),
+            supervisor=SimpleNamespace(look=lambda: decisions),
+            observer=SimpleNamespace(lag=lambda: lags or {}),
         )
     )
 
@@ -34,6 +36,13 @@ def test_a_spike_whose_file_is_broken_has_that_row_only(world):
     world.driver(world.spike()).stage()
     (row,) = status(world, {"payouts": "line 3: no"}).rows()
     assert (row.verdict, row.problem) == ("INVALID", "line 3: no")
+
+
+def test_a_lag_that_nobody_observed_is_a_dash_whatever_the_driver_does(world):
+    blind = LagReport(LagVerdict.UNKNOWN, "not observed: Kafka", 0, None, (), observed=False)
+    starting = Decision("payouts", Verdict.STARTING, "it started 5 s ago")
+    (row,) = status(world, decisions=(starting,), lags={"payouts": blind}).rows()
+    assert (row.verdict, row.lag, row.lag_seconds) == ("STARTING", None, None)
 
 
 @dataclass

@@ -3,15 +3,21 @@
 Nothing here asks the services. Each check raises `Violation` with the invariant's number.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from builders import BUCKET
 from model_world import ModelWorld, Place, Row, Violation
 
 from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.memory_dialect import micros
-from spike_pipelines.domain.batch import TRANSITIONS, UNFINISHED, BatchState, FileKind
+from spike_pipelines.domain.batch import LIVE_LANE, TRANSITIONS, UNFINISHED, BatchState, FileKind, FileState
+from spike_pipelines.domain.operations import OperationKind
+from spike_pipelines.domain.swap import SwapState
+
+SWAPS = 0  # stands for the batches of all swaps; the ledger's numbers begin at 1
 
 
 @dataclass
@@ -22,6 +28,7 @@ class Watch:
     ends: dict[tuple[str, int], tuple[int, int, int]] = field(default_factory=dict)
     states: dict[int, BatchState] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
+    operations: int = 0  # the newest that was taken into account
     version: tuple[int, int, int] | None = None
 
     def check(self) -> None:
@@ -33,16 +40,20 @@ class Watch:
         batches = {row["number"]: row for row in world.rows(schema.batches)}
         ranges = [r for r in world.rows(schema.batch_ranges) if r["live"]]
         files = world.rows(schema.files)
+        operations = world.rows(schema.operations)
         self.no_gap_and_no_overlap(positions, batches, ranges)
         self.every_record_once(batches, ranges, files)
         self.readers_see_the_ledger(files)
-        self.one_commit_each(batches)
+        self.one_commit_each(batches, operations)
+        self.swaps_are_whole(files)
         self.objects_are_explained(files)
+        self.removed_in_time(files)
+        self.went_back(operations)
         self.never_back(positions, batches)
         self.fenced(batches)
         self.conserved(batches, files)
         self.staging_is_safe(batches, files)
-        self.identity(positions)
+        self.identity(positions, operations)
         self.version = world.version
 
     def no_gap_and_no_overlap(
@@ -68,27 +79,39 @@ class Watch:
     def every_record_once(
         self, batches: Mapping[int, Row], ranges: Iterable[Row], files: Iterable[Row]
     ) -> None:
-        """I1, I2: live files of a committed batch hold exactly the records of its ranges, each in the
-        file it belongs to; the rest of them is filtered, and counted so."""
-        world = self.world
-        held: dict[int, dict[Place, Row]] = defaultdict(dict)
+        """I1, I2: live files hold exactly the records of committed ranges, each in the file it belongs to,
+        in the batch's or in that of the swap that replaced it; the rest is filtered, and counted so, or
+        declared lost, and then Kafka has it no more."""
+        held: dict[Place, Row] = {}
         for f in files:
-            if f["state"] == "live":
+            if f["state"] == FileState.LIVE:
                 expect(batches[f["batch"]]["state"] == BatchState.COMMITTED, "I3: live and not committed")
-                for place in world.store.places(f["final_key"]):
-                    expect(place not in held[f["batch"]], f"I2: {place} is there twice")
-                    held[f["batch"]][place] = f
-        read: dict[int, int] = defaultdict(int)
+                for place in self.world.store.places(f["final_key"]):
+                    expect(place not in held, f"I2: {place} is there twice")
+                    held[place] = f
+        read: dict[int, int] = defaultdict(int, {SWAPS: 0})
         for r in ranges:
-            if batches[r["batch"]]["state"] == BatchState.COMMITTED:
-                read[r["batch"]] += self._account(r, held[r["batch"]])
-        for number, places in held.items():
-            expect(not places, f"I2: batch {number} holds records outside its ranges: {list(places)[:3]}")
+            batch = batches[r["batch"]]
+            if batch["lost"]:
+                self._declared_lost(r)
+            elif batch["state"] == BatchState.COMMITTED:
+                read[r["batch"]] += self._account(r, batches, held, read)
+        expect(not held, f"I2: files hold records outside of committed ranges: {list(held)[:3]}")
         for number, filtered in read.items():
-            expect(filtered == batches[number]["records_filtered"], f"I1: batch {number} lost records")
+            counted = [batches[number]] if number != SWAPS else _swaps(batches)
+            said = sum(b["records_filtered"] for b in counted)
+            expect(filtered == said, f"I1: batch {number} lost records")
 
-    def _account(self, r: Row, held: dict[Place, Row]) -> int:
-        """Take the range's records out of `held`; answers how many are filtered."""
+    def _declared_lost(self, r: Row) -> None:
+        topic = self.world.topic()
+        gone = topic.log_start[r["partition"]] if topic.topic_id == r["topic_id"] else r["end_offset"]
+        expect(r["end_offset"] <= gone, f"I1: {r} is declared lost, and Kafka has it")
+
+    def _account(
+        self, r: Row, batches: Mapping[int, Row], held: dict[Place, Row], read: dict[int, int]
+    ) -> int:
+        """Take the range's records out of `held`; answers how many its batch filtered. What swaps did is
+        added to `read` under `SWAPS`."""
         filtered = 0
         for offset in range(r["start_offset"], r["end_offset"]):
             place = Place(r["topic_id"], r["partition"], offset)
@@ -97,13 +120,19 @@ class Watch:
             if record is None or record.kind is None:
                 expect(found is None, f"I1: {place} is in a file and should not be")
                 filtered += record is not None
+            elif found is None:
+                dropped = record.kind is FileKind.DEAD_LETTER and record.healed is None
+                expect(dropped, f"I1: {place} is committed and in no file")
+                read[SWAPS] += 1
             else:
-                expect(found is not None, f"I1: {place} is committed and in no file")
-                expect(
-                    (found["kind"], found["hour"]) == (record.kind, micros(record.hour)),
-                    f"I1: {place} misplaced",
-                )
+                self._placed(place, found, swapped=batches[found["batch"]]["lane"] != LIVE_LANE)
         return filtered
+
+    def _placed(self, place: Place, found: Row, *, swapped: bool) -> None:
+        record = self.world.records[place]
+        expect(not swapped or record.kind is FileKind.DEAD_LETTER, f"I1: {place} was never a dead letter")
+        kind = record.healed if swapped else record.kind
+        expect((found["kind"], found["hour"]) == (kind, micros(record.hour)), f"I1: {place} misplaced")
 
     def readers_see_the_ledger(self, files: Iterable[Row]) -> None:
         """I3: each table shows what was live at its sequence number: all of a commit, or none of it."""
@@ -135,18 +164,35 @@ class Watch:
             if f["state"] == "live" and f["added"] <= done:
                 expect(self.world.uri(f["final_key"]) in seen, f"I3: {f['final_key']} counts as published")
 
-    def one_commit_each(self, batches: Mapping[int, Row]) -> None:
-        """I3: a sequence number for each committed batch, without gaps."""
+    def one_commit_each(self, batches: Mapping[int, Row], operations: Iterable[Row]) -> None:
+        """I3: a sequence number for each committed batch and each rewind, without gaps."""
         commits = self.world.rows(schema.commits)
         expect(
             sorted(c["batch"] for c in commits)
             == sorted(n for n, b in batches.items() if b["state"] == BatchState.COMMITTED),
             "I3: commits and committed batches are not the same",
         )
-        expect(
-            sorted(c["sequence"] for c in commits) == list(range(1, len(commits) + 1)),
-            "I3: a sequence number is missing",
-        )
+        rewinds = [o["sequence"] for o in operations if o["sequence"] is not None]
+        sequences = sorted([c["sequence"] for c in commits] + rewinds)
+        expect(sequences == list(range(1, len(sequences) + 1)), "I3: a sequence number is missing")
+
+    def swaps_are_whole(self, files: Iterable[Row]) -> None:
+        """I3: what a swap replaced went at the number at which its own files came; one that was given up
+        replaced nothing."""
+        swaps = self.world.rows(schema.swaps)
+        if not swaps:
+            return
+        by_id = {f["id"]: f for f in files}
+        commits = {c["batch"]: c["sequence"] for c in self.world.rows(schema.commits)}
+        replaced = defaultdict(set)
+        for row in self.world.rows(schema.swap_files):
+            replaced[row["swap"]].add(by_id[row["file"]]["removed"])
+        for swap in swaps:
+            at = commits.get(swap["batch"])
+            if swap["state"] == SwapState.SWAPPED:
+                expect(replaced[swap["number"]] == {at}, f"I3: swap {swap['number']} is not whole")
+            else:
+                expect(at is None, f"I3: swap {swap['number']} is {swap['state']} and committed")
 
     def objects_are_explained(self, files: Iterable[Row]) -> None:
         """I4: every object under final is a file the ledger knows; live files are as committed."""
@@ -158,6 +204,34 @@ class Watch:
                 info = there.get(key)
                 expect(info is not None, f"I4: {key} is live and not there")
                 expect((info.size, info.etag) == (f["size"], f["final_etag"]), f"I4: {key} is another object")
+            if f["state"] == FileState.SUPERSEDED and f["condemned_at"] is None:
+                expect(key in there, f"I4: {key} is superseded, not removed, and gone")
+
+    def removed_in_time(self, files: Iterable[Row]) -> None:
+        """I9: a file is deleted after its replacement is published, and no snapshot that is kept shows it."""
+        catalog = self.world.catalog
+        there = self.world.store.keys("final/")
+        gone = sorted(uri for uri in catalog.readable() if uri.removeprefix(f"s3://{BUCKET}/") not in there)
+        expect(not gone, f"I9: snapshots show {gone}, which are gone")
+        published = sum(d["published"] for d in self.world.rows(schema.datasets))
+        for f in files:
+            if f["condemned_at"] is not None and f["state"] == FileState.SUPERSEDED:
+                expect(f["removed"] <= published, f"I9: {f['final_key']} went before it was replaced")
+
+    def went_back(self, operations: Iterable[Row]) -> None:
+        """I5: what an audited operation moved may be below what was seen; it says truly where it was."""
+        for o in sorted(operations, key=lambda o: o["id"]):
+            if o["id"] <= self.operations:
+                continue
+            self.operations = o["id"]
+            for _, topic_id, index, staged, committed, to in json.loads(o["moves"]):
+                key = topic_id, index
+                baseline, *before = self.ends.get(key, (to, committed, staged))
+                expect(
+                    committed >= before[0] and staged >= before[1] and to <= committed,
+                    f"I5: {o['summary']}: it was at {before}",
+                )
+                self.ends[key] = min(baseline, to), to, to
 
     def never_back(self, positions: Iterable[Row], batches: Mapping[int, Row]) -> None:
         """I5: offsets only grow, a baseline stays; a batch changes state only as it may."""
@@ -181,6 +255,8 @@ class Watch:
         epochs = self.world.rows(schema.epochs)
         expect(sum(e["state"] == "open" for e in epochs) <= 1, "I6: two epochs are open")
         for b in batches.values():
+            if b["epoch"] is None:
+                continue
             late = [e for e in epochs if e["number"] > b["epoch"] and e["opened_at"] < b["staged_at"]]
             expect(not late, f"I6: batch {b['number']} was registered by fenced epoch {b['epoch']}")
 
@@ -188,38 +264,52 @@ class Watch:
         """I8: counts of a committed batch agree with each other and with what the files hold."""
         rows = {FileKind.FINAL: defaultdict(int), FileKind.DEAD_LETTER: defaultdict(int)}
         for f in files:
-            if f["state"] == "live":
+            if f["state"] == FileState.LIVE:
                 places = self.world.store.places(f["final_key"])
                 expect(len(places) == f["rows"], f"I8: {f['final_key']} holds {len(places)} records")
-                rows[FileKind(f["kind"])][f["batch"]] += len(places)
+            rows[FileKind(f["kind"])][f["batch"]] += f["rows"]
         for number, b in batches.items():
             if b["state"] == BatchState.COMMITTED:
                 final, dead = rows[FileKind.FINAL][number], rows[FileKind.DEAD_LETTER][number]
                 expect(
                     (final, dead) == (b["records_final"], b["records_dead_letter"])
-                    and b["records_read"] == final + dead + b["records_filtered"],
+                    and b["records_read"] == final + dead + b["records_filtered"] + b["records_unaccounted"],
                     f"I8: batch {number} does not add up",
                 )
 
     def staging_is_safe(self, batches: Mapping[int, Row], files: Iterable[Row]) -> None:
         """I9: until its batch is committed and readers see it, a staged object is there, unchanged."""
-        if self.world.stopped == "staging spoiled":
-            return
         there = self.world.store.infos("staging/")
         seen = {uri for t in self.world.catalog._tables for uri in self.world.catalog.files(t)}
         for f in files:
             state = batches[f["batch"]]["state"]
-            visible = f["final_key"] is not None and self.world.uri(f["final_key"]) in seen
-            if state in UNFINISHED or (state == BatchState.COMMITTED and not visible):
+            unseen = f["state"] == FileState.LIVE and self.world.uri(f["final_key"]) not in seen
+            needed = state in UNFINISHED or (state == BatchState.COMMITTED and unseen)
+            if needed and f["staging_key"] not in self.world.spoiled:
                 found = there.get(f["staging_key"])
                 expect(
                     found is not None and found.etag == f["staging_etag"],
                     f"I9: {f['staging_key']} is gone, its batch is {state} and not visible",
                 )
 
-    def identity(self, positions: Iterable[Row]) -> None:
-        """I10: nothing is reset silently: there is one incarnation of the topic."""
-        expect({p["topic_id"] for p in positions} <= {self.world.topic_id}, "I10: another topic id")
+    def identity(self, positions: Iterable[Row], operations: Iterable[Row]) -> None:
+        """I10: nothing is reset silently: another incarnation of the topic is read only after somebody
+        accepted the loss of the one before."""
+        kinds = {o["id"]: o["kind"] for o in operations}
+        opened = {p["topic_id"] for p in positions if p["closed_by"] is None}
+        closed = {p["topic_id"]: kinds[p["closed_by"]] for p in positions if p["closed_by"] is not None}
+        expect(len(opened) <= 1 and not opened & closed.keys(), f"I10: {opened} are read at once")
+        expect(set(closed.values()) <= {OperationKind.ACCEPT_LOSS}, "I10: nobody accepted a loss")
+        expect(opened <= {self.world.topic_id} or closed, "I10: another topic id")
+
+
+def _swaps(batches: Mapping[int, Row]) -> list[Row]:
+    """Batches of swaps that no rewind took out again."""
+    return [
+        b
+        for b in batches.values()
+        if b["lane"] != LIVE_LANE and b["state"] == BatchState.COMMITTED and b["removed"] is None
+    ]
 
 
 def reachable(state: BatchState) -> frozenset[BatchState]:

@@ -327,7 +327,12 @@ def believe_412(self, spike, file):
     metadata = {promote.BATCH_METADATA: str(file.batch), promote.ETAG_METADATA: file.staging_etag}
     try:
         return self.store.copy(
-            BUCKET, file.staging_key, file.final_key, source_etag=file.staging_etag, metadata=metadata
+            BUCKET,
+            file.staging_key,
+            file.final_key,
+            source_etag=file.staging_etag,
+            size=file.size,
+            metadata=metadata,
         )
     except AlreadyExists:
         return self.store.head(BUCKET, file.final_key)
@@ -335,7 +340,7 @@ def believe_412(self, spike, file):
 
 def fail_on_412(self, spike, file):
     return self.store.copy(
-        BUCKET, file.staging_key, file.final_key, source_etag=file.staging_etag, metadata={}
+        BUCKET, file.staging_key, file.final_key, source_etag=file.staging_etag, size=file.size, metadata={}
     )
 
 
@@ -347,16 +352,16 @@ def killed_between_copy_and_commit(play: Play) -> None:
     play.end()
 
 
-def overwrite(self, bucket, source, target, *, source_etag, metadata):
+def overwrite(self, bucket, source, target, **named):
     self.delete(bucket, [target])
-    return MemoryObjectStore.copy(self, bucket, source, target, source_etag=source_etag, metadata=metadata)
+    return MemoryObjectStore.copy(self, bucket, source, target, **named)
 
 
-def any_source(self, bucket, source, target, *, source_etag, metadata):
+def any_source(self, bucket, source, target, *, source_etag, **named):
     found = self.head(bucket, source)
     if found is None:
         raise ObjectMissing(source)
-    return MemoryObjectStore.copy(self, bucket, source, target, source_etag=found.etag, metadata=metadata)
+    return MemoryObjectStore.copy(self, bucket, source, target, source_etag=found.etag, **named)
 
 
 def source_overwritten(play: Play) -> None:
@@ -366,8 +371,9 @@ def source_overwritten(play: Play) -> None:
     file = play.world.files_of(play.world.ledger.backlog()[0].oldest)[0]
     there = play.world.store.places(file.staging_key)
     attempt = "x" * len("attempt-1")
-    others = [replace(place, offset=9 - place.offset) for place in there]
+    others = [replace(place, offset=(place.offset + 1) % 3) for place in there]
     play.world.store.put(BUCKET, file.staging_key, encode(attempt, others))
+    play.world.spoiled.add(file.staging_key)
     play.world.settle()
     play.check()
     expect(play.states() == [BatchState.HELD], "the batch is not held")
@@ -408,8 +414,13 @@ def fewer_rows_than_said(play: Play) -> None:
     expect(play.states() == [BatchState.HELD], "I8: rows are missing, and the batch is not held")
 
 
+_footers = Promoter.footers
+
+
 def believe_the_driver(self, spike, files, lease):
-    return {file.id: file.rows for file in files}
+    files = tuple(files)
+    counted = _footers(self, spike, files, lease)
+    return {file.id: replace(counted[file.id], rows=file.rows) for file in files}
 
 
 _require_lease = SqlTransaction.require_lease
@@ -666,8 +677,8 @@ PROTECTIONS = (
                patched(promotion, "final_key", key_without_number), two_batches),
     Protection("conservation", "domain/promotion.py:conservation_problem", "I8",
                patched(promote, "conservation_problem", nothing), miscounted),
-    Protection("rows counted from footers", "services/promote.py:count_rows", "I8",
-               patched(Promoter, "count_rows", believe_the_driver), fewer_rows_than_said),
+    Protection("rows counted from footers", "services/promote.py:footers", "I8",
+               patched(Promoter, "footers", believe_the_driver), fewer_rows_than_said),
     Protection("lease at the intent", "services/promote.py:_intend", "one appender",
                lease_not_asked_for_in("_intend"), lease_over_before(3, BatchState.INTENDED)),
     Protection("lease at the commit", "services/promote.py:_commit", "one appender",

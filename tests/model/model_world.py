@@ -1,8 +1,8 @@
 """The platform in memory: real services, memory adapters, and what was produced in a plain dict."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -14,11 +14,12 @@ from hypothesis import currently_in_test_context
 from hypothesis import event as hypothesis_event
 from processes import Port, Process, SteppedDrain
 
+from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
-from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, identity
+from spike_pipelines.domain.batch import FileKind, FileState, HourCounts, NewBatch, StagedFile, identity
 from spike_pipelines.domain.contents import RowGroup, Span
 from spike_pipelines.domain.errors import (
     Conflict,
@@ -32,7 +33,7 @@ from spike_pipelines.domain.errors import (
     Transient,
 )
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.ports import HourReport, ObjectInfo, ParquetFooter
+from spike_pipelines.ports import HourReport, LiveFile, ObjectInfo, ParquetFooter
 from spike_pipelines.services.drain import Terms, Trouble
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
@@ -70,10 +71,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What becomes of a record: `kind` is None for one that is filtered."""
+    """What becomes of a record: `kind` is None for one that is filtered, `healed` is what a replay makes of
+    a dead letter."""
 
     kind: FileKind | None
     hour: datetime
+    healed: FileKind | None = FileKind.FINAL
 
 
 def encode(attempt: str, places: Iterable[Place]) -> bytes:
@@ -102,17 +105,23 @@ def _groups(key: str, places: tuple[Place, ...]) -> tuple[RowGroup, ...]:
 
 
 class RecordStore(MemoryObjectStore):
-    """The store in memory, with files of lines instead of Parquet. Counts its writes."""
+    """The store in memory, with files of lines instead of Parquet, and a clock. Counts its writes."""
 
     writes = 0
+    now: Callable[[], datetime]
 
-    def put(self, *arguments, **named):
+    def put(self, bucket, key, body):
         self.writes += 1
-        return super().put(*arguments, **named)
+        return self._dated(bucket, super().put(bucket, key, body))
 
-    def copy(self, *arguments, **named):
+    def copy(self, bucket, source, target, **named):
         self.writes += 1
-        return super().copy(*arguments, **named)
+        return self._dated(bucket, super().copy(bucket, source, target, **named))
+
+    def _dated(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
+        objects = self._bucket(bucket)
+        objects[info.key] = replace(objects[info.key], modified_at=self.now())
+        return info
 
     def delete(self, *arguments, **named):
         self.writes += 1
@@ -125,6 +134,9 @@ class RecordStore(MemoryObjectStore):
         places = decode(stored.body)
         return ParquetFooter(len(places), _groups(key, places))
 
+    def read(self, bucket: str, key: str) -> tuple[Place, ...]:
+        return decode(self._source(bucket, key).body)
+
     def places(self, key: str) -> tuple[Place, ...]:
         if key not in self._bucket(BUCKET):
             raise Violation(f"I4: {key} is live and not there")
@@ -133,16 +145,49 @@ class RecordStore(MemoryObjectStore):
     def infos(self, prefix: str) -> Mapping[str, ObjectInfo]:
         return {key: v.info(key) for key, v in self._bucket(BUCKET).items() if key.startswith(prefix)}
 
+    def keys(self, prefix: str) -> set[str]:
+        return {key for key in self._bucket(BUCKET) if key.startswith(prefix)}
+
 
 class CountingCatalog(MemoryCatalog):
+    """Remembers what each snapshot shows, and when it was made. Counts its writes."""
+
     writes = 0
+    now: Callable[[], datetime]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: dict[tuple[str, int], frozenset[str]] = {}
+        self.takes: Callable[[LiveFile], bool] = lambda _: True
+
+    def misfit(self, table, spike, files, *, dead_letters):
+        files = list(files)
+        unfit = [file.uri for file, _ in files if not self.takes(file)]
+        problem = super().misfit(table, spike, files, dead_letters=dead_letters)
+        return f"{table} cannot take {unfit}" if unfit else problem
 
     def publish(self, table, *, sequence, add, remove, base=None):
         add = list(add)
+        if not all(map(self.takes, add)):
+            raise InvariantBroken(f"{table} will never take {add}")
         if base == self.sequence(table):
             self.refuse_twice(table, sequence, add)
         self.writes += 1
-        return super().publish(table, sequence=sequence, add=add, remove=remove, base=base)
+        done = super().publish(table, sequence=sequence, add=add, remove=remove, base=base)
+        if done:
+            found = self._tables[table]
+            found.history[-1] = replace(found.history[-1], at=self.now())
+            self.shown[table, sequence] = frozenset(found.files)
+        return done
+
+    def readable(self) -> frozenset[str]:
+        """Files of every snapshot that is kept."""
+        moments = ((name, m.sequence) for name, t in self._tables.items() for m in t.history)
+        return frozenset(uri for moment in moments for uri in self.shown.get(moment, ()))
+
+    def expire(self, *arguments, **named):
+        self.writes += 1
+        return super().expire(*arguments, **named)
 
     def refuse_twice(self, table, sequence, add) -> None:
         """Iceberg would list a file twice, and readers would see its records twice."""
@@ -172,6 +217,7 @@ class Driver:
     name: str
     token: EpochToken
     ends: dict[Partition, int]
+    micro_batch: int = 0
     post: "Post | None" = None
     lost: bool = False  # it was told that it is fenced
     astray: bool = False  # it was told of a gap or an overlap, and opens a new epoch
@@ -185,6 +231,7 @@ class Post:
     token: EpochToken
     batch: NewBatch
     identity: str
+    micro_batch: int
 
 
 @cache
@@ -207,16 +254,17 @@ class ModelWorld:
     drivers: list[Driver] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
-    late: list[Callable[[], object]] = field(default_factory=list)
+    late: list[tuple[datetime, Callable[[], object]]] = field(default_factory=list)
     told: list[HourReport] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
-    stopped: str | None = None  # why nothing more may be registered or committed, if so
+    stopped: str | None = None  # the calamity that happened, if so
+    spoiled: set[str] = field(default_factory=set)  # keys of staged objects that somebody touched
 
     def __post_init__(self) -> None:
         self.ledger = _ledger()
         self.ledger.empty()
-        self.ledger.now_is = self.clock.now
+        self.ledger.now_is = self.store.now = self.catalog.now = self.clock.now
         self.spike = spike(topic_has_gaps=self.gappy, max_staged_batches=3)
         self.broker.create(self.spike.topic, self.partitions)
         self.topic_id = self.topic().topic_id
@@ -280,50 +328,52 @@ class ModelWorld:
         ]
         return self.write(driver, ranges) if ranges else None
 
-    def write(self, driver: Driver, ranges: Iterable[OffsetRange]) -> Post:
-        """What a driver stages for these ranges, as a POST not sent yet."""
+    def write(self, driver: Driver, ranges: Iterable[OffsetRange], micro_batch: int | None = None) -> Post:
+        """What a driver stages for these ranges, as a POST not sent yet. All attempts at one micro-batch
+        have its number in their keys."""
         ranges = tuple(ranges)
-        self.attempts += 1
-        attempt = f"attempt-{self.attempts}"
+        micro_batch = driver.micro_batch if micro_batch is None else micro_batch
         read = [
             Place(r.partition.topic_id, r.partition.index, offset)
             for r in ranges
             for offset in range(r.start, r.end)
         ]
-        read = [place for place in read if place in self.records]
-        groups: dict[tuple[FileKind, datetime], list[Place]] = defaultdict(list)
-        filtered: Counter[datetime] = Counter()
-        for place in read:
-            record = self.records[place]
-            if record.kind is None:
-                filtered[record.hour] += 1
-            else:
-                groups[record.kind, record.hour].append(place)
-        files = tuple(self._put(driver, attempt, *group, places) for group, places in groups.items())
-        hours = tuple(
-            HourCounts(
-                hour,
-                len(groups.get((FileKind.FINAL, hour), ())),
-                len(groups.get((FileKind.DEAD_LETTER, hour), ())),
-                filtered[hour],
-            )
-            for hour in HOURS
-        )
-        batch = NewBatch(ranges, files, len(read), hours, "1.0")
-        post = Post(
-            driver, driver.token, batch, identity(self.spike.name, "live", driver.token.number, ranges)
-        )
+        kinds = {place: self.records[place].kind for place in read if place in self.records}
+        prefix = staging_prefix(self.spike, driver.token.number)
+        batch = self.put_files(prefix, f"{micro_batch:06d}-", kinds, ranges)
+        name = identity(self.spike.name, "live", driver.token.number, ranges)
+        post = Post(driver, driver.token, batch, name, micro_batch)
         driver.post = post
         self.posts.append(post)
         return post
 
-    def _put(
-        self, driver: Driver, attempt: str, kind: FileKind, hour: datetime, places: list[Place]
-    ) -> StagedFile:
-        key = f"{attempt}/{kind}-{hour:%H}.parquet"
-        info = self.store.put(
-            BUCKET, staging_prefix(self.spike, driver.token.number) + key, encode(attempt, places)
+    def put_files(
+        self,
+        prefix: str,
+        name: str,
+        kinds: Mapping[Place, FileKind | None],
+        ranges: tuple[OffsetRange, ...] = (),
+    ) -> NewBatch:
+        """A file for each kind and hour, in the folder of a new attempt."""
+        self.attempts += 1
+        folder = f"{name}{self.attempts:032x}"
+        groups: dict[tuple[FileKind | None, datetime], list[Place]] = defaultdict(list)
+        for place, kind in kinds.items():
+            groups[kind, self.records[place].hour].append(place)
+        files = tuple(
+            self._put(prefix, folder, kind, hour, places)
+            for (kind, hour), places in groups.items()
+            if kind is not None
         )
+        order = (FileKind.FINAL, FileKind.DEAD_LETTER, None)
+        hours = tuple(HourCounts(hour, *(len(groups.get((k, hour), ())) for k in order)) for hour in HOURS)
+        return NewBatch(ranges, files, len(kinds), hours, "1.0")
+
+    def _put(
+        self, prefix: str, folder: str, kind: FileKind, hour: datetime, places: list[Place]
+    ) -> StagedFile:
+        key = f"{folder}/{kind}-{hour:%H}.parquet"
+        info = self.store.put(BUCKET, prefix + key, encode(f"attempt-{self.attempts}", places))
         return StagedFile(key, kind, hour, len(places), info.size, info.etag)
 
     def send(self, post: Post) -> Process:
@@ -364,6 +414,7 @@ class ModelWorld:
         self._answered.append((answer.batch.number, answer.new))
         if post.driver.post is post:
             post.driver.ends |= {r.partition: r.end for r in post.batch.ranges}
+            post.driver.micro_batch += 1
             post.driver.post = None
 
     @property
@@ -412,7 +463,7 @@ class ModelWorld:
             holder=holder,
             pause=lambda: process.effect("pause", lambda: self.clock.advance(TERMS.poll_seconds)),
         )
-        with tolerated(), closing(drain.run()) as items:
+        with tolerated(process), closing(drain.run()) as items:
             for item in items:
                 if isinstance(item, Trouble):
                     if item.final:
@@ -424,7 +475,8 @@ class ModelWorld:
         visible = {uri for t in self.tables().values() for uri in self.catalog.files(t)}
         for number in report.batches:
             for f in self.files_of(number):
-                if self.uri(f.final_key) not in visible and f.hour == report.hour:
+                superseded = f.state is not FileState.LIVE
+                if f.hour == report.hour and not superseded and self.uri(f.final_key) not in visible:
                     raise Violation(f"I3: batch {number} is reported and not published")
         self.told.append(report)
 
@@ -433,7 +485,7 @@ class ModelWorld:
         holder = f"promoter-{len(self.processes)}"
 
         def body(process: Process) -> None:
-            with tolerated():
+            with tolerated(process):
                 self.promoter(process, holder).promote(self.spike, limit=limit)
 
         return self.start("promotion", body)
@@ -445,7 +497,7 @@ class ModelWorld:
             state = self.dataset()
             if state is not None:
                 at = state.sequence if sequence is None else min(sequence, state.sequence)
-                with tolerated():
+                with tolerated(process):
                     self.publisher(process).publish(self.spike, replace(state, sequence=at))
                     self.publisher(process).clean(self.spike)
 
@@ -462,6 +514,17 @@ class ModelWorld:
 
     def uri(self, key: str) -> str:
         return f"s3://{BUCKET}/{key}"
+
+    def topic_changed(self) -> bool:
+        """The ledger reads on in another incarnation of the topic than there is."""
+        now = self.topic().topic_id
+        return any(p["topic_id"] != now for p in self.rows(schema.positions) if p["closed_by"] is None)
+
+    def records_lost(self) -> bool:
+        """Kafka deleted what is to be read next."""
+        topic, known = self.topic(), self.ledger.all_positions().get(self.spike.name, {})
+        ends = {p.index: x.staged_end for p, x in known.items() if p.topic_id == topic.topic_id}
+        return any(start > ends.get(index, 0) for index, start in topic.log_start.items())
 
     def files_of(self, number: int):
         with self.ledger.begin() as tx:
@@ -481,11 +544,16 @@ class ModelWorld:
             return db.driver_connection.total_changes, self.store.writes, self.catalog.writes
 
 
-class tolerated:  # noqa: N801 - reads as a context
+@contextmanager
+def tolerated(process: Process) -> Iterator[None]:
     """What a run may end with: another one is at work, or something did not answer."""
+    try:
+        yield
+    except (Transient, Conflict) as error:
+        caused(process, error)
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind, error, trace) -> bool:
-        return isinstance(error, Transient | Conflict)
+def caused(process: Process, error: SpikeError) -> None:
+    """Nothing fails by itself here: what is `Transient` without a fault is a mistake that hides."""
+    if isinstance(error, Transient) and not process.disturbed:
+        raise Violation(f"{process.name} was not disturbed, and failed: {error}") from error

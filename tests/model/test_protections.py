@@ -4,10 +4,14 @@ import logging
 from contextlib import ExitStack
 
 import pytest
-from model_protections import PROTECTIONS, Play, Protection
+from model_protections import PROTECTIONS as OF_THE_PROTOCOL
+from model_protections import Play, Protection
+from model_protections_people import PROTECTIONS as OF_PEOPLE
 from model_world import Violation
 
 from spike_pipelines.domain.errors import InvariantBroken
+
+PROTECTIONS = (*OF_THE_PROTOCOL, *OF_PEOPLE)
 
 
 def act(protection: Protection, *off) -> None:

@@ -71,15 +71,28 @@ def test_every_key_reaches_the_spike():
     assert spike.staging == Location("spike-lake", "staging")
     assert spike.final == Location("spike-lake", "final")
     assert (spike.dataset.name, spike.dataset.start) == ("payout", datetime(2026, 1, 1, tzinfo=UTC))
+    assert spike.dataset.lateness == timedelta(minutes=10)
     assert spike.objectives.lag == timedelta(seconds=30)
     assert spike.topic_has_gaps is False
 
 
-def test_version_changes_with_every_edit(edit):
+def test_the_lateness_is_an_hour_where_nothing_is_said(edit):
+    path = edit(("  lateness: 10m", "  # lateness"))
+    assert load_application(path).dataset.lateness == timedelta(hours=1)
+
+
+def test_version_changes_with_whatever_the_file_says(edit):
     before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
     after = load_application(edit(("trigger: 10s", "trigger: 11s"))).version
     assert before != after
     assert len(after) == 12
+
+
+def test_version_stays_when_the_file_says_the_same_in_other_words(edit):
+    """A mended comment is no reason to restart a driver."""
+    before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
+    path = edit(("# What publishers", "# WHAT publishers"), ("trigger: 10s", "trigger: '10s' # often"))
+    assert load_application(path).version == before
 
 
 def test_start_may_be_a_time(edit):
@@ -131,6 +144,8 @@ def test_misspelt_nested_key_names_the_keys_of_its_own_part(edit):
         ("start: earliest", "start: yesterday", "or earliest, or latest"),
         ("start: 2026-01-01T00:00:00Z", "start: 2026-01-01", "has no time zone"),
         ("name: payout", "name: Pay-out", "dataset.name: 'Pay-out' is not a table name"),
+        ("lateness: 10m", "lateness: 10", "dataset.lateness: '10' is not a duration"),
+        ("lateness: 10m", "latenes: 10m", "unknown key 'latenes' in dataset; did you mean 'lateness'?"),
         ("warn: 20s", "warn: 40s", "warn is longer than lag"),
         ("hang: 60s", "hang: 10s", "objectives.hang must be longer than trigger"),
         ("payout:normalise", "payout.normalise", "is not a function"),
@@ -281,3 +296,34 @@ def test_spike_applications_lists_them_or_says_what_is_wrong(cli, edit):
     told = cli("applications")
     assert told.exit_code == 1
     assert "did you mean 'trigger'?" in told.stderr
+
+
+KUBERNETES = """
+image: registry.local/spark:2
+sparkConf: {spark.locality.wait: 0s}
+spot: {driver: false}
+sparkApplication: {timeToLiveSeconds: 60}
+"""
+
+
+def test_what_only_kubernetes_needs_may_be_there_and_changes_the_version(edit):
+    before = load_application(SHIPPED / f"{PAYOUT}.yaml").version
+    path = edit(("  memory: 512m\n", "  memory: 512m\n  tolerations: [{key: spot, operator: Exists}]\n"))
+    path.write_text(path.read_text() + KUBERNETES)
+    assert load_application(path).version != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("  memory: 512m\n", "  memory: 512m\n  coreLimits: 1\n", "did you mean 'coreLimit'?"),
+        ("  memory: 512m\n", "  memory: 512m\n  coreLimit: lots\n", "'lots' is not an amount of CPU"),
+        ("  memory: 512m\n", "  memory: 512m\n  tolerations: [{kye: spot}]\n", "did you mean 'key'?"),
+        ("trigger: 10s", "trigger: 10s\nsparkConf: {locality: x}", "sparkConf.locality"),
+        ("trigger: 10s", "trigger: 10s\nspot: {drivers: true}", "did you mean 'driver'?"),
+        ("trigger: 10s", "trigger: 10s\nimagePullPolicy: Sometimes", "imagePullPolicy"),
+    ],
+)
+def test_a_mistake_in_what_only_kubernetes_needs_is_refused(edit, old, new, told):
+    [problem] = problems(edit((old, new)))
+    assert told in problem

@@ -189,6 +189,18 @@ def test_a_log_start_beyond_the_staged_end_is_lost_and_says_what_to_do():
     assert "spike ack payouts" in report.sentence
 
 
+def test_a_log_that_ends_below_what_is_staged_is_lost_and_says_what_to_do():
+    report = judge(facts(committed=10, staged=20, topic=topic(17)), HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.LOST, 3)
+    assert "ends at 17, and 3 offsets beyond it are staged" in report.sentence
+    assert "spike rewind payouts --to events:0:17" in report.sentence
+
+
+def test_a_spike_that_began_beyond_an_open_transaction_and_read_nothing_has_lost_nothing():
+    began = {partition(): Position(partition(), 20, 20, 20)}
+    assert verdict(facts(positions=began, topic=topic(17))) is LagVerdict.IDLE
+
+
 def test_a_loss_stays_until_it_is_acknowledged():
     loss = Loss(ago(3600), 5, "events:0[20,25)")
     report = judge(facts(loss=loss), HOUR)

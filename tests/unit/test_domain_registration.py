@@ -87,6 +87,31 @@ def test_hours_are_full_hours_each_once(hours):
     assert refused_field(new_batch(hours=[HourCounts(h, 0, 0, 5) for h in hours])) == "hours"
 
 
+@pytest.mark.parametrize(
+    ("counts", "field"),
+    [
+        (HourCounts(HOUR, 15, 3, 7), None),
+        (HourCounts(HOUR, 14, 3, 7), "hours[1].final"),
+        (HourCounts(HOUR, 16, 3, 7), "hours[1].final"),
+        (HourCounts(HOUR, 15, 4, 7), "hours[1].dead_letter"),
+        (HourCounts(HOUR, 15, 0, 10), "hours[1].dead_letter"),
+    ],
+)
+def test_counts_of_each_hour_and_kind_are_the_rows_of_its_files(counts, field):
+    files = [
+        staged_file("a"),
+        staged_file("b", rows=5),
+        staged_file("c", kind=FileKind.DEAD_LETTER, rows=3),
+        staged_file("d", hour=NEXT_HOUR, rows=1),
+    ]
+    made = new_batch(files=files, hours=[HourCounts(NEXT_HOUR, 1, 0, 0), counts])
+    assert (refused_field(made) if field else check_batch(made)) == field
+
+
+def test_an_hour_with_rows_counted_and_no_file_is_refused():
+    assert refused_field(new_batch(hours=[HourCounts(HOUR, 1, 0, 9)])) == "hours[0].final"
+
+
 def test_a_file_of_an_hour_without_counts_is_refused():
     batch = new_batch(files=[staged_file(hour=NEXT_HOUR)], hours=counted())
     assert refused_field(batch) == "files[0].hour"

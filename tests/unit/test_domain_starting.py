@@ -3,7 +3,7 @@
 import pytest
 from builders import HOUR, partition, topic
 
-from spike_pipelines.domain.errors import Lost, TopicChanged
+from spike_pipelines.domain.errors import Lost, TopicChanged, Truncated
 from spike_pipelines.domain.offsets import Position
 from spike_pipelines.domain.spike import Start
 from spike_pipelines.domain.starting import starting_point
@@ -61,3 +61,13 @@ def test_a_log_start_beyond_the_staged_end_is_lost():
 def test_a_topic_deleted_and_made_again_is_refused():
     with pytest.raises(TopicChanged, match="deleted and made again"):
         starting_point({partition(0, topic_id="old"): position(0, 4, topic_id="old")}, topic(90), HOUR, {})
+
+
+def test_a_log_that_ends_below_the_staged_end_is_refused_with_the_way_out():
+    with pytest.raises(Truncated, match=r"ends at 39: 1 offsets were cut off.*--to events:0:39"):
+        starting_point(positions(40), topic(39), Start.EARLIEST, {})
+    assert starting_point(positions(40), topic(40), Start.EARLIEST, {}).offsets
+
+
+def test_a_partition_that_the_broker_does_not_list_was_not_cut_off():
+    assert starting_point(positions(40, 7), topic(40), Start.EARLIEST, {}).offsets

@@ -104,6 +104,9 @@ TABLE = {
     "a topic made again needs a person": (
         facts(refusal=refused(1, "topic_changed")), Verdict.BLOCKED, None,
     ),
+    "an application file that was moved under its rows needs a person": (
+        facts(refusal=refused(1, "spec_changed")), Verdict.BLOCKED, None,
+    ),
     "lost records need a person": (facts(refusal=refused(299, "lost")), Verdict.BLOCKED, None),
     "a blocked spike is asked for again after five minutes, as a person may have decided": (
         facts(refusal=refused(300, "lost")), Verdict.BLOCKED, Action(ActionKind.START, "payouts"),

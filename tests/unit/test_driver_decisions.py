@@ -16,6 +16,7 @@ from spike_pipelines.driver.backoff import (
 from spike_pipelines.driver.decisions import (
     MAX_WAIT_SECONDS,
     NewEpoch,
+    ReadLess,
     Refusal,
     Retry,
     Stop,
@@ -26,13 +27,14 @@ from spike_pipelines.driver.decisions import (
 from spike_pipelines.wire import ErrorCode
 
 CODES = set(get_args(ErrorCode))
-FENCED, REFUSED = Stop(Exit.FENCED), Stop(Exit.REFUSED)
+FENCED, REFUSED, INVALID = Stop(Exit.FENCED), Stop(Exit.REFUSED), Stop(Exit.INVALID)
 
 OPEN = {
     "held": Wait(3.0),
     "fenced": FENCED,
     "topic_changed": REFUSED,
     "lost": REFUSED,
+    "spec_changed": INVALID,
     "invalid": NewEpoch(),
     "bad_key": NewEpoch(),
     "duplicate": NewEpoch(),
@@ -54,6 +56,7 @@ REGISTER = {
     "fenced": FENCED,
     "topic_changed": REFUSED,
     "lost": REFUSED,
+    "spec_changed": NewEpoch(),
     "gap": NewEpoch(),
     "overlap": NewEpoch(),
     "conflict": NewEpoch(),
@@ -63,7 +66,7 @@ REGISTER = {
     "duplicate": NewEpoch(),
     "malformed": NewEpoch(),
     "unsupported_media_type": NewEpoch(),
-    "too_large": NewEpoch(),
+    "too_large": ReadLess(),
     "too_slow": Retry(),
     "topic_missing": Retry(),
     "unauthorized": Retry(),

@@ -1,13 +1,14 @@
 """The conversation with the appender over real HTTP, and what a driver does with each answer."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
 
-from spike_pipelines.domain.batch import HourCounts, NewBatch
-from spike_pipelines.domain.errors import Conflict, Fenced, InvalidSpec, Transient
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.errors import BatchTooLarge, Conflict, Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.driver.client import AppenderClient
@@ -16,7 +17,7 @@ from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.session import MAX_REGISTER_RETRIES, Halted, Session, Stopped
 from spike_pipelines.driver.vitals import VitalsBoard
-from spike_pipelines.wire import OpenEpoch
+from spike_pipelines.wire import MAX_FILES, OpenEpoch
 
 HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,15 +80,13 @@ def in_thread(driver: Driver) -> tuple[threading.Thread, list]:
 
 
 def test_batch_is_registered_with_the_token_of_its_epoch(setup):
-    setup.session.open()
-    assert setup.session.register(batch(0, 5)).number == 1
+    assert setup.session.register(batch(0, 5), setup.session.open()).number == 1
     assert (setup.appender.batches[0].epoch, setup.appender.batches[0].nonce) == (1, "nonce-1")
 
 
 def test_lost_reply_to_a_batch_posts_the_same_body_again(setup):
     setup.appender.say("batches", Answer(lost=True))
-    setup.session.open()
-    setup.session.register(batch(0, 5))
+    setup.session.register(batch(0, 5), setup.session.open())
     first, second = setup.appender.posts
     assert first == second
     assert len(setup.appender.batches) == 1
@@ -115,7 +114,6 @@ def test_open_waits_while_another_driver_is_alive(setup):
 
 def test_backpressure_waits_in_phase_waiting_and_is_no_problem(setup):
     setup.appender.say("batches", Answer(429, "too_many_staged", retry_after=0.2))
-    setup.session.open()
     seen = []
     watcher = threading.Thread(
         target=lambda: (
@@ -124,7 +122,7 @@ def test_backpressure_waits_in_phase_waiting_and_is_no_problem(setup):
         )
     )
     watcher.start()
-    setup.session.register(batch(0, 5))
+    setup.session.register(batch(0, 5), setup.session.open())
     watcher.join()
     assert seen == [None]
 
@@ -139,17 +137,15 @@ def wait_for_phase(board: VitalsBoard, phase: str) -> str | None:
 
 def test_outage_of_the_appender_is_a_problem_until_it_is_over(setup):
     setup.appender.say("batches", *[Answer(503)] * 3)
-    setup.session.open()
-    setup.session.register(batch(0, 5))
+    setup.session.register(batch(0, 5), setup.session.open())
     assert len(setup.appender.posts) == 4
     assert setup.board.now.problem is None
 
 
 def test_outage_without_an_end_ends_the_tries(setup):
     setup.appender.say("batches", *[Answer(503)] * (MAX_REGISTER_RETRIES + 1))
-    setup.session.open()
     with pytest.raises(Transient, match="unavailable"):
-        setup.session.register(batch(0, 5))
+        setup.session.register(batch(0, 5), setup.session.open())
     assert setup.board.now.problem == "scripted unavailable"
 
 
@@ -160,17 +156,57 @@ def test_outage_without_an_end_ends_the_tries(setup):
         (409, "gap", Conflict),
         (409, "overlap", Conflict),
         (422, "invalid", Conflict),
-        (413, "too_large", Conflict),
+        (413, "too_large", BatchTooLarge),
         (409, "topic_changed", Halted),
         (409, "lost", Halted),
     ],
 )
 def test_refused_batch_is_not_sent_again(setup, status, code, error):
     setup.appender.say("batches", Answer(status, code))
-    setup.session.open()
     with pytest.raises(error, match=code):
-        setup.session.register(batch(0, 5))
+        setup.session.register(batch(0, 5), setup.session.open())
     assert len(setup.appender.posts) == 1
+
+
+def with_files(number: int, key: str = "{}") -> NewBatch:
+    files = tuple(StagedFile(key.format(i), FileKind.FINAL, HOUR, 1, 1, "e") for i in range(number))
+    return replace(batch(0, number), files=files)
+
+
+@pytest.mark.parametrize(
+    "made", [with_files(MAX_FILES + 1), with_files(9_000, "k" * 890 + "{}")], ids=["files", "bytes"]
+)
+def test_a_batch_that_the_appender_cannot_take_is_not_sent(setup, made):
+    """The appender would end the connection in the middle of it, which looks like an outage."""
+    grant = setup.session.open()
+    with pytest.raises(BatchTooLarge):
+        setup.session.register(made, grant)
+    assert setup.appender.posts == []
+
+
+def test_a_batch_of_an_epoch_that_is_given_up_is_not_registered_under_the_next_one(setup):
+    old = setup.session.open()
+    new = setup.session.open()
+    with pytest.raises(Conflict, match="epoch 1 comes too late: epoch 2 is open now"):
+        setup.session.register(batch(0, 5), old)
+    assert setup.appender.posts == []
+    assert setup.session.register(batch(0, 5), new).number == 1
+
+
+def test_an_engine_that_outlives_its_epoch_registers_nothing(setup):
+    """A query that did not end in time still calls with the batch it has."""
+
+    class Late(Registers):
+        def run(self, grant, register, board):
+            self.register = getattr(self, "register", register)
+            super().run(grant, self.register, board)
+
+    engine = Late(batch(0, 5), fails=(OSError("S3 is down"),))
+    thread, _ = in_thread(setup.driver(engine))
+    setup.appender.wait_for(lambda: len(setup.appender.opens) >= 3)
+    setup.board.stop.set()
+    thread.join(30)
+    assert setup.appender.posts == []
 
 
 def test_stopping_ends_a_wait_at_once(setup):
@@ -270,6 +306,11 @@ def test_failures_without_an_end_give_up(setup):
 def test_changed_topic_stops_with_a_code_of_its_own(setup, code):
     setup.appender.say("epochs", Answer(409, code))
     assert setup.driver(Registers()).run() is Exit.REFUSED
+
+
+def test_an_application_file_that_was_moved_under_its_rows_stops_at_once(setup):
+    setup.appender.say("epochs", Answer(409, "spec_changed"))
+    assert setup.driver(Registers()).run() is Exit.INVALID
 
 
 def test_missing_topic_is_asked_for_again(setup):

@@ -6,10 +6,12 @@ from datetime import timedelta
 import pytest
 from builders import HOUR, partition, spike
 
+from spike_pipelines.domain.closed import Behind
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.orchestration.judgements import MOST_NEWS, MOST_REPEATS, Grade, Seen, judgements, news
 from spike_pipelines.ports import DatasetState
+from spike_pipelines.services.close import HoursSeen
 
 SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s
 FINE = LagReport(
@@ -24,7 +26,8 @@ def judged(name, report=FINE, **changes):
 
 
 def test_all_checks_pass_when_all_is_well():
-    assert {j.grade for j in judgements(Seen(SPIKE, FINE)).values()} == {Grade.PASSED}
+    seen = Seen(SPIKE, FINE, hours=HoursSeen(HOUR))
+    assert {j.grade for j in judgements(seen).values()} == {Grade.PASSED}
 
 
 def test_no_check_passes_on_what_was_not_observed():
@@ -151,3 +154,44 @@ def test_a_fleet_of_a_thousand_never_writes_a_thousand_events_in_a_tick():
         ticks += 1
     assert (len(told), ticks) == (3000, 10)
     assert len(news(told, states, timedelta(hours=1).total_seconds())) == MOST_REPEATS
+
+
+# closed hours
+
+WAITS = HoursSeen(
+    HOUR,
+    closed=HOUR - timedelta(hours=4),
+    waiting=HOUR - timedelta(hours=3),
+    due_at=HOUR - timedelta(minutes=40),
+    behind=tuple(Behind(partition(n), 5, 10) for n in range(4)),
+)
+
+
+def test_a_closed_hour_is_told_by_its_name_so_that_each_one_is_news():
+    made = judged("closed", hours=replace(WAITS, waiting=None, due_at=None))
+    assert (made.grade, made.state, made.sentence) == (
+        Grade.PASSED,
+        "2026-11-22T17",
+        "closed up to hour 2026-11-22T17",
+    )
+
+
+def test_an_hour_that_is_overdue_warns_with_the_partitions_it_waits_for():
+    made = judged("closed", hours=WAITS)
+    assert (made.grade, made.state) == (Grade.WARN, "OVERDUE")
+    assert "hour 2026-11-22T18 was due 40 min 0 s ago and waits: events:0 has committed up to 5 of 10" in (
+        made.sentence
+    )
+    assert "and 1 partitions more: `spike lag payouts` says why" in made.sentence
+
+
+def test_an_hour_is_not_overdue_before_the_objective_and_two_looks():
+    due = HOUR - SPIKE.objectives.lag - timedelta(minutes=2)
+    assert judged("closed", hours=replace(WAITS, due_at=due)).grade is Grade.PASSED
+    late = replace(WAITS, due_at=due - timedelta(seconds=1))
+    assert judged("closed", hours=late).grade is Grade.WARN
+
+
+def test_hours_that_were_not_observed_are_unknown_whatever_was_closed_before():
+    made = judged("closed", hours=replace(WAITS, problem="Kafka is down"))
+    assert (made.grade, made.state, made.sentence) == (Grade.WARN, "UNKNOWN", "not observed: Kafka is down")

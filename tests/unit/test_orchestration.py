@@ -35,6 +35,7 @@ from spike_pipelines.orchestration.conserved import held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import observation, recovery_request
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
+from spike_pipelines.services.close import HoursSeen
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
 from spike_pipelines.services.supervise import Recovered
 from spike_pipelines.settings import Settings
@@ -80,6 +81,7 @@ def test_lineage_goes_from_topic_to_spike_to_datasets(graph, applications):
             (f"topic/{topic}", running),
             (running, f"dataset/{one.dataset.name}"),
             (running, f"dataset/{one.dataset.name}_dead_letters"),
+            (f"dataset/{one.dataset.name}", f"closed/{one.dataset.name}"),
         }
     assert edges == expected
     assert {f"spike/{name}" for name in NAMES} <= {child for _, child in edges}
@@ -92,7 +94,7 @@ def test_datasets_are_partitioned_by_utc_hours_from_their_start_to_the_current_o
             now = one.dataset.start + timedelta(hours=2, minutes=30)
             expected = [one.dataset.start + timedelta(hours=h) for h in range(3)]
             assert hours.get_partition_keys(now) == [f"{hour:%Y-%m-%d-%H}:00" for hour in expected]
-    others = [k for k in graph.get_all_asset_keys() if k.path[0] != "dataset"]
+    others = [k for k in graph.get_all_asset_keys() if k.path[0] not in {"dataset", "closed"}]
     assert all(graph.get(key).partitions_def is None for key in others)
 
 
@@ -105,7 +107,7 @@ SPIKE_NAMES = {"lag", "retention", "progress", "topic_identity", "offsets_contig
 
 def test_every_spike_and_dataset_has_its_checks(graph, applications):
     spikes = {(name, check) for name in NAMES for check in SPIKE_NAMES}
-    datasets = {(one.dataset.name, "fresh") for one in applications}
+    datasets = {(one.dataset.name, check) for one in applications for check in ("fresh", "closed")}
     assert {(k.asset_key.path[-1], k.name) for k in graph.asset_check_keys} == spikes | datasets
 
 
@@ -367,7 +369,7 @@ def test_the_cursor_remembers_what_was_told():
     platform = Watched(LagVerdict.OK)
     now = datetime.fromtimestamp(10_000, HOUR.tzinfo)
     first = check_events(platform, None, now)
-    assert {e.check_name for e in first.asset_events} == SPIKE_NAMES - {"conserved"} | {"fresh"}
+    assert {e.check_name for e in first.asset_events} == SPIKE_NAMES - {"conserved"} | {"fresh", "closed"}
     assert check_events(platform, first.cursor, now + timedelta(seconds=60)).asset_events == []
     platform.verdict = LagVerdict.LOST
     changed = check_events(platform, first.cursor, now + timedelta(seconds=120))
@@ -393,7 +395,7 @@ def test_an_executed_check_gives_the_same_as_the_event():
 def test_a_ledger_that_does_not_answer_fails_what_only_it_knows_as_a_warning():
     platform = Watched(LagVerdict.UNKNOWN, down=True)
     events = {e.check_name: e for e in check_events(platform, None, HOUR).asset_events}
-    for name in ("offsets_contiguous", "fresh"):
+    for name in ("offsets_contiguous", "fresh", "closed"):
         assert (events[name].passed, events[name].severity.value) == (False, "WARN")
 
 
@@ -403,7 +405,7 @@ class Watched:
     def __init__(self, verdict, *, down=False):
         self.verdict, self.down = verdict, down
         self.spikes = {"payouts": spike()}
-        self.observer = self.ledger = self
+        self.observer = self.ledger = self.closer = self
 
     def lag(self):
         lag = PartitionLag(partition(), 0, 10, 1.0)
@@ -418,6 +420,9 @@ class Watched:
         if self.down:
             raise Transient("the ledger does not answer")
         return ()
+
+    def look(self):
+        return {"payouts": HoursSeen(HOUR, problem="the ledger does not answer" if self.down else None)}
 
     def recent_breaks(self, since):
         assert since < HOUR

@@ -28,7 +28,7 @@ READY, STOPPED, BACKING_OFF, ENDED = (
     PartState.ENDED,
 )
 WAIT = "import time; time.sleep(60)"
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 
 @pytest.fixture

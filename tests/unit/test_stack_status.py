@@ -2,9 +2,12 @@
 
 import io
 
+from builders import HOUR, NEXT_HOUR
 from rich.console import Console
 
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState
+from spike_pipelines.stack.source import in_words
 from spike_pipelines.stack.status import SpikeRow, parts_line, table
 
 ROW = SpikeRow(
@@ -33,6 +36,13 @@ def test_row_has_every_figure_and_the_sentence_below():
     assert "crt-payout-v1-1.0: 42 s behind, the objective is 30 s" in text
 
 
+def test_the_live_table_has_the_first_sentence_only():
+    row = SpikeRow("a", "RETRYING", problem="Kafka at 127.0.0.1:9092 does not answer. Look at its log.")
+    lines = [line.strip() for line in shown([row], [], brief=True).splitlines()]
+    assert "a: Kafka at 127.0.0.1:9092 does not answer" in lines
+    assert "Look at" not in shown([row], [], brief=True)
+
+
 def test_what_is_not_known_is_a_dash_and_never_a_number():
     line = next(line for line in shown([SpikeRow("a", "UNKNOWN")], []).splitlines() if "UNKNOWN" in line)
     assert line.split() == ["a", "UNKNOWN", "-", "-", "-", "-", "-", "-"]
@@ -52,3 +62,13 @@ def test_parts_line_names_what_is_not_ready_and_why():
 
 def test_dagster_link_is_below():
     assert "Dagster: http://127.0.0.1:3000" in shown([], [], link="http://127.0.0.1:3000")
+
+
+def test_an_overlay_is_told_with_its_end_and_its_cause():
+    laid = Overlay(
+        7, "payouts", OverlayKind.MEMORY, "768m", "3 drivers ended out of memory", "v2", HOUR, NEXT_HOUR
+    )
+    assert in_words([laid], HOUR) == (
+        "overlay more-memory 768m until 22 Nov 22:00 UTC (3 drivers ended out of memory)"
+    )
+    assert in_words([laid], NEXT_HOUR) is None

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.audit_files import HALFWAY, VANISHED, sequences
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, Batch, BatchState, FileKind, FileState
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.offsets import Break, Partition
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
@@ -30,7 +32,7 @@ class AuditQueries(ABC):
 
     def books(self) -> Books:
         with self._snapshot() as db:
-            return Books(_coverages(db), _sums(db), _operations(db))
+            return Books(_coverages(db), _sums(db), _operations(db), sequences(db))
 
     def live_files(self, dataset: str, sequence: int) -> tuple[LedgerFile, ...]:
         f = s.files
@@ -72,6 +74,19 @@ class AuditQueries(ABC):
                 found.update(db.execute(query).scalars())
         return frozenset(found)
 
+    def bindings(self) -> Mapping[str, Binding]:
+        """By spike, what it was last bound to."""
+        t = s.bindings
+        newest = (
+            sa.select(t.c.spike, sa.func.max(t.c.epoch).label("epoch"))
+            .where(t.c.used)
+            .group_by(t.c.spike)
+            .subquery()
+        )
+        query = sa.select(t).join(newest, (newest.c.spike == t.c.spike) & (newest.c.epoch == t.c.epoch))
+        with self._read() as db:
+            return {row["spike"]: rows.binding(row) for row in db.execute(query).mappings()}
+
     def staged_files(self) -> tuple[tuple[str, LedgerFile], ...]:
         b, f = s.batches, s.files
         query = (
@@ -105,6 +120,7 @@ def _operations(db: sa.Connection) -> dict[str, int]:
 def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
     unbalanced, late = _numbers(db, _UNBALANCED), _numbers(db, _LATE)
     unexplained, undead = _numbers(db, _UNEXPLAINED), _numbers(db, _UNDEAD)
+    halfway, vanished = _numbers(db, HALFWAY), _numbers(db, VANISHED)
     return tuple(
         CommittedSums(
             **row,
@@ -112,6 +128,8 @@ def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
             late=late[row["spike"]],
             unexplained=unexplained[row["spike"]],
             undead=undead[row["spike"]],
+            halfway=halfway[row["spike"]],
+            vanished=vanished[row["spike"]],
         )
         for row in db.execute(_SUMS).mappings()
     )

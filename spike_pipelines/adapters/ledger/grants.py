@@ -25,6 +25,8 @@ GRANTS: Mapping[str, Sequence[str]] = {
         f"GRANT INSERT ON spikes, datasets, epochs, positions TO {API}",
         f"GRANT INSERT ON batches, batch_ranges, batch_hours, files TO {API}",
         f"GRANT UPDATE ON spikes, epochs TO {API}",
+        f"GRANT INSERT ON bindings TO {API}",
+        f"GRANT UPDATE (used) ON bindings TO {API}",
         f"GRANT UPDATE (staged_end) ON positions TO {API}",
         f"GRANT UPDATE (last_used_at) ON tokens TO {API}",
     ),

@@ -11,11 +11,13 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
+from spike_pipelines.adapters.ledger.closings import ClosingQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
 from spike_pipelines.adapters.ledger.lag import LagQueries
 from spike_pipelines.adapters.ledger.provenance import ProvenanceQueries
 from spike_pipelines.adapters.ledger.reports import Reports
 from spike_pipelines.adapters.ledger.retention import RetentionQueries
+from spike_pipelines.adapters.ledger.supervision import SupervisionQueries
 from spike_pipelines.adapters.ledger.swaps import SwapQueries
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState, FileKind
@@ -27,7 +29,16 @@ from spike_pipelines.ports import Backlog, DatasetState
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlLedger(Reports, AuditQueries, ProvenanceQueries, SwapQueries, RetentionQueries, LagQueries):
+class SqlLedger(
+    Reports,
+    AuditQueries,
+    ProvenanceQueries,
+    SwapQueries,
+    RetentionQueries,
+    LagQueries,
+    SupervisionQueries,
+    ClosingQueries,
+):
     """Thread-safe. `close()` gives the connections back."""
 
     def __init__(self, url: str) -> None:

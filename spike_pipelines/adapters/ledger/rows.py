@@ -8,10 +8,13 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import Batch, BatchState, Counts, FileKind, FileState
+from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 from spike_pipelines.domain.operations import Author, Move, Operation, OperationKind
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 
 Row = sa.RowMapping
@@ -33,6 +36,16 @@ def epoch(row: Row) -> Epoch:
         progress_at=row["progress_at"],
         read={Partition(topic, topic_id, i): offset for topic, topic_id, i, offset in row["read_offsets"]},
         application_version=row["application_version"],
+    )
+
+
+def binding(row: Row) -> Binding:
+    return Binding(
+        topic=row["topic"],
+        dataset=row["dataset"],
+        staging=Location(row["staging_bucket"], row["staging_prefix"]),
+        final=Location(row["final_bucket"], row["final_prefix"]),
+        schema=row["schema"],
     )
 
 
@@ -143,3 +156,8 @@ def load_batches(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Batc
         for row in connection.execute(wanted).mappings():
             ranges[row["batch"]].append(offset_range(row))
     return tuple(batch(row, ranges[row["number"]]) for row in rows)
+
+
+def overlay(row: sa.RowMapping) -> Overlay:
+    values = dict(row)
+    return Overlay(**(values | {"kind": OverlayKind(values["kind"])}))

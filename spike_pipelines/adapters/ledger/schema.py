@@ -67,6 +67,24 @@ epochs = sa.Table(
     sa.Index(None, "spike", "driver"),
 )
 
+# What each epoch's application file said of the places that its rows are bound to.
+bindings = sa.Table(
+    "bindings",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("staging_bucket", sa.Text, nullable=False),
+    sa.Column("staging_prefix", sa.Text, nullable=False),
+    sa.Column("final_bucket", sa.Text, nullable=False),
+    sa.Column("final_prefix", sa.Text, nullable=False),
+    sa.Column("schema", sa.Text, nullable=False),
+    # True once a batch of the epoch was registered: before that nothing is bound to it.
+    sa.Column("used", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.ForeignKeyConstraint(["spike", "epoch"], ["epochs.spike", "epochs.number"]),
+)
+
 # What people did to the ledger, for ever: the only way in which offsets go back or are skipped (I5).
 operations = sa.Table(
     "operations",
@@ -334,6 +352,49 @@ recoveries = sa.Table(
     sa.Index(None, "spike", "at"),
 )
 
+# What the supervisor remembers of each SparkApplication: since when it is as it is. A note, not a record.
+sightings = sa.Table(
+    "sightings",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("uid", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("since", Time, nullable=False),
+    sa.Column("spec_hash", sa.Text),
+    sa.Column("spec_since", Time, nullable=False),
+    # [submission, seen at (ISO 8601), how it ended, its pod's uid], the last few, oldest first
+    sa.Column("lives", JSONB, nullable=False, server_default="[]"),
+)
+
+# Specs that were deployed: to make a deleted resource again, to go back to the last one that worked.
+specs = sa.Table(
+    "specs",
+    metadata,
+    sa.Column("spike", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("manifest", JSONB, nullable=False),
+    sa.Column("seen_at", Time, nullable=False, server_default=_now),
+    sa.Column("stable_at", Time),
+)
+
+# What the supervisor lays over a deployed spec for a while.
+overlays = sa.Table(
+    "overlays",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("spike", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("before", sa.Text),  # what it replaced, as JSON; null: there was nothing
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("spec_hash", sa.Text),
+    sa.Column("created_at", Time, nullable=False, server_default=_now),
+    sa.Column("expires_at", Time, nullable=False),
+    sa.Column("ended_at", Time),
+    sa.CheckConstraint("created_at < expires_at", name="overlays_expire"),
+    sa.Index("open_overlays", "spike", postgresql_where=sa.text("ended_at is null")),
+)
+
 # The newest look at each spike's lag: what `/metrics` shows and what a look compares itself with.
 lag_latest = sa.Table(
     "lag_latest",
@@ -390,4 +451,36 @@ duties = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("succeeded_at", Time, nullable=False),
+)
+
+# Hours of datasets that are closed, or wait for what had arrived when they were due. A row stays: one that
+# an operation reopened is followed by another.
+closings = sa.Table(
+    "closings",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), nullable=False),
+    sa.Column("hour", Time, nullable=False),
+    sa.Column("due_at", Time, nullable=False),
+    # Before Kafka was asked for its log ends: [topic, topic id, partition, end].
+    sa.Column("observed_at", Time, nullable=False),
+    sa.Column("ends", JSONB, nullable=False),
+    sa.Column("closed_at", Time),
+    # The dataset's sequence number when it was closed: what is added to the hour later is late.
+    sa.Column("sequence", sa.BigInteger),
+    # The sequence number up to which an event has told of the hour.
+    sa.Column("told", sa.BigInteger),
+    sa.Column("reopened_by", sa.BigInteger, sa.ForeignKey("operations.id")),
+    sa.CheckConstraint("due_at <= observed_at", name="closings_due"),
+    sa.CheckConstraint("(closed_at is null) = (sequence is null)", name="closings_closed"),
+    sa.CheckConstraint("told is null or told >= sequence", name="closings_told"),
+    sa.CheckConstraint("reopened_by is null or closed_at is not null", name="closings_reopened"),
+    sa.Index("one_closing", "dataset", "hour", unique=True, postgresql_where=sa.text("reopened_by is null")),
+    sa.Index("open_closings", "dataset", postgresql_where=sa.text("closed_at is null")),
+    sa.Index(None, "dataset", "told"),
+    sa.Index(
+        "untold_closings",
+        "dataset",
+        postgresql_where=sa.text("closed_at is not null and told is null and reopened_by is null"),
+    ),
 )

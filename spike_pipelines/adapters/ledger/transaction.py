@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.bindings import BindingVerbs
+from spike_pipelines.adapters.ledger.closings import ClosingStatements
 from spike_pipelines.adapters.ledger.operations import OperationStatements
 from spike_pipelines.adapters.ledger.swaps import SwapVerbs
 from spike_pipelines.domain.batch import (
@@ -25,13 +27,14 @@ from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken, LeaseLost
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
+from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.promotion import Intent, LedgerFile
 from spike_pipelines.ports import Recovery, Refusal
 
 _UNFINISHED = sorted(UNFINISHED)
 
 
-class SqlTransaction(OperationStatements, SwapVerbs):
+class SqlTransaction(OperationStatements, SwapVerbs, BindingVerbs, ClosingStatements):
     """See `ports.LedgerTransaction`. Lives inside one `SqlLedger.begin()` block."""
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -150,6 +153,21 @@ class SqlTransaction(OperationStatements, SwapVerbs):
                 verdict=recovery.verdict,
             )
         )
+
+    def add_overlay(self, new: NewOverlay, before: str | None) -> Overlay:
+        now = self.now()
+        values = {
+            "spike": new.spike,
+            "kind": new.kind,
+            "value": new.value,
+            "before": before,
+            "cause": new.cause[:2000],
+            "spec_hash": new.spec_hash,
+            "created_at": now,
+            "expires_at": now + new.lasts,
+        }
+        query = sa.insert(s.overlays).values(**values).returning(s.overlays)
+        return rows.overlay(self._db.execute(query).mappings().one())
 
     # offsets
 

@@ -1,0 +1,103 @@
+"""Overlays as parts of a spec, and merge patches (RFC 7386) that lay them and take them off. Pure.
+
+An overlay is a fragment of the spec; `before` is the same fragment with what was there (null: nothing).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
+
+Json = dict[str, Any]
+BATCHES_CONF = "spark.kubernetes.driverEnv.SPIKE_MAX_OFFSETS_PER_TRIGGER"
+
+
+def fragment(kind: OverlayKind, value: str, spec: Json, stable: Json | None) -> Json:
+    """What the overlay makes of the spec. Raises `InvalidSpec` where it cannot."""
+    if kind is OverlayKind.STABLE_SPEC:
+        if stable is None:
+            raise InvalidSpec(f"the spec {value} is not known any more: there is nothing to go back to")
+        return difference(without(spec, "suspend"), without(stable, "suspend"))
+    label, _, wanted = value.partition("=")
+    fragments: dict[OverlayKind, Json] = {
+        OverlayKind.MEMORY: {"driver": {"memory": value}},
+        OverlayKind.SMALLER_BATCHES: {"sparkConf": {BATCHES_CONF: value}},
+        OverlayKind.ON_DEMAND: {"driver": {"nodeSelector": {label: wanted}}},
+        OverlayKind.QUARANTINE: {"suspend": True},
+    }
+    return fragments[kind]
+
+
+def present(spec: Json, shape: Json) -> Json:
+    """What the spec has in the places of the fragment; null where it has nothing."""
+    return {
+        key: present(_dict(spec.get(key)), part) if isinstance(part, dict) and part else spec.get(key)
+        for key, part in shape.items()
+    }
+
+
+def laid(spec: Json, overlays: Iterable[Overlay], stable: Json | None) -> Json:
+    """The fragments of all of them, the later over the earlier."""
+    result: Json = {}
+    for overlay in overlays:
+        result = merged(result, fragment(overlay.kind, overlay.value, spec, stable), keep_nulls=True)
+    return result
+
+
+def taken_off(spec: Json, overlays: Sequence[Overlay], stable: Json | None) -> Json:
+    """Gives back what each replaced, the newest first, wherever its own value still stands."""
+    result: Json = {}
+    for overlay in sorted(overlays, key=lambda o: o.id, reverse=True):
+        before = json.loads(overlay.before) if overlay.before else {}
+        if overlay.kind is OverlayKind.STABLE_SPEC:
+            laid_down = present(stable or {}, before)
+        else:
+            laid_down = fragment(overlay.kind, overlay.value, spec, stable)
+        result = merged(result, _restored(spec, laid_down, before), keep_nulls=True)
+    return result
+
+
+def _restored(spec: Json, laid_down: Json, before: Json) -> Json:
+    result: Json = {}
+    for key, value in laid_down.items():
+        if isinstance(value, dict) and value and isinstance(spec.get(key), dict):
+            if part := _restored(spec[key], value, _dict(before.get(key))):
+                result[key] = part
+        elif spec.get(key) == value:
+            result[key] = before.get(key)
+    return result
+
+
+def difference(old: Json, new: Json) -> Json:
+    """The merge patch that makes `new` of `old`."""
+    patch: Json = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            if part := difference(old[key], value):
+                patch[key] = part
+        elif key not in old or old[key] != value:
+            patch[key] = value
+    return patch
+
+
+def merged(target: Json, patch: Json, *, keep_nulls: bool = False) -> Json:
+    """The target with the patch applied; with `keep_nulls` two patches as one."""
+    result = dict(target)
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            result[key] = merged(_dict(result.get(key)), value, keep_nulls=keep_nulls)
+        elif value is None and not keep_nulls:
+            result.pop(key, None)
+        else:
+            result[key] = value
+    return result
+
+
+def without(spec: Json, *keys: str) -> Json:
+    return {key: value for key, value in spec.items() if key not in keys}
+
+
+def _dict(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,105 @@
+"""What the supervisor of a fleet on Kubernetes keeps (see `ports.SupervisionLedger`)."""
+
+import json
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.overlays import Overlay
+from spike_pipelines.domain.spark_application import Life, Sighting
+from spike_pipelines.ports import Manifest, Specs
+
+
+class SupervisionQueries(ABC):
+    """The part of `SqlLedger` that the supervisor on Kubernetes uses."""
+
+    _engine: sa.Engine
+
+    @abstractmethod
+    def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def sightings(self) -> Mapping[str, Sighting]:
+        with self._read() as db:
+            return {row.spike: _sighting(row) for row in db.execute(sa.select(s.sightings))}
+
+    def note_sightings(self, sightings: Iterable[Sighting]) -> None:
+        values = [_values(sighting) for sighting in sightings]
+        if not values:
+            return
+        new = insert(s.sightings)
+        changed = {c.name: new.excluded[c.name] for c in s.sightings.c if c.name != "spike"}
+        with translated(), self._engine.begin() as db:
+            db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed), values)
+
+    def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
+        o = s.overlays
+        found: dict[str, tuple[Overlay, ...]] = defaultdict(tuple)
+        with self._read() as db:
+            for row in db.execute(sa.select(o).where(o.c.ended_at.is_(None)).order_by(o.c.id)).mappings():
+                found[row["spike"]] += (rows.overlay(row),)
+        return dict(found)
+
+    def end_overlays(self, ids: Iterable[int]) -> None:
+        o, ended = s.overlays, list(ids)
+        if not ended:
+            return
+        query = sa.update(o).where(o.c.id.in_(ended), o.c.ended_at.is_(None))
+        with translated(), self._engine.begin() as db:
+            db.execute(query.values(ended_at=sa.func.clock_timestamp()))
+
+    def specs(self) -> Mapping[str, Specs]:
+        t = s.specs
+        known: dict[str, set[str]] = defaultdict(set)
+        stable: dict[str, str] = {}
+        query = sa.select(t.c.spike, t.c.hash, t.c.stable_at)
+        with self._read() as db:
+            for row in db.execute(query.order_by(t.c.stable_at.nulls_first())):
+                known[row.spike].add(row.hash)
+                if row.stable_at is not None:
+                    stable[row.spike] = row.hash
+        return {spike: Specs(frozenset(hashes), stable.get(spike)) for spike, hashes in known.items()}
+
+    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
+        new = insert(s.specs).values(spike=spike, hash=spec_hash, manifest=json.loads(manifest))
+        with translated(), self._engine.begin() as db:
+            db.execute(new.on_conflict_do_nothing())
+
+    def mark_stable(self, spike: str, spec_hash: str) -> None:
+        t = s.specs
+        query = sa.update(t).where(t.c.spike == spike, t.c.hash == spec_hash)
+        with translated(), self._engine.begin() as db:
+            db.execute(query.values(stable_at=sa.func.clock_timestamp()))
+
+    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+        t = s.specs
+        query = sa.select(t.c.manifest).where(t.c.spike == spike).order_by(t.c.seen_at.desc()).limit(1)
+        if spec_hash is not None:
+            query = query.where(t.c.hash == spec_hash)
+        with self._read() as db:
+            found = db.execute(query).scalar_one_or_none()
+        return None if found is None else Manifest(json.dumps(found))
+
+
+def _values(sighting: Sighting) -> dict[str, object]:
+    return {
+        "spike": sighting.spike,
+        "uid": sighting.uid,
+        "state": sighting.state_text,
+        "since": sighting.since,
+        "spec_hash": sighting.spec_hash,
+        "spec_since": sighting.spec_since,
+        "lives": [[li.submission, li.seen_at.isoformat(), li.ending, li.uid] for li in sighting.lives],
+    }
+
+
+def _sighting(row: sa.Row[tuple[object, ...]]) -> Sighting:
+    lives = tuple(Life(who, datetime.fromisoformat(at), *rest) for who, at, *rest in row.lives)
+    return Sighting(row.spike, row.uid, row.state, row.since, row.spec_hash, row.spec_since, lives)

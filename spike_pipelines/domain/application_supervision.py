@@ -1,0 +1,324 @@
+"""What the supervisor makes of a spike on Kubernetes: facts and `now` in, one decision out.
+
+Order: what people said (annotations), what was begun and is to be finished (overlays, a restart between
+suspend and resume), then what is wrong now, and the next rung of its ladder. A driver that beats and
+works is never restarted for what the operator shows of it; what was not understood is UNKNOWN (I12).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
+from spike_pipelines.domain.climb import Wound, climb
+from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marks, value_of
+from spike_pipelines.domain.spark_application import (
+    ABSENT,
+    ENDING,
+    STATES,
+    TERMINAL,
+    AppState,
+    ObservedApplication,
+    PodSight,
+    Sighting,
+)
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.supervision import Action, ActionKind, Decision, SpikeFacts, Verdict, judge
+
+GONE_PATIENCE = timedelta(seconds=60)  # a person who replaces a resource deletes it first
+DRIFT_PATIENCE = timedelta(minutes=5)
+RESTART_PATIENCE = timedelta(minutes=2)
+LOOP_WINDOW = timedelta(minutes=30)
+LOOP: dict[Trouble, int] = {Trouble.EVICTED: 2, Trouble.INVALID: 2, Trouble.REFUSED: 1}
+LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
+BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
+_OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
+_VERDICTS = {
+    Trouble.STUCK: Verdict.STUCK,
+    Trouble.HUNG: Verdict.HUNG,
+    Trouble.IMAGE: Verdict.PENDING,
+    Trouble.UNSCHEDULABLE: Verdict.PENDING,
+    Trouble.REFUSED: Verdict.BLOCKED,
+    Trouble.DELETED: Verdict.MISSING,
+    Trouble.ENDED: Verdict.MISSING,
+    Trouble.DRIFTED: Verdict.DRIFTED,
+    Trouble.TWO_DRIVERS: Verdict.TWO_DRIVERS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationFacts:
+    """One spike at one moment. `app` is None where there is no resource; `sighting` is what is remembered,
+    this look included; `pods` are the driver pods, None if nobody asked (only suspects are asked about).
+    `recoveries` are those of `ladder.HISTORY`, oldest first; `overlays` all rows that have not ended;
+    `worked_at` is the last commit; `stable` the hash of the last spec that was seen to work;
+    `manifest_known` says that a deleted resource could be made again; `on_demand` is the node label for
+    overlays of that kind, if there is such a thing here. The rest is as in `SpikeFacts`."""
+
+    spike: Spike
+    app: ObservedApplication | None
+    sighting: Sighting | None
+    pods: Sequence[PodSight] | None
+    epoch: Epoch | None
+    recoveries: Sequence[Recovery]
+    overlays: Sequence[Overlay]
+    appender_since: datetime | None
+    worked_at: datetime | None = None
+    refusal: Refusal | None = None
+    unread: int | None = None
+    catching_up: bool = False
+    stable: str | None = None
+    manifest_known: bool = False
+    on_demand: str | None = None
+
+    def holding(self, now: datetime) -> tuple[Overlay, ...]:
+        return active(self.overlays, self.app.spec_hash if self.app else None, now)
+
+    def alive(self, now: datetime) -> bool:
+        """The driver of the open epoch was heard within its objective."""
+        epoch = self.epoch
+        if epoch is None or epoch.state is not EpochState.OPEN:
+            return False
+        return now - epoch.heartbeat_at <= self.spike.objectives.hang
+
+    @property
+    def owner(self) -> tuple[str, ...]:
+        """The driver that has the open epoch."""
+        return (self.epoch.driver,) if self.epoch and self.epoch.state is EpochState.OPEN else ()
+
+
+def suspect(
+    app: ObservedApplication, sighting: Sighting | None, epoch: Epoch | None, now: datetime, hang: timedelta
+) -> bool:
+    """Whether its driver pods are worth a request: it ended, is late, is silent, or is not whom we hear."""
+    if app.problem or app.controls.paused:
+        return False
+    if app.state in ENDING:
+        return True
+    if app.state in {AppState.SUBMITTED, AppState.UNKNOWN}:
+        return sighting is None or now - sighting.since > timedelta(seconds=60)
+    if app.state is not AppState.RUNNING or epoch is None or epoch.state is not EpochState.OPEN:
+        return False
+    known = {app.submission, *(sighting.names(app.submission) if sighting else ())}
+    return epoch.driver not in known or now - epoch.heartbeat_at > hang
+
+
+def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
+    app = facts.app
+    if app is None:
+        return _without_resource(facts, now)
+    if app.problem is not None:
+        return _say(facts, Verdict.UNKNOWN, app.problem)
+    if app.deleting:
+        return _say(facts, Verdict.UNKNOWN, f"{app.name} is being deleted")
+    if app.controls.paused is not None:
+        return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
+    return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)
+
+
+def _say(facts: ApplicationFacts, verdict: Verdict, cause: str) -> Decision:
+    return Decision(facts.spike.name, verdict, cause)
+
+
+def _without_resource(facts: ApplicationFacts, now: datetime) -> Decision:
+    name, sighting = facts.spike.resource_name, facts.sighting
+    if sighting is None or sighting.state_text != ABSENT or not facts.manifest_known:
+        return _say(
+            facts,
+            Verdict.NOT_DEPLOYED,
+            f"there is no SparkApplication {name}: `spike deploy {facts.spike.name}`",
+        )
+    gone = now - sighting.since
+    cause = f"SparkApplication {name} has been gone for {gone.total_seconds():.0f} s, its file is there"
+    if gone <= GONE_PATIENCE:
+        return _say(facts, Verdict.MISSING, cause)
+    return _mend(facts, Trouble.DELETED, cause, now)
+
+
+def _asked_for(facts: ApplicationFacts, app: ObservedApplication) -> Decision | None:
+    wish = app.controls.restart
+    if wish is None or wish == app.controls.restarted:
+        return None
+    kind = ActionKind.RESUBMIT if app.state in TERMINAL else ActionKind.RESTART
+    action = Action(kind, facts.spike.name, facts.owner, rung="asked", request=wish)
+    return Decision(facts.spike.name, Verdict.STARTING, f"a person asked for a restart: {wish}", action)
+
+
+def _begun(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision | None:
+    """What is under way: overlays that the resource does not carry yet, or still; a suspended driver."""
+    name, holding = facts.spike.name, facts.holding(now)
+    if marks(holding) != app.controls.overlays:
+        wanted, carried = marks(holding) or "none", app.controls.overlays or "none"
+        cause = f"overlays: {wanted} hold, the resource carries {carried}"
+        return Decision(name, Verdict.STARTING, cause, Action(ActionKind.CONVERGE, name))
+    quarantine = next((o for o in holding if o.kind is OverlayKind.QUARANTINE), None)
+    if quarantine is not None:
+        cause = f"quarantined until {quarantine.expires_at:%H:%M} UTC: {quarantine.cause}"
+        return Decision(name, Verdict.QUARANTINED, cause)
+    if app.suspend or app.state is AppState.SUSPENDED:
+        return _suspended(facts, app, now)
+    return None
+
+
+def _suspended(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:
+    name = facts.spike.name
+    if app.controls.restarting is None:
+        return _say(facts, Verdict.SUSPENDED, f"{app.name} is suspended by a person")
+    if app.state is AppState.SUSPENDED or app.state in TERMINAL:
+        cause = f"suspended for a restart: {app.controls.restarting}"
+        return Decision(name, Verdict.STARTING, cause, Action(ActionKind.RESUME, name))
+    waited = now - (facts.recoveries[-1].at if facts.recoveries else now)
+    if waited <= RESTART_PATIENCE:
+        return _say(facts, Verdict.STARTING, "the driver is being ended for a restart")
+    cause = (
+        f"{app.name} was to be suspended {waited.total_seconds():.0f} s ago and is {app.state_text or 'new'}"
+    )
+    return _mend(facts, Trouble.STUCK, cause, now)
+
+
+def _as_it_is(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:
+    if app.state is AppState.UNSEEN:
+        return _say(facts, Verdict.UNKNOWN, f"the operator says '{app.state_text}', which is not known here")
+    trouble, cause = _wrong(facts, app, now)
+    if trouble is not None:
+        return _mend(facts, trouble, cause, now)
+    if app.state is AppState.RUNNING or facts.alive(now):
+        return _driver(facts, app, now)
+    rule = STATES[app.state]
+    return _say(facts, Verdict.STARTING, f"{app.state_text or 'new'}: {rule.meaning}")
+
+
+def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[Trouble | None, str]:
+    """What the resource and its pods tell; what the driver itself tells is `_driver`'s."""
+    evidence = Evidence(app, newest(facts.pods or (), app.submission))
+    if app.state in TERMINAL:
+        return trouble_of(
+            evidence
+        ) or Trouble.ENDED, f"the operator gave up ({app.state}): {in_words(evidence)}"
+    if app.state in BETWEEN_LIVES and (loop := _loop(facts, now)):
+        return loop[0], f"{loop[1]}; the last: {in_words(evidence)}"
+    if (trouble := _drifted(facts, app, now)) is not None:
+        return trouble
+    patience, since = STATES[app.state].patience, facts.sighting.since if facts.sighting else now
+    if patience is None or now - since <= patience:
+        return None, ""
+    if app.state is AppState.UNKNOWN and facts.alive(now):
+        return None, ""
+    found = trouble_of(evidence)
+    stuck = (
+        f"{app.state_text or 'new'} for {(now - since).total_seconds():.0f} s ({STATES[app.state].meaning})"
+    )
+    if found in _OF_PODS:
+        return found, f"{stuck}: {in_words(evidence)}"
+    return Trouble.STUCK, stuck
+
+
+def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
+    """The ending that came again and again, if the operator's restarts do not mend it; after a recovery
+    it takes one more life that ended."""
+    ended = [life for life in (facts.sighting.lives if facts.sighting else ()) if life.ending]
+    recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
+    if not recent or (facts.recoveries and ended[-1].seen_at <= facts.recoveries[-1].at):
+        return None
+    last = recent[-1]
+    same = recent.count(last)
+    if same >= LOOP.get(last, LOOP_ELSE):
+        return last, f"{same} drivers within {LOOP_WINDOW.total_seconds() / 60:.0f} min ended {last}"
+    if len(recent) >= LOOP_ELSE + 1:
+        return (
+            Trouble.CRASHING,
+            f"{len(recent)} drivers ended within {LOOP_WINDOW.total_seconds() / 60:.0f} min",
+        )
+    return None
+
+
+def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[Trouble, str] | None:
+    """The driver that we hear began before the resource got its spec, and says another version."""
+    epoch, sighting = facts.epoch, facts.sighting
+    if not facts.alive(now) or epoch is None or sighting is None or app.spec_hash is None:
+        return None
+    if value_of(facts.holding(now), OverlayKind.STABLE_SPEC) or epoch.application_version == app.spec_hash:
+        return None
+    if epoch.opened_at >= sighting.spec_since or now - sighting.spec_since <= DRIFT_PATIENCE:
+        return None
+    cause = f"the driver runs version {epoch.application_version}, the resource is at {app.spec_hash}"
+    return Trouble.DRIFTED, cause
+
+
+def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:
+    """What the driver itself tells, by the rules that hold everywhere (`domain/supervision.py`)."""
+    drivers = _drivers(facts, app, now)
+    if facts.alive(now) and not {d.driver for d in drivers} & set(facts.owner):
+        cause = f"driver {facts.owner[0]} has the epoch and is heard, and no pod of it is in sight"
+        return _say(facts, Verdict.UNKNOWN, cause)
+    decision = judge(
+        SpikeFacts(
+            spike=facts.spike.name,
+            objectives=facts.spike.objectives,
+            drivers=drivers,
+            epoch=facts.epoch,
+            recoveries=facts.recoveries,
+            appender_since=facts.appender_since,
+            refusal=facts.refusal,
+            unread=facts.unread,
+        ),
+        now,
+    )
+    if decision.verdict is Verdict.HUNG:
+        return _mend(facts, Trouble.HUNG, decision.cause, now)
+    if decision.verdict is Verdict.TWO_DRIVERS:
+        return replace(decision, trouble=Trouble.TWO_DRIVERS)
+    return _with_news(facts, app, replace(decision, action=None))
+
+
+def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:
+    """Live drivers, by the names they give themselves at the appender."""
+    began = app.submitted_at or app.created_at or now
+    seen = [_called(pod, facts.owner) for pod in facts.pods or () if pod.live]
+    if not seen:
+        known = facts.sighting.names(app.submission) if facts.sighting else frozenset()
+        seen = [next((o for o in facts.owner if o in known), app.submission or app.name)]
+    return tuple(ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began) for d in dict.fromkeys(seen))
+
+
+def _called(pod: PodSight, owner: Sequence[str]) -> str:
+    known = {pod.submission, pod.uid, pod.name}
+    return next((driver for driver in owner if driver in known), pod.submission or pod.name)
+
+
+def _with_news(facts: ApplicationFacts, app: ObservedApplication, decision: Decision) -> Decision:
+    """A file that is newer than what runs is told where all else is well."""
+    if decision.verdict is not Verdict.RUNNING or app.spec_hash in {None, facts.spike.version}:
+        return decision
+    news = f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"
+    return replace(decision, verdict=Verdict.DRIFTED, cause=f"{decision.cause}; {news}")
+
+
+def _mend(facts: ApplicationFacts, trouble: Trouble, cause: str, now: datetime) -> Decision:
+    if trouble is Trouble.OUT_OF_MEMORY and facts.catching_up:
+        trouble = Trouble.OUT_OF_MEMORY_CATCHING_UP
+    wound = Wound(
+        spike=facts.spike,
+        app=facts.app,
+        trouble=trouble,
+        cause=cause,
+        works=facts.alive(now) and trouble is Trouble.STUCK,
+        owner=facts.owner,
+        recoveries=facts.recoveries,
+        holding=facts.holding(now),
+        worked_at=facts.worked_at,
+        stable=facts.stable,
+        manifest_known=facts.manifest_known,
+        on_demand=facts.on_demand,
+    )
+    action, said = climb(wound, now)
+    verdict = _VERDICTS.get(trouble, Verdict.CRASHING)
+    return Decision(facts.spike.name, verdict, said, action, trouble)
+
+
+def newest(pods: Sequence[PodSight], submission: str | None) -> PodSight | None:
+    """The driver pod of this submission."""
+    mine = [pod for pod in pods if pod.submission == submission]
+    return mine[-1] if mine else None

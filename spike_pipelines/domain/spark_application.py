@@ -1,0 +1,209 @@
+"""A spike as Kubernetes has it: what the operator's state means, and for how long it may stay in it.
+
+The operator is the first level of recovery; `STATES` says what it is doing in each of its states and when
+it has had time enough. A state that is not in the table was not understood, and nobody acts on it (I12).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class AppState(StrEnum):
+    """The operator's own names (`status.applicationState.state`). `UNSEEN` stands for any other text."""
+
+    NEW = ""
+    SUBMITTED = "SUBMITTED"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    SUBMISSION_FAILED = "SUBMISSION_FAILED"
+    PENDING_RERUN = "PENDING_RERUN"
+    INVALIDATING = "INVALIDATING"
+    SUCCEEDING = "SUCCEEDING"
+    FAILING = "FAILING"
+    SUSPENDING = "SUSPENDING"
+    SUSPENDED = "SUSPENDED"
+    RESUMING = "RESUMING"
+    UNKNOWN = "UNKNOWN"
+    UNSEEN = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class StateRule:
+    """`patience`: for how long the operator may stay here before it is called stuck; None: for ever, other
+    rules judge. `driver` says whether a driver pod may be there."""
+
+    meaning: str
+    patience: timedelta | None
+    driver: bool = False
+
+
+_SOON = timedelta(minutes=2)
+
+STATES: Mapping[AppState, StateRule] = {
+    AppState.NEW: StateRule("the operator has not looked yet", _SOON),
+    AppState.SUBMITTED: StateRule(
+        "the driver pod is being scheduled and started", timedelta(minutes=5), driver=True
+    ),
+    AppState.RUNNING: StateRule("the driver pod runs; whether it works, the ledger tells", None, driver=True),
+    AppState.COMPLETED: StateRule("the driver ended and the operator is done with it", timedelta(0)),
+    AppState.FAILED: StateRule("the driver failed and the operator has given up", timedelta(0)),
+    AppState.SUBMISSION_FAILED: StateRule(
+        "spark-submit failed, the operator tries again", timedelta(minutes=3)
+    ),
+    AppState.PENDING_RERUN: StateRule(
+        "the old driver's resources go, a new one is submitted then", timedelta(seconds=60)
+    ),
+    AppState.INVALIDATING: StateRule("the spec changed, the old driver is ended", _SOON, driver=True),
+    AppState.SUCCEEDING: StateRule("the driver ended well, the operator restarts it", _SOON),
+    AppState.FAILING: StateRule("the driver failed, the operator waits to restart it", timedelta(minutes=5)),
+    AppState.SUSPENDING: StateRule("the driver is being ended", _SOON, driver=True),
+    AppState.SUSPENDED: StateRule("there is no driver until `suspend` is false", None),
+    AppState.RESUMING: StateRule("a driver is being submitted", _SOON),
+    AppState.UNKNOWN: StateRule(
+        "the operator lost sight of the driver pod", timedelta(minutes=5), driver=True
+    ),
+}
+TERMINAL = frozenset({AppState.COMPLETED, AppState.FAILED})  # `suspend` does nothing here
+ENDING = frozenset({AppState.FAILING, AppState.SUCCEEDING, *TERMINAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Annotations, by which people and this supervisor steer one spike. `paused` and `restart` are people's:
+    `restart` is done once for each new text. `restarted`, `restarting` and `overlays` are ours."""
+
+    paused: str | None = None
+    restart: str | None = None
+    restarted: str | None = None
+    restarting: str | None = None
+    overlays: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedApplication:
+    """One SparkApplication, as far as supervision needs it. `submission` is the identity of its driver at
+    the appender; `state_text` is what `state` was read from; `problem` is why it could not be understood."""
+
+    spike: str
+    name: str
+    uid: str
+    resource_version: str
+    state: AppState
+    state_text: str = ""
+    error: str = ""
+    submission: str | None = None
+    submitted_at: datetime | None = None
+    created_at: datetime | None = None
+    driver_pod: str | None = None
+    suspend: bool = False
+    deleting: bool = False
+    spec_hash: str | None = None
+    controls: Controls = Controls()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodSight:
+    """A driver pod of a suspect. `waiting`, `terminated` are the container's reasons as Kubernetes gives
+    them (`ImagePullBackOff`, `OOMKilled`), `reason` the pod's own (`Evicted`), `message` any of theirs."""
+
+    name: str
+    uid: str
+    submission: str | None
+    phase: str
+    reason: str = ""
+    message: str = ""
+    waiting: str = ""
+    terminated: str = ""
+    exit_code: int | None = None
+    disrupted: str = ""  # reason of the condition DisruptionTarget
+    node: str | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.phase in {"Pending", "Running", "Unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One submission: when it was first seen, how it ended (a `Trouble`), if that was seen, and the uid of
+    its pod, once anybody had cause to look: a driver may name itself by it."""
+
+    submission: str
+    seen_at: datetime
+    ending: str | None = None
+    uid: str | None = None
+
+
+KEPT_LIVES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the supervisor remembers of a SparkApplication, since the operator keeps no times: since when it
+    is in its state (`state_text` `absent`: since when it is gone) and has its spec, and its last lives,
+    oldest first."""
+
+    spike: str
+    uid: str
+    state_text: str
+    since: datetime
+    spec_hash: str | None
+    spec_since: datetime
+    lives: tuple[Life, ...] = ()
+
+    def names(self, submission: str | None) -> frozenset[str]:
+        """What the driver of this submission may call itself at the appender, as far as is known."""
+        return frozenset(
+            name
+            for life in self.lives
+            if life.submission == submission
+            for name in (life.submission, life.uid)
+            if name is not None
+        )
+
+
+ABSENT = "absent"
+
+
+def sight(
+    before: Sighting | None,
+    app: ObservedApplication | None,
+    ending: str | None,
+    now: datetime,
+    uid: str | None = None,
+) -> Sighting | None:
+    """What is remembered after this look. The same look again gives the same; a spike that was never there
+    is not remembered. `ending` is how the present submission ended, `uid` its pod's; None: nobody saw."""
+    if app is None:
+        if before is None or before.state_text == ABSENT:
+            return before
+        return replace(before, state_text=ABSENT, since=now)
+    if before is None or before.uid != app.uid:
+        begun = _begun(app, now)
+        before = Sighting(app.spike, app.uid, app.state_text, begun, app.spec_hash, begun)
+    if before.state_text != app.state_text:
+        before = replace(before, state_text=app.state_text, since=now)
+    if before.spec_hash != app.spec_hash:
+        before = replace(before, spec_hash=app.spec_hash, spec_since=now)
+    return replace(before, lives=_lives(before.lives, app.submission, ending, uid, now))
+
+
+def _begun(app: ObservedApplication, now: datetime) -> datetime:
+    """A state that is seen for the first time can be as old as the last thing the operator dated."""
+    return min(now, app.submitted_at or app.created_at or now)
+
+
+def _lives(
+    lives: tuple[Life, ...], submission: str | None, ending: str | None, uid: str | None, now: datetime
+) -> tuple[Life, ...]:
+    if submission is None:
+        return lives
+    if not lives or lives[-1].submission != submission:
+        lives = (*lives, Life(submission, now))
+    last = lives[-1]
+    last = replace(last, ending=last.ending or ending, uid=last.uid or uid)
+    return (*lives[:-1], last)[-KEPT_LIVES:]

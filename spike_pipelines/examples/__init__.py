@@ -1,0 +1,1 @@
+"""What is built on datasets: an hourly report that follows closed hours."""

@@ -1,0 +1,286 @@
+"""The second level of recovery for spikes on Kubernetes: list once, compare, act on few (I12: or on none).
+
+Killed at any point: what was noted counts for the back-off, an overlay that only the ledger has is laid
+at the next look, and a driver that is only suspended is resumed at the next look.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from socket import gethostname
+from typing import Protocol
+
+from spike_pipelines.domain.application_supervision import (
+    ApplicationFacts,
+    newest,
+    supervise_application,
+    suspect,
+)
+from spike_pipelines.domain.causes import Evidence, trouble_of
+from spike_pipelines.domain.epochs import EpochState
+from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.fleet import Incident, Plan, ration
+from spike_pipelines.domain.ladder import HISTORY
+from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.domain.overlays import OverlayKind, marked
+from spike_pipelines.domain.spark_application import ENDING, ObservedApplication, PodSight, Sighting, sight
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
+from spike_pipelines.ports import (
+    Appender,
+    ApplicationCluster,
+    Broker,
+    Clues,
+    LagLedger,
+    Manifest,
+    Recovery,
+    Specs,
+    SupervisionLedger,
+)
+from spike_pipelines.services.supervise import Recovered, unread_by_the_still
+
+STABLE_AFTER = timedelta(minutes=10)
+NEW_SPECS_AT_ONCE = 20  # each costs a request
+LOG_LINES = 20
+LEASE, LEASE_SECONDS = "supervision", 60.0
+_CATCHING_UP = frozenset({LagVerdict.CATCHING_UP, LagVerdict.FALLING_BEHIND, LagVerdict.WILL_LOSE})
+
+
+class Books(SupervisionLedger, LagLedger, Protocol):
+    """The ledger with the verdicts on lag, from which catching up is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that one look saw and made of it."""
+
+    facts: Mapping[str, ApplicationFacts]
+    plan: Plan
+    sightings: Mapping[str, Sighting]
+    known: Mapping[str, Specs]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationSupervisor:
+    """`on_demand` is the node label (`key=value`) of nodes that stay, None where there is no difference."""
+
+    ledger: Books
+    cluster: ApplicationCluster
+    appender: Appender
+    broker: Broker
+    spikes: Mapping[str, Spike]
+    on_demand: str | None = None
+
+    def look(self) -> tuple[Decision, ...]:
+        """The decision on each spike, without an effect. Raises `Transient` if the cluster or the ledger
+        could not be observed: then nobody is judged."""
+        return self._look().plan.decisions
+
+    def watch(self) -> tuple[Decision, ...]:
+        """A look that is remembered: since when what is as it is, and which specs there were."""
+        look = self._look()
+        before = self.ledger.sightings()
+        self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
+        self._end_overlays(look)
+        self._note_specs(look)
+        return look.plan.decisions
+
+    def recover_all(self, names: Iterable[str]) -> Iterator[Recovered]:
+        """Look again, and do for each of these what is to be done now. One at a time in all the platform:
+        while another one is at it, there is nothing to be done here."""
+        lease = self.ledger.acquire(LEASE, f"{gethostname()}-{os.getpid()}", LEASE_SECONDS)
+        if lease is None:
+            return
+        try:
+            look, wanted = self._look(), set(names)
+            for decision in look.plan.decisions:
+                if decision.spike in wanted and decision.action is not None:
+                    lease = self.ledger.renew(lease, LEASE_SECONDS)
+                    yield self._act(look.facts[decision.spike], decision, decision.action, look.plan.incident)
+        finally:
+            self.ledger.release(lease)
+
+    # observe
+
+    def _look(self) -> Look:
+        found = {app.spike: app for app in self.cluster.applications()}
+        since = self.appender.since()
+        now = self.ledger.now()
+        epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
+        before, known = self.ledger.sightings(), self.ledger.specs()
+        recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
+        overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
+        doubtful = [
+            app.name
+            for app in found.values()
+            if (spike := self.spikes.get(app.spike))
+            and suspect(app, before.get(app.spike), epochs.get(app.spike), now, spike.objectives.hang)
+        ]
+        pods = self.cluster.pods(doubtful) if doubtful else {}
+        unread = unread_by_the_still(self.broker, self.spikes.values(), epochs)
+        facts = {}
+        for name, spike in self.spikes.items():
+            app = found.get(name)
+            seen = pods.get(app.name) if app else None
+            mine = newest(seen or (), app.submission) if app else None
+            specs = known.get(name, Specs())
+            facts[name] = ApplicationFacts(
+                spike=spike,
+                app=app,
+                sighting=sight(before.get(name), app, _ending(app, mine), now, mine.uid if mine else None),
+                pods=seen,
+                epoch=epochs.get(name),
+                recoveries=recoveries.get(name, ()),
+                overlays=overlays.get(name, ()),
+                appender_since=since,
+                worked_at=commits.get(name),
+                refusal=refusals.get(name),
+                unread=unread.get(name),
+                catching_up=name in lags and lags[name].verdict in _CATCHING_UP,
+                stable=specs.stable,
+                manifest_known=bool(specs.known),
+                on_demand=self.on_demand,
+            )
+        plan = ration([supervise_application(f, now) for f in facts.values()], recoveries, now)
+        sightings = {name: f.sighting for name, f in facts.items() if f.sighting is not None}
+        return Look(facts, plan, sightings, known, now)
+
+    # remember
+
+    def _end_overlays(self, look: Look) -> None:
+        """Rows that hold no more and that no resource carries any more."""
+        over = []
+        for facts in look.facts.values():
+            carried = marked(facts.app.controls.overlays) if facts.app else frozenset()
+            holding = {o.id for o in facts.holding(look.now)}
+            over += [o.id for o in facts.overlays if o.id not in carried | holding]
+        self.ledger.end_overlays(over)
+
+    def _note_specs(self, look: Look) -> None:
+        """Of resources as they were deployed: without overlays, not suspended."""
+        room = NEW_SPECS_AT_ONCE
+        for decision in look.plan.decisions:
+            facts = look.facts[decision.spike]
+            app, specs = facts.app, look.known.get(decision.spike, Specs())
+            if app is None or app.spec_hash is None or app.controls.overlays or app.suspend:
+                continue
+            if app.spec_hash not in specs.known and room:
+                room -= 1
+                self._note_spec(app, app.spec_hash)
+            elif specs.stable != app.spec_hash and _works(facts, decision, look.now):
+                self.ledger.mark_stable(app.spike, app.spec_hash)
+
+    def _note_spec(self, app: ObservedApplication, spec_hash: str) -> None:
+        try:
+            self.ledger.note_spec(app.spike, spec_hash, self.cluster.manifest(app))
+        except Conflict:
+            return  # deleted or made again meanwhile: the next look sees what there is
+
+    # act
+
+    def _act(
+        self, facts: ApplicationFacts, decision: Decision, action: Action, incident: Incident | None
+    ) -> Recovered:
+        """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's."""
+        app = facts.app
+        clues = self.cluster.clues(app, LOG_LINES) if app is not None else Clues()
+        said = decision if incident is None else replace(decision, cause=f"{decision.cause}; {incident}")
+        try:
+            self._do(facts, said, action)
+        except Conflict as error:
+            return Recovered(replace(said, cause=f"{said.cause}; not done: {error}"), action, None, clues.log)
+        if app is not None:
+            self.cluster.tell(
+                app, f"Spike{decision.verdict.title().replace('_', '')}", _sentence(said, action)
+            )
+        return Recovered(said, action, None, (*clues.events, *clues.log))
+
+    def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
+        app = facts.app
+        if action.kind is ActionKind.CONVERGE and app is not None:
+            self._converge(facts, app)
+        elif action.kind is ActionKind.RESUME and app is not None:
+            self.cluster.resume(app)
+        elif action.overlay is not None and app is not None:
+            self._lay(facts, decision, action, app)
+        else:
+            self._note(decision, action, None, None)
+            self._change(facts, action, decision.cause)
+
+    def _change(self, facts: ApplicationFacts, action: Action, why: str) -> None:
+        app = facts.app
+        if action.kind is ActionKind.RECREATE:
+            manifest = self._made_of(facts)
+            if manifest is not None:
+                self.cluster.recreate(manifest)
+        elif action.kind is ActionKind.STOP:
+            for driver in action.stop:
+                self.cluster.stop(driver)
+        elif app is None or action.kind is ActionKind.PAGE:
+            return
+        elif action.kind is ActionKind.KICK:
+            self.cluster.kick(app)
+        elif action.kind is ActionKind.RESTART:
+            self.cluster.suspend(app, why, action.request)
+        elif action.kind is ActionKind.RESUBMIT:
+            self.cluster.resubmit(app, why, action.request)
+
+    def _made_of(self, facts: ApplicationFacts) -> Manifest | None:
+        """As it was when it was last seen, else as it was last deployed."""
+        name, last = facts.spike.name, facts.sighting.spec_hash if facts.sighting else None
+        return self.ledger.manifest(name, last) or self.ledger.manifest(name)
+
+    def _lay(
+        self, facts: ApplicationFacts, decision: Decision, action: Action, app: ObservedApplication
+    ) -> None:
+        """The row with what it replaces first: from then on the resource is made to carry it."""
+        assert action.overlay is not None
+        goal = action.overlay.value if action.overlay.kind is OverlayKind.STABLE_SPEC else None
+        stable = self.ledger.manifest(app.spike, goal) if goal else None
+        kind = action.overlay.kind
+        same = next((o for o in facts.holding(self.ledger.now()) if o.kind is kind), None)
+        before = same.before if same else self.cluster.carries(app, action.overlay, stable)
+        self._note(decision, action, kind, before)
+        overlays = self.ledger.open_overlays().get(app.spike, ())
+        self._converge(replace(facts, overlays=overlays), app)
+
+    def _converge(self, facts: ApplicationFacts, app: ObservedApplication) -> None:
+        holding = facts.holding(self.ledger.now())
+        held, carried = {o.id for o in holding}, marked(app.controls.overlays)
+        ending = tuple(o for o in facts.overlays if o.id in carried - held)
+        specs = [o.value for o in (*holding, *ending) if o.kind is OverlayKind.STABLE_SPEC]
+        stable = self.ledger.manifest(app.spike, specs[0]) if specs else None
+        self.cluster.converge(app, holding, ending, stable)
+
+    def _note(
+        self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None
+    ) -> None:
+        """One transaction: the recovery, its overlay, and the fence around the driver that is to end."""
+        with self.ledger.begin() as tx:
+            tx.add_recovery(
+                Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
+            )
+            if action.overlay is not None and overlay is not None:
+                tx.add_overlay(action.overlay, before)
+            for driver in action.stop:
+                tx.retire_epoch(action.spike, driver)
+
+
+def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None:
+    return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
+
+
+def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:
+    """Its driver runs this spec for a while, and has committed."""
+    epoch, app, worked = facts.epoch, facts.app, facts.worked_at
+    if epoch is None or app is None or worked is None or epoch.state is not EpochState.OPEN:
+        return False
+    runs = decision.verdict is Verdict.RUNNING and epoch.application_version == app.spec_hash
+    return runs and now - epoch.opened_at >= STABLE_AFTER and worked > epoch.opened_at
+
+
+def _sentence(decision: Decision, action: Action) -> str:
+    what = f"{action.overlay.kind} {action.overlay.value}" if action.overlay else action.noted
+    return f"{what}: {decision.cause}"

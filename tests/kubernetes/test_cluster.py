@@ -1,0 +1,286 @@
+"""What the adapter sees and does, on a small API server of the tests' own and on a real one: the same."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from builders import spike as make_spike
+
+from spike_pipelines.domain.errors import Conflict, InvalidSpec
+from spike_pipelines.domain.overlays import LASTS, NewOverlay, Overlay, OverlayKind
+from spike_pipelines.domain.spark_application import AppState
+from spike_pipelines.ports import DriverState
+
+NOW = datetime.now(UTC)
+
+
+def one(site):
+    (app,) = site.cluster.applications()
+    return app
+
+
+def overlay(kind, value, before=None, number=7):
+    return Overlay(number, "payouts", kind, value, "why", "v2", NOW, NOW + timedelta(hours=1), before)
+
+
+def new(kind, value):
+    return NewOverlay("payouts", kind, value, "why", "v2", LASTS[kind])
+
+
+def test_a_resource_is_seen_as_the_operator_wrote_it(site):
+    site.deploy("crt-payout-v1-1.0")
+    name = "crt-payout-v1-1-0"
+    assert (one(site).state, one(site).submission) == (AppState.NEW, None)
+    site.now = lambda: datetime(2026, 11, 22, 20, tzinfo=UTC)
+    submission = site.submit(name)
+    app = one(site)
+    assert (app.spike, app.name, app.state, app.spec_hash) == (
+        "crt-payout-v1-1.0", name, AppState.RUNNING, "v2",
+    )  # fmt: skip
+    assert (app.submission, app.driver_pod, app.suspend) == (submission, f"{name}-driver", False)
+    assert app.submitted_at == datetime(2026, 11, 22, 20, tzinfo=UTC)
+    site.fails(name, 137, "OOMKilled")
+    assert one(site).error == "driver container failed with ExitCode: 137, Reason: OOMKilled"
+
+
+@pytest.mark.parametrize("state", sorted(set(AppState) - {AppState.NEW, AppState.UNSEEN}))
+def test_every_state_is_known(site, state):
+    site.deploy()
+    site.submit(state=state)
+    assert one(site).state is state
+
+
+def test_an_unknown_state_is_seen_as_such(site):
+    site.deploy()
+    site.submit(state="PONDERING")
+    assert (one(site).state, one(site).state_text) == (AppState.UNSEEN, "PONDERING")
+
+
+def test_one_that_is_not_understood_is_a_problem_and_hides_no_other(site):
+    site.deploy()
+    site.deploy("session")
+    site.status("session", {"not": "a state"})
+    seen = {app.spike: app for app in site.cluster.applications()}
+    assert "status.applicationState.state" in seen["session"].problem
+    assert (seen["payouts"].problem, seen["payouts"].state) == (None, AppState.NEW)
+
+
+def test_resources_that_are_not_ours_are_not_seen(site):
+    site.deploy()
+    other = site.get()
+    body = {k: other[k] for k in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "somebodys"}}
+    site.api.post(site.apps, body)
+    assert [app.name for app in site.cluster.applications()] == ["payouts"]
+
+
+def test_a_kick_touches_the_resource_and_not_its_spec(site):
+    site.deploy()
+    before = site.get()
+    site.cluster.kick(one(site))
+    assert site.get()["spec"] == before["spec"]
+    assert site.get()["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+
+
+def test_a_restart_is_a_suspension_that_says_why_and_is_resumed(site):
+    site.deploy()
+    site.cluster.suspend(one(site), "hung", "ann wants it")
+    app = one(site)
+    assert (app.suspend, app.controls.restarting, app.controls.restarted) == (True, "hung", "ann wants it")
+    site.cluster.resume(app)
+    assert (one(site).suspend, one(site).controls.restarting) == (False, None)
+
+
+def test_a_resubmission_changes_the_spec_so_that_a_terminated_one_starts_again(site):
+    site.deploy(sparkConf={"spark.a": "1"})
+    before = site.get()["spec"]
+    site.cluster.resubmit(one(site), "gave up", None)
+    conf = site.get()["spec"]["sparkConf"]
+    assert conf.pop("spark.spike.resubmitted")
+    assert conf == before["sparkConf"]
+
+
+@pytest.mark.parametrize("act", ["kick", "suspend", "resume", "resubmit", "converge"])
+def test_what_was_changed_meanwhile_is_left_alone(site, act):
+    site.deploy()
+    app = one(site)
+    site.annotate(pause="ann looks into it")
+    arguments = {"suspend": ("w", None), "resubmit": ("w", None), "converge": ((), (), None)}.get(act, ())
+    after = site.get()
+    with pytest.raises(Conflict):
+        getattr(site.cluster, act)(app, *arguments)
+    assert site.get() == after
+
+
+@pytest.mark.parametrize("act", ["kick", "manifest"])
+def test_one_that_was_deleted_or_made_again_is_another_one(site, act):
+    site.deploy()
+    app = one(site)
+    site.delete()
+    with pytest.raises(Conflict, match="gone"):
+        getattr(site.cluster, act)(app)
+    site.deploy()
+    with pytest.raises(Conflict):
+        getattr(site.cluster, act)(app)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "place", "wanted"),
+    [
+        (OverlayKind.MEMORY, "768m", ("driver", "memory"), "768m"),
+        (
+            OverlayKind.SMALLER_BATCHES,
+            "2500",
+            ("sparkConf", "spark.kubernetes.driverEnv.SPIKE_MAX_OFFSETS_PER_TRIGGER"),
+            "2500",
+        ),
+        (OverlayKind.ON_DEMAND, "life=long", ("driver", "nodeSelector", "life"), "long"),
+        (OverlayKind.QUARANTINE, "suspend", ("suspend",), True),
+    ],
+)
+def test_an_overlay_is_laid_marked_and_taken_off_again(site, kind, value, place, wanted):
+    site.deploy()
+    bare = site.get()["spec"]
+    before = site.cluster.carries(one(site), new(kind, value), None)
+    held = overlay(kind, value, before)
+    site.cluster.converge(one(site), [held], [], None)
+    assert at(site.get()["spec"], place) == wanted
+    assert one(site).controls.overlays == held.mark
+    site.cluster.converge(one(site), [], [held], None)
+    assert one(site).controls.overlays == ""
+    assert pruned(site.get()["spec"]) == pruned(bare)
+
+
+def test_what_somebody_else_changed_under_an_overlay_is_not_put_back(site):
+    site.deploy()
+    before = site.cluster.carries(one(site), new(OverlayKind.MEMORY, "768m"), None)
+    held = overlay(OverlayKind.MEMORY, "768m", before)
+    site.cluster.converge(one(site), [held], [], None)
+    site.change("payouts", {"spec": {"driver": {"memory": "2g"}}})
+    site.cluster.converge(one(site), [], [held], None)
+    assert site.get()["spec"]["driver"]["memory"] == "2g"
+
+
+def test_a_stable_spec_is_gone_back_to_and_left_again(site):
+    site.deploy(spec_hash="v1", arguments=["a"], sparkConf={"spark.old": "1"})
+    stable = site.cluster.manifest(one(site))
+    site.delete()
+    site.deploy(spec_hash="v2", sparkConf={"spark.new": "1"})
+    bare = site.get()["spec"]
+    wish = new(OverlayKind.STABLE_SPEC, "v1")
+    held = overlay(OverlayKind.STABLE_SPEC, "v1", site.cluster.carries(one(site), wish, stable))
+    site.cluster.converge(one(site), [held], [], stable)
+    assert site.get()["spec"] == json.loads(stable)["spec"]
+    assert one(site).spec_hash == "v2"
+    site.cluster.converge(one(site), [], [held], stable)
+    assert site.get()["spec"] == bare
+
+
+def test_a_deleted_resource_is_made_again_as_it_was_without_our_marks(site):
+    site.deploy()
+    site.annotate(kicked="x", team="payments")
+    was = site.get()
+    manifest = site.cluster.manifest(one(site))
+    site.delete()
+    site.cluster.recreate(manifest)
+    again = site.get()
+    assert (again["spec"], again["metadata"]["labels"]) == (was["spec"], was["metadata"]["labels"])
+    assert set(site.notes()) == {"spike-pipelines.io/spec-hash", "spike-pipelines.io/team"}
+    assert again["metadata"]["uid"] != was["metadata"]["uid"]
+
+
+def test_pods_are_seen_with_why_they_wait_or_ended(site):
+    site.deploy()
+    submission = site.submit()
+    site.pod(
+        submission,
+        phase="Failed",
+        reason="Evicted",
+        message="The node was low on resource: memory.",
+        conditions=[
+            {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": "m"}
+        ],
+        containerStatuses=[
+            {
+                "name": "spark-kubernetes-driver", "image": "i", "imageID": "", "ready": False,
+                "restartCount": 0, "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+            }
+        ],
+    )  # fmt: skip
+    pods = site.cluster.pods(["payouts", "session"])
+    (pod,) = pods["payouts"]
+    assert (pod.phase, pod.reason, pod.terminated, pod.exit_code, pod.disrupted, pod.submission) == (
+        "Failed", "Evicted", "OOMKilled", 137, "TerminationByKubelet", submission,
+    )  # fmt: skip
+    assert pods["session"] == ()
+
+
+def test_an_event_is_told_on_the_resource(site):
+    site.deploy()
+    site.cluster.tell(one(site), "SpikeStuck", "kick: PENDING_RERUN for 61 s")
+    assert site.cluster.clues(one(site), 5).events == ("SpikeStuck: kick: PENDING_RERUN for 61 s",)
+
+
+# as a `Cluster`, like local processes
+
+
+def test_drivers_are_submissions_and_how_they_ended(site):
+    site.deploy()
+    assert site.cluster.drivers() == ()
+    submission = site.submit()
+    (driver,) = site.cluster.drivers()
+    assert (driver.spike, driver.driver, driver.state) == ("payouts", submission, DriverState.RUNNING)
+    site.fails(code=3)
+    (driver,) = site.cluster.drivers()
+    assert (driver.state, driver.exit_code) == (DriverState.EXITED, 3)
+
+
+def test_a_driver_that_the_operator_lost_sight_of_is_unknown(site):
+    site.deploy()
+    site.submit(state="UNKNOWN")
+    assert site.cluster.drivers()[0].state is DriverState.UNKNOWN
+
+
+def test_a_stopped_driver_has_no_pod_and_may_be_stopped_again(site):
+    site.deploy()
+    submission = site.submit()
+    site.pod(submission)
+    site.cluster.stop(submission)
+    assert site.cluster.pods(["payouts"])["payouts"] == ()
+    site.cluster.stop(submission)
+
+
+def test_the_log_of_a_driver_that_has_none_is_empty(site):
+    site.deploy()
+    submission = site.submit()
+    assert site.cluster.log_tail(submission, 5) == ()
+    site.pod(submission, phase="Pending")
+    assert site.cluster.log_tail(submission, 5) == ()
+
+
+def test_a_spike_that_is_not_deployed_is_not_started(site):
+    with pytest.raises(InvalidSpec, match="spike deploy payouts"):
+        site.cluster.start(make_spike())
+
+
+@pytest.mark.parametrize(
+    ("state", "suspend"), [("SUSPENDED", True), ("FAILED", False), ("PENDING_RERUN", False)]
+)
+def test_a_spike_is_started_by_what_moves_the_operator(site, state, suspend):
+    site.deploy(suspend=suspend)
+    site.submit(state=state)
+    before = site.get()
+    site.cluster.start(make_spike())
+    assert not site.get()["spec"].get("suspend")
+    assert site.get()["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+
+
+def at(spec, place):
+    for key in place:
+        spec = spec[key]
+    return spec
+
+
+def pruned(spec):
+    """Without what is empty: a patch leaves an empty object where it made one."""
+    kept = {k: pruned(v) if isinstance(v, dict) else v for k, v in spec.items()}
+    return {k: v for k, v in kept.items() if v not in ({}, None, False)}

@@ -1,0 +1,381 @@
+"""The supervisor against an API server, over hours: the operator's part is played by the tests.
+
+The ledger is the real one's statements in memory, so that its clock can be moved; the resources are real.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from builders import Driver, World
+from sites import Site
+
+from spike_pipelines.adapters.memory_ledger import MemoryLedger
+from spike_pipelines.domain.epochs import EpochState
+from spike_pipelines.domain.errors import Fenced, Transient
+from spike_pipelines.domain.overlays import OverlayKind
+from spike_pipelines.domain.supervision import ActionKind, Verdict
+from spike_pipelines.services.supervise_applications import ApplicationSupervisor
+
+START = datetime.now(UTC)
+
+
+@dataclass
+class Hours:
+    """A platform whose clock is moved by hand. The appender has answered for a day."""
+
+    site: Site
+    at: datetime = START
+    world: World = field(init=False)
+    on_demand: str | None = "life=long"
+
+    def __post_init__(self):
+        self.world = World(MemoryLedger(lambda: self.at))
+        self.site.now = lambda: self.at
+
+    def since(self):
+        return self.at - timedelta(days=1)
+
+    @property
+    def supervisor(self):
+        w = self.world
+        return ApplicationSupervisor(w.ledger, self.site.cluster, self, w.broker, w.spikes, self.on_demand)
+
+    def deploy(self, *names, version="v2", **spec):
+        for name in names or ("payouts",):
+            self.world.spike(name, version=version, max_offsets_per_trigger=100_000)
+            self.site.deploy(name, version, **spec)
+
+    def tick(self, seconds=5):
+        """A sensor tick so much later, and its recovery run: what was seen and done, by spike."""
+        self.at += timedelta(seconds=seconds)
+        decisions = {d.spike: d for d in self.supervisor.watch()}
+        needed = [name for name, d in decisions.items() if d.action]
+        done = {r.decision.spike: r for r in self.supervisor.recover_all(needed)}
+        return {
+            name: (d.verdict, done[name].action.noted if name in done else None)
+            for name, d in decisions.items()
+        }
+
+    def until(self, verdict, action, within, step=10):
+        """Tick until this is seen; how many seconds that took."""
+        for passed in range(step, within + 1, step):
+            if self.tick(step)["payouts"] == (verdict, action):
+                return passed
+        pytest.fail(f"{verdict} {action} not within {within} s: {self.supervisor.look()[0]}")
+
+    def driver(self, submission, spike="payouts", version="v2"):
+        """A driver that has opened its epoch and beats."""
+        return self.world.registrar.open_epoch(self.world.spikes[spike], submission, None, version)
+
+    def beats(self):
+        self.world.execute(
+            f"UPDATE epochs SET phase = 'reading', heartbeat_at = {int(self.at.timestamp() * 1e6)}"
+            " WHERE state = 'open'"
+        )
+
+    def recoveries(self, spike="payouts"):
+        since = self.at - timedelta(days=1)
+        return [r.action for r in self.world.ledger.recoveries(since).get(spike, ())]
+
+
+@pytest.fixture
+def hours(site):
+    return Hours(site)
+
+
+def test_a_stuck_rerun_is_kicked_within_two_ticks_of_being_stuck_then_restarted(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.submit(state="PENDING_RERUN")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+    assert hours.tick(61)["payouts"] == (Verdict.STUCK, "kick")
+    assert "spike-pipelines.io/kicked" in hours.site.notes()
+    assert hours.tick()["payouts"] == (Verdict.STUCK, None)
+    assert hours.until(Verdict.STUCK, "restart", 60) <= 60
+    assert hours.site.get()["spec"]["suspend"] is True
+    hours.site.status(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "resume")
+    assert hours.site.get()["spec"]["suspend"] is False
+    assert hours.recoveries() == ["kick", "restart"]
+
+
+def test_a_restart_that_died_half_way_is_finished_by_whoever_looks_next(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.cluster.suspend(hours.site.cluster.applications()[0], "hung", None)
+    hours.site.submit(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "resume")
+
+
+def test_a_driver_that_works_is_left_alone_whatever_the_operator_says(hours):
+    hours.deploy()
+    hours.driver(hours.site.submit())
+    hours.tick()
+    hours.site.status(state="UNKNOWN")
+    for _ in range(30):
+        hours.beats()
+        assert hours.tick(20)["payouts"] == (Verdict.RUNNING, None)
+
+
+def test_a_driver_that_calls_itself_by_its_pods_uid_is_known_after_one_look_at_the_pod(hours, monkeypatch):
+    hours.deploy()
+    submission = hours.site.submit()
+    hours.driver(hours.site.pod(submission))
+    hours.beats()
+    assert hours.tick(0)["payouts"] == (Verdict.RUNNING, None)
+
+    def asks(*_):
+        pytest.fail("pods are for suspects")
+
+    monkeypatch.setattr("spike_pipelines.adapters.kubernetes.KubernetesCluster.pods", asks)
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
+def test_a_running_driver_that_is_silent_is_fenced_and_restarted(hours):
+    hours.deploy()
+    submission = hours.site.submit()
+    hours.driver(submission)
+    hours.tick()
+    assert hours.tick(65)["payouts"] == (Verdict.HUNG, "restart")
+    assert hours.world.ledger.epochs()["payouts"].state is EpochState.RETIRED
+    assert hours.site.get()["spec"]["suspend"] is True
+    with pytest.raises(Fenced):
+        hours.world.registrar.open_epoch(hours.world.spikes["payouts"], submission, None, "v2")
+
+
+def crash(hours, times, code=1, reason="Error", **pod):
+    """Lives of twenty seconds, each seen by a tick. What the last tick saw and did."""
+    for _ in range(times):
+        hours.site.submit()
+        hours.tick(10)
+        hours.site.fails(code=code, reason=reason)
+        seen = hours.tick(10)["payouts"]
+    return seen
+
+
+def test_out_of_memory_again_and_again_gets_half_as_much_again_until_somebody_deploys(hours):
+    hours.deploy()
+    assert crash(hours, 2, 137, "OOMKilled") == (Verdict.STARTING, None)
+    assert crash(hours, 1, 137, "OOMKilled") == (Verdict.CRASHING, "more-memory")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "768m"
+    (overlay,) = hours.world.ledger.open_overlays()["payouts"]
+    assert (overlay.kind, overlay.value, overlay.before) == (
+        OverlayKind.MEMORY, "768m", '{"driver": {"memory": "512m"}}',
+    )  # fmt: skip
+    hours.tick(40)
+    assert crash(hours, 1, 137, "OOMKilled") == (Verdict.CRASHING, "more-memory")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "1152m"
+    hours.site.annotate(spec_hash="v3")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "converge")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
+    hours.tick()
+    assert hours.world.ledger.open_overlays() == {}
+
+
+def test_an_overlay_that_only_the_ledger_has_comes_to_the_resource(hours, monkeypatch):
+    """The run died between the row and the patch."""
+    hours.deploy()
+    crash(hours, 2, 137, "OOMKilled")
+
+    def dies(*_):
+        raise Transient("the API server does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spike_pipelines.adapters.kubernetes.KubernetesCluster.converge", dies)
+        with pytest.raises(Transient):
+            crash(hours, 1, 137, "OOMKilled")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "converge")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "768m"
+    assert hours.recoveries() == ["more-memory"]
+
+
+def test_an_overlay_ends_when_its_time_is_over(hours):
+    hours.deploy()
+    crash(hours, 3, 137, "OOMKilled")
+    hours.driver(hours.site.submit())
+    hours.beats()
+    assert hours.tick()["payouts"][0] is Verdict.RUNNING
+    hours.at += timedelta(days=7)
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "converge")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
+
+
+def test_a_crash_loop_after_a_bad_rollout_goes_back_to_the_spec_that_worked(hours):
+    hours.deploy(version="v1", arguments=["old"])
+    hours.driver(hours.site.submit(), version="v1")
+    hours.tick()
+    hours.at += timedelta(minutes=11)
+    hours.beats()
+    worked(hours)
+    hours.tick()
+    assert hours.world.ledger.specs()["payouts"].stable == "v1"
+    hours.site.annotate(spec_hash="v2")
+    hours.site.change("payouts", {"spec": {"arguments": ["new"], "image": "bad"}})
+    hours.world.spike(version="v2")
+    assert crash(hours, 3) == (Verdict.CRASHING, "stable-spec")
+    spec = hours.site.get()["spec"]
+    assert (spec["arguments"], spec["image"]) == (["old"], "spike:v1")
+
+
+def worked(hours):
+    """A commit, now."""
+    spike = hours.world.spikes["payouts"]
+    if not hours.world.ledger.last_commits():
+        open_now = hours.world.ledger.epochs()["payouts"]
+        granted = hours.world.registrar.open_epoch(spike, open_now.driver, None, open_now.application_version)
+        Driver(hours.world, spike, granted).stage()
+        hours.world.promoter().promote(spike, limit=1)
+
+
+def test_what_crashes_whatever_is_tried_is_put_away_and_tried_again_an_hour_later(hours):
+    hours.deploy()
+    assert crash(hours, 3) == (Verdict.CRASHING, "restart")
+    hours.site.status(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "resume")
+    hours.tick(40)
+    assert crash(hours, 1) == (Verdict.CRASHING, "quarantine")
+    assert hours.site.get()["spec"]["suspend"] is True
+    hours.site.status(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.QUARANTINED, None)
+    hours.at += timedelta(hours=1)
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "converge")
+    assert not hours.site.get()["spec"].get("suspend")
+
+
+def test_drivers_that_lose_their_nodes_go_to_nodes_that_stay(hours):
+    hours.deploy()
+    for _ in range(2):
+        submission = hours.site.submit()
+        hours.tick(10)
+        hours.site.pod(submission, pod=f"driver-{submission[:4]}", phase="Failed", reason="Evicted")
+        hours.site.fails(code=137)
+        seen = hours.tick(10)["payouts"]
+    assert seen == (Verdict.CRASHING, "on-demand")
+    assert hours.site.get()["spec"]["driver"]["nodeSelector"] == {"life": "long"}
+
+
+def test_an_image_that_cannot_be_had_is_told_with_the_reason_and_not_restarted(hours):
+    hours.deploy()
+    hours.tick()
+    submission = hours.site.submit(state="SUBMITTED")
+    hours.site.pod(
+        submission,
+        phase="Pending",
+        containerStatuses=[
+            {
+                "name": "spark-kubernetes-driver", "image": "i", "imageID": "", "ready": False,
+                "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+            }
+        ],
+    )  # fmt: skip
+    hours.tick()
+    assert hours.tick(301)["payouts"] == (Verdict.PENDING, "page")
+    assert "ImagePullBackOff: no such image" in hours.supervisor.look()[0].cause
+    assert (
+        hours.site.cluster.clues(hours.site.cluster.applications()[0], 5)
+        .events[-1]
+        .startswith("SpikePending: page")
+    )
+
+
+def test_a_resource_deleted_by_hand_comes_back_as_it_was(hours):
+    hours.deploy(arguments=["as", "deployed"])
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    assert hours.tick(30)["payouts"] == (Verdict.MISSING, None)
+    assert hours.tick(40)["payouts"] == (Verdict.MISSING, "recreate")
+    assert hours.site.get()["spec"]["arguments"] == ["as", "deployed"]
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+
+
+def test_what_was_never_deployed_is_not_invented(hours):
+    hours.world.spike()
+    for _ in range(3):
+        assert hours.tick(100)["payouts"] == (Verdict.NOT_DEPLOYED, None)
+
+
+def test_a_driver_of_an_older_spec_is_drift(hours):
+    hours.deploy(version="v1")
+    hours.driver(hours.site.submit(), version="v1")
+    hours.beats()
+    hours.tick()
+    hours.site.annotate(spec_hash="v2")
+    hours.world.spike(version="v2")
+    hours.beats()
+    assert hours.tick()["payouts"][1] is None
+    hours.at += timedelta(minutes=6)
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.DRIFTED, "kick")
+
+
+def test_a_person_pauses_and_restarts_by_annotation(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.submit(state="PENDING_RERUN")
+    hours.site.annotate(pause="ann looks into it")
+    assert hours.tick(500)["payouts"] == (Verdict.PAUSED, None)
+    hours.site.annotate(pause=None, restart="now")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "asked")
+    hours.site.status(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, "resume")
+    hours.driver(hours.site.submit())
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
+def test_what_somebody_changed_between_look_and_act_is_not_acted_on(hours, monkeypatch):
+    hours.deploy()
+    hours.tick()
+    hours.site.submit(state="FAILED")
+    look = hours.supervisor._look()
+    hours.site.annotate(pause="ann was faster")
+    monkeypatch.setattr(ApplicationSupervisor, "_look", lambda _: look)
+    (done,) = hours.supervisor.recover_all(["payouts"])
+    assert done.action.kind is ActionKind.RESUBMIT
+    assert "not done" in done.decision.cause
+    assert "sparkConf" not in hours.site.get()["spec"]
+
+
+def test_one_recovery_run_at_a_time(hours):
+    hours.deploy()
+    hours.site.submit(state="FAILED")
+    hours.tick(0)
+    hours.site.status(state="FAILED")
+    hours.at += timedelta(hours=2)
+    other = hours.world.ledger.acquire("supervision", "another run", 60)
+    assert list(hours.supervisor.recover_all(["payouts"])) == []
+    hours.world.ledger.release(other)
+    assert len(list(hours.supervisor.recover_all(["payouts"]))) == 1
+
+
+def test_many_at_once_are_one_incident_within_a_budget(hours):
+    names = [f"spike-{i}" for i in range(40)]
+    hours.deploy(*names)
+    hours.tick()
+    for name in names:
+        hours.site.submit(name, state="FAILED")
+    seen = hours.tick()
+    acted = [name for name, (_, action) in seen.items() if action]
+    assert len(acted) == 20
+    assert "incident: 40 of 40 spikes at once" in hours.supervisor.look()[-1].cause
+    assert not [a for a in hours.tick().values() if a[1]]
+    again = [name for name, (_, action) in hours.tick(61).items() if action]
+    assert len(again) == 20
+    assert not set(again) & set(acted)
+
+
+def test_a_cluster_that_does_not_answer_judges_nobody(hours, fake):
+    hours.deploy()
+    hours.tick()
+    if hours.site.fake is None:
+        pytest.skip("a real API server does not fail when told to")
+    fake.fail(500, times=2)
+    with pytest.raises(Transient):
+        hours.tick()
+    assert hours.recoveries() == []

@@ -1,0 +1,327 @@
+"""What the supervisor does on Kubernetes, as a table of situations; what it must never do, as properties."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from builders import HOUR, epoch
+from builders import spike as make_spike
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spike_pipelines.domain.application_supervision import ApplicationFacts, supervise_application, suspect
+from spike_pipelines.domain.causes import Trouble
+from spike_pipelines.domain.epochs import Phase
+from spike_pipelines.domain.ladder import Rung
+from spike_pipelines.domain.observed import Recovery
+from spike_pipelines.domain.overlays import Overlay, OverlayKind
+from spike_pipelines.domain.spark_application import (
+    STATES,
+    AppState,
+    Controls,
+    Life,
+    ObservedApplication,
+    PodSight,
+    Sighting,
+)
+from spike_pipelines.domain.supervision import ActionKind, Verdict
+
+SPIKE = make_spike("payouts", version="v2", max_offsets_per_trigger=100_000)
+
+
+def ago(seconds):
+    return HOUR - timedelta(seconds=seconds)
+
+
+def app(state=AppState.RUNNING, **changes):
+    plain = ObservedApplication(
+        spike="payouts", name="payouts", uid="u", resource_version="1", state=state, state_text=str(state),
+        submission="s3", submitted_at=ago(600), created_at=ago(9000), spec_hash="v2",
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def seen(state, since, *endings):
+    """In this state for so long; lives of half a minute each ended before."""
+    lives = [Life(f"s{i}", ago(30 * (len(endings) + 1 - i)), ending) for i, ending in enumerate(endings, 1)]
+    return Sighting("payouts", "u", str(state), ago(since), "v2", ago(9000), tuple(lives))
+
+
+def heard(silent=1, driver="s3", version="v2", phase=Phase.READING, **changes):
+    return epoch(
+        1, driver, at=ago(600), heartbeat_at=ago(silent), phase=phase, application_version=version, **changes
+    )
+
+
+def facts(application=None, sighting=None, **changes):
+    application = app() if application is None else application
+    plain = ApplicationFacts(
+        spike=SPIKE,
+        app=application,
+        sighting=sighting or seen(application.state, 600),
+        pods=None,
+        epoch=None,
+        recoveries=(),
+        overlays=(),
+        appender_since=ago(86400),
+        manifest_known=True,
+    )
+    return replace(plain, **changes)
+
+
+def did(seconds, action, cause="x"):
+    return Recovery("payouts", ago(seconds), action, cause, "STUCK")
+
+
+def lying(kind, value, *, left=3600, spec="v2"):
+    return Overlay(7, "payouts", kind, value, "why", spec, ago(60), HOUR + timedelta(seconds=left))
+
+
+def late(state, seconds=400, **changes):
+    return facts(app(state), seen(state, seconds), **changes)
+
+
+def crashed(*endings, state=AppState.FAILING, **changes):
+    return facts(app(state, submission=f"s{len(endings)}"), seen(state, 5, *endings), **changes)
+
+
+GONE = Sighting("payouts", "u", "absent", ago(61), "v2", ago(9000))
+OOM = Trouble.OUT_OF_MEMORY
+TABLE = {
+    "a driver that beats is running": (facts(epoch=heard()), Verdict.RUNNING, None),
+    "one that is silent is restarted": (facts(epoch=heard(61)), Verdict.HUNG, Rung.RESTART),
+    "one that never opened an epoch is restarted": (facts(), Verdict.HUNG, Rung.RESTART),
+    "a silent one is not blamed while nobody listens": (
+        facts(epoch=heard(61), appender_since=None), Verdict.UNKNOWN, None,
+    ),
+    "waiting for the appender is no reason": (
+        facts(epoch=heard(phase=Phase.WAITING)), Verdict.WAITING, None,
+    ),
+    "a driver with the epoch that is nowhere to be seen is not judged": (
+        facts(epoch=heard(driver="other")), Verdict.UNKNOWN, None,
+    ),
+    "a driver may call itself by its pod's uid": (
+        facts(epoch=heard(driver="uid"), pods=[PodSight("p", "uid", "s3", "Running")]), Verdict.RUNNING, None,
+    ),
+    "of two drivers the one without the epoch is ended": (
+        facts(epoch=heard(), pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")]),
+        Verdict.TWO_DRIVERS, "stop",
+    ),
+    "a stuck PENDING_RERUN is kicked": (late(AppState.PENDING_RERUN, 61), Verdict.STUCK, Rung.KICK),
+    "but not before its time": (late(AppState.PENDING_RERUN, 59), Verdict.STARTING, None),
+    "a kick that did not help is followed by a restart": (
+        late(AppState.PENDING_RERUN, recoveries=[did(60, "kick")]), Verdict.STUCK, Rung.RESTART,
+    ),
+    "the next step waits its time": (
+        late(AppState.PENDING_RERUN, recoveries=[did(5, "kick")]), Verdict.STUCK, None,
+    ),
+    "a kick that helped may be tried again": (
+        late(AppState.PENDING_RERUN, recoveries=[did(600, "kick")], worked_at=ago(500)),
+        Verdict.STUCK, Rung.KICK,
+    ),
+    "after the last rung a person is needed": (
+        late(AppState.PENDING_RERUN, recoveries=[did(3000, "kick"), did(2000, "restart"), did(1900, "page")]),
+        Verdict.STUCK, None,
+    ),
+    "an hour of stability later all is tried anew": (
+        late(AppState.PENDING_RERUN, recoveries=[did(5000, "kick"), did(4900, "restart"), did(4800, "page")]),
+        Verdict.STUCK, Rung.KICK,
+    ),
+    "a driver that works is only kicked, whatever the operator says": (
+        late(AppState.PENDING_RERUN, epoch=heard(), recoveries=[did(60, "kick")]), Verdict.STUCK, Rung.PAGE,
+    ),
+    "UNKNOWN to the operator and heard by us is running": (
+        late(AppState.UNKNOWN, epoch=heard()), Verdict.RUNNING, None,
+    ),
+    "UNKNOWN to the operator and silent is stuck": (
+        late(AppState.UNKNOWN, epoch=heard(400)), Verdict.STUCK, Rung.KICK,
+    ),
+    "one failure is the operator's": (crashed(OOM), Verdict.STARTING, None),
+    "three times out of memory get more of it": (
+        crashed(OOM, OOM, OOM), Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
+    "the same while catching up get smaller batches": (
+        crashed(OOM, OOM, OOM, catching_up=True), Verdict.CRASHING, Rung.SMALLER_BATCHES,
+    ),
+    "an overlay has its chance before the next": (
+        crashed(OOM, OOM, OOM, recoveries=[did(20, "more-memory")]), Verdict.STARTING, None,
+    ),
+    "three other crashes of a spec that once worked are restarted": (
+        crashed(*[Trouble.CRASHING] * 3, stable="v2"), Verdict.CRASHING, Rung.RESTART,
+    ),
+    "of a spec that never worked go back to the one that did": (
+        crashed(*[Trouble.CRASHING] * 3, stable="v1"), Verdict.CRASHING, Rung.STABLE_SPEC,
+    ),
+    "after a restart that did not help it is put away": (
+        crashed(*[Trouble.CRASHING] * 3, recoveries=[did(100, "restart")]), Verdict.CRASHING, Rung.QUARANTINE,
+    ),
+    "twice evicted goes to nodes that stay": (
+        crashed(*[Trouble.EVICTED] * 2, on_demand="life=long"), Verdict.CRASHING, Rung.ON_DEMAND,
+    ),
+    "where there are none it is restarted": (
+        crashed(*[Trouble.EVICTED] * 2), Verdict.CRASHING, Rung.RESTART,
+    ),
+    "what only a person decides pages at once": (crashed(Trouble.REFUSED), Verdict.BLOCKED, Rung.PAGE),
+    "an image that is not there pages": (
+        late(AppState.SUBMITTED, pods=[PodSight("p", "1", "s3", "Pending", waiting="ImagePullBackOff")]),
+        Verdict.PENDING, Rung.PAGE,
+    ),
+    "or goes back to the spec that had one": (
+        late(
+            AppState.SUBMITTED,
+            pods=[PodSight("p", "1", "s3", "Pending", waiting="ErrImagePull")], stable="v1",
+        ),
+        Verdict.PENDING, Rung.STABLE_SPEC,
+    ),
+    "no node for the driver asks for other nodes": (
+        late(AppState.SUBMITTED, pods=[PodSight("p", "1", "s3", "Pending", "Unschedulable")], on_demand="a=b"),  # noqa: E501
+        Verdict.PENDING, Rung.ON_DEMAND,
+    ),
+    "what the operator gave up is submitted again": (
+        facts(app(AppState.FAILED, error="driver container failed with ExitCode: 1, Reason: Error")),
+        Verdict.CRASHING, "resubmit",
+    ),
+    "a stream that ended well too": (facts(app(AppState.COMPLETED)), Verdict.MISSING, "resubmit"),
+    "a resource deleted by hand is made again": (
+        replace(facts(), app=None, sighting=GONE), Verdict.MISSING, Rung.RECREATE,
+    ),
+    "after a while, as it may be on its way": (
+        replace(facts(), app=None, sighting=replace(GONE, since=ago(59))), Verdict.MISSING, None,
+    ),
+    "what was never deployed is a person's": (
+        replace(facts(), app=None, sighting=None), Verdict.NOT_DEPLOYED, None,
+    ),
+    "a person's pause holds": (
+        facts(app(AppState.FAILED, controls=Controls(paused="ann"))),
+        Verdict.PAUSED, None,
+    ),
+    "a person's restart is done": (
+        facts(app(controls=Controls(restart="1")), epoch=heard()), Verdict.STARTING, "asked",
+    ),
+    "once": (facts(app(controls=Controls(restart="1", restarted="1")), epoch=heard()), Verdict.RUNNING, None),
+    "a person's suspension holds": (facts(app(AppState.SUSPENDED, suspend=True)), Verdict.SUSPENDED, None),
+    "ours is resumed": (
+        facts(app(AppState.SUSPENDED, suspend=True, controls=Controls(restarting="x"))),
+        Verdict.STARTING, "resume",
+    ),
+    "an operator that does not suspend is kicked": (
+        facts(app(suspend=True, controls=Controls(restarting="x")), recoveries=[did(130, "restart")]),
+        Verdict.STUCK, Rung.KICK,
+    ),
+    "an overlay in the ledger comes to the resource": (
+        facts(epoch=heard(), overlays=[lying(OverlayKind.MEMORY, "768m")]), Verdict.STARTING, "converge",
+    ),
+    "and is left once it is there": (
+        facts(
+            app(controls=Controls(overlays="7:more-memory=768m")),
+            epoch=heard(), overlays=[lying(OverlayKind.MEMORY, "768m")],
+        ), Verdict.RUNNING, None,
+    ),
+    "an expired one goes": (
+        facts(
+            app(controls=Controls(overlays="7:more-memory=768m")),
+            epoch=heard(), overlays=[lying(OverlayKind.MEMORY, "768m", left=-1)],
+        ), Verdict.STARTING, "converge",
+    ),
+    "a new deployment ends it": (
+        facts(
+            app(controls=Controls(overlays="7:more-memory=768m")),
+            epoch=heard(), overlays=[lying(OverlayKind.MEMORY, "768m", spec="v1")],
+        ), Verdict.STARTING, "converge",
+    ),
+    "quarantine is left alone": (
+        facts(
+            app(AppState.SUSPENDED, suspend=True, controls=Controls(overlays="7:quarantine=suspend")),
+            overlays=[lying(OverlayKind.QUARANTINE, "suspend")],
+        ), Verdict.QUARANTINED, None,
+    ),
+    "a driver of an older spec is drift": (
+        facts(epoch=heard(version="v1"), sighting=replace(seen("RUNNING", 600), spec_since=ago(301))),
+        Verdict.DRIFTED, Rung.KICK,
+    ),
+    "that the operator is given time for": (
+        facts(epoch=heard(version="v1"), sighting=replace(seen("RUNNING", 600), spec_since=ago(299))),
+        Verdict.RUNNING, None,
+    ),
+    "a newer application file is told": (
+        facts(app(spec_hash="v1"), epoch=heard(version="v1")), Verdict.DRIFTED, None,
+    ),
+    "a state that this version does not know is not judged": (
+        facts(app(AppState.UNSEEN, state_text="PONDERING")), Verdict.UNKNOWN, None,
+    ),
+    "a resource that cannot be read is not judged": (
+        facts(app(AppState.FAILED, problem="no status")), Verdict.UNKNOWN, None,
+    ),
+    "one that is being deleted is left": (facts(app(AppState.FAILED, deleting=True)), Verdict.UNKNOWN, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_situation(case):
+    given_facts, verdict, rung = TABLE[case]
+    decision = supervise_application(given_facts, HOUR)
+    done = decision.action and decision.action.noted
+    if decision.action and decision.action.kind is ActionKind.RESUBMIT:
+        done = "resubmit"
+    assert (decision.verdict, done) == (verdict, rung), decision.cause
+
+
+def test_memory_grows_by_half_to_a_cap_of_what_the_file_says():
+    asked, held = [], ()
+    while True:
+        marked = app(AppState.FAILING, controls=Controls(overlays=",".join(o.mark for o in held)))
+        starved = crashed(OOM, OOM, OOM, overlays=held)
+        action = supervise_application(replace(starved, app=marked), HOUR).action
+        if action.overlay.kind is not OverlayKind.MEMORY:
+            break
+        asked.append(action.overlay.value)
+        held = (lying(OverlayKind.MEMORY, asked[-1]),)
+    assert asked == ["768m", "1152m", "1728m", "2048m"]
+    assert action.overlay.kind is OverlayKind.QUARANTINE
+
+
+STUCKABLE = [s for s in AppState if s != AppState.UNSEEN]
+
+
+@given(
+    state=st.sampled_from(STUCKABLE),
+    since=st.integers(0, 5000),
+    silent=st.integers(0, 59),
+    tried=st.lists(st.sampled_from(["kick", "restart", "more-memory", "page"]), max_size=4),
+)
+def test_a_driver_that_beats_and_works_is_never_ended(state, since, silent, tried):
+    """Save by a person, or where the operator says that it is over."""
+    recoveries = [did(3000 - 100 * i, action) for i, action in enumerate(tried)]
+    given_facts = late(state, since, epoch=heard(silent), recoveries=recoveries)
+    action = supervise_application(given_facts, HOUR).action
+    over = state in {AppState.FAILED, AppState.COMPLETED}
+    assert over or action is None or action.kind in {ActionKind.KICK, ActionKind.PAGE}
+
+
+@given(
+    state=st.sampled_from(list(AppState)),
+    since=st.integers(0, 5000),
+    recoveries=st.lists(st.tuples(st.integers(0, 7000), st.sampled_from(list(Rung))), max_size=6),
+)
+def test_every_situation_has_a_verdict_and_no_rung_is_climbed_twice_without_work(state, since, recoveries):
+    history = [did(seconds, rung) for seconds, rung in sorted(recoveries, reverse=True)]
+    decision = supervise_application(late(state, since, recoveries=history), HOUR)
+    assert decision.cause
+    recent = {r.action for r in history if HOUR - r.at < timedelta(hours=1)}
+    repeatable = {Rung.MORE_MEMORY, Rung.SMALLER_BATCHES}
+    assert decision.action is None or decision.action.rung not in recent - repeatable
+
+
+def test_pods_are_asked_of_suspects_only():
+    hang = SPIKE.objectives.hang
+    asked = {s: suspect(app(s), seen(s, 600), heard(), HOUR, hang) for s in AppState}
+    assert {s for s, yes in asked.items() if yes} == {
+        AppState.SUBMITTED, AppState.UNKNOWN, AppState.FAILING, AppState.FAILED,
+        AppState.SUCCEEDING, AppState.COMPLETED,
+    }  # fmt: skip
+    assert suspect(app(), seen("RUNNING", 600), heard(driver="other"), HOUR, hang)
+    assert suspect(app(), seen("RUNNING", 600), heard(61), HOUR, hang)
+
+
+def test_every_state_of_the_operator_has_a_rule():
+    assert set(STATES) == set(AppState) - {AppState.UNSEEN}
