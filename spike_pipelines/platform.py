@@ -74,7 +74,7 @@ class Platform:
     def close(self) -> None:
         """Give back the connections of the parts that were made. Kafka's have a thread each, which would
         go on for ever."""
-        for name in ("surveyor", "mirror", "broker", "ledger"):
+        for name in ("surveyor", "mirror", "broker", "kubernetes", "ledger"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 

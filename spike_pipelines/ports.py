@@ -220,6 +220,9 @@ class Cluster(Protocol):
     def start(self, spike: Spike) -> ObservedDriver:
         """Start one driver more for the spike. It is not this call's business whether another one runs."""
 
+    def obstacle(self, spike: Spike) -> str | None:
+        """Why `start` would fail until a person has done something, as a sentence; None: nothing is known."""
+
     def stop(self, driver: str) -> None:
         """End this driver for good: ask, wait a short grace time, kill. Ended already: nothing happens."""
 

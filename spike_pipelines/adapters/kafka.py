@@ -40,7 +40,8 @@ class _Topic:
 
 
 class KafkaBroker:
-    """`Broker` over one cluster. Thread-safe; every call ends within `timeout_seconds` or is `Transient`."""
+    """`Broker` over one cluster. Thread-safe; every call ends within `timeout_seconds` or is `Transient`
+    (while there is no connection, within so long for each address)."""
 
     def __init__(self, bootstrap: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._client = KafkaClient(bootstrap, timeout_seconds=timeout_seconds)

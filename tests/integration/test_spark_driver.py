@@ -347,7 +347,7 @@ def spark_gauges(spark) -> set[str]:
     return set(sources.head().metricRegistry().getGauges().keySet())
 
 
-def until(found, seconds: float = 60):
+def until(found, seconds: float = 150):
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline

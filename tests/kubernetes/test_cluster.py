@@ -15,6 +15,7 @@ NOW = datetime.now(UTC)
 
 
 def one(site):
+    site.settle()
     (app,) = site.cluster.applications()
     return app
 

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 from builders import HOUR, NEXT_HOUR, partition, spike
+from dagster._core.instance.config import PoolGranularity
 from typer.testing import CliRunner
 
 from spike_pipelines.cli import backfill as command
@@ -134,10 +135,21 @@ def test_an_hour_that_has_not_begun_is_refused_clearly():
     assert platform.asked == []
 
 
-def test_backfills_wait_for_one_another_and_not_the_live_streams_for_them():
+def test_backfills_wait_for_one_another_and_not_the_live_streams_for_them(tmp_path):
     assert dataset_assets(spike()).op.pool == POOL
-    instance = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
-    assert instance["concurrency"]["pools"] == {"default_limit": 1, "granularity": "run"}
+    told = instance_limits(tmp_path)
+    assert told.pool_config.default_pool_limit == 1
+    assert told.pool_config.pool_granularity is PoolGranularity.RUN
+    assert told.run_queue_config.max_concurrent_runs == 6
+
+
+def instance_limits(home):
+    """As Dagster reads our `dagster.yaml`, without its servers."""
+    written = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    plain = {name: part for name, part in written.items() if name not in {"storage", "compute_logs"}}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(plain))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        return instance.get_concurrency_config()
 
 
 # the command
