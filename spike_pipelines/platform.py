@@ -37,10 +37,12 @@ from spike_pipelines.settings import Settings
 if TYPE_CHECKING:
     from spike_pipelines.adapters.iceberg import IcebergCatalog
     from spike_pipelines.adapters.kubernetes import KubernetesCluster
+    from spike_pipelines.services.backfill import Backfiller
     from spike_pipelines.services.deep_audit import DeepAuditor
     from spike_pipelines.services.replay import Replayer
     from spike_pipelines.services.retain import Retainer
     from spike_pipelines.services.supervise_applications import ApplicationSupervisor
+    from spike_pipelines.services.swap import Swapper
     from spike_pipelines.services.where import Finder
 
 _COPIES_AT_ONCE = 32
@@ -69,7 +71,7 @@ class Platform:
     def close(self) -> None:
         """Give back the connections of the parts that were made. Kafka's have a thread each, which would
         go on for ever."""
-        for name in ("surveyor", "mirror", "broker", "ledger"):
+        for name in ("surveyor", "mirror", "broker", "kubernetes", "ledger"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -165,19 +167,28 @@ class Platform:
         return Finder(self.ledger, self.broker, S3RecordReader(self.settings.s3_endpoint), self.spikes)
 
     @cached_property
+    def swapper(self) -> "Swapper":
+        from spike_pipelines.services.swap import Swapper  # noqa: PLC0415
+
+        pool = ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy")
+        terms = LeaseTerms(f"swap on {gethostname()} pid {os.getpid()}", SWAP_LEASE_SECONDS)
+        return Swapper(self.ledger, Promoter(self.ledger, self.store, self.catalog, pool, terms))
+
+    @cached_property
+    def backfiller(self) -> "Backfiller":
+        from spike_pipelines.adapters.backfill_job import SparkRereader  # noqa: PLC0415
+        from spike_pipelines.services.backfill import Backfiller  # noqa: PLC0415
+
+        return Backfiller(self.ledger, self.swapper, self.broker, SparkRereader(self.settings))
+
+    @cached_property
     def replayer(self) -> "Replayer":
         from spike_pipelines.adapters.dead_letters import S3DeadLetterReader  # noqa: PLC0415
         from spike_pipelines.adapters.replay_job import SparkReparser  # noqa: PLC0415
         from spike_pipelines.services.replay import Replayer  # noqa: PLC0415
-        from spike_pipelines.services.swap import Swapper  # noqa: PLC0415
 
-        pool = ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy")
-        holder = f"replay on {gethostname()} pid {os.getpid()}"
-        promoter = Promoter(
-            self.ledger, self.store, self.catalog, pool, LeaseTerms(holder, SWAP_LEASE_SECONDS)
-        )
         reader = S3DeadLetterReader(self.settings.s3_endpoint)
-        return Replayer(self.ledger, Swapper(self.ledger, promoter), reader, SparkReparser(self.settings))
+        return Replayer(self.ledger, self.swapper, reader, SparkReparser(self.settings))
 
     @cached_property
     def retainer(self) -> "Retainer":

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NewType, Protocol
 
+from spike_pipelines.domain.backfill import HourFacts
 from spike_pipelines.domain.batch import Batch, BatchState, FileKind, FileState, NewBatch
 from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.closed import Closing
@@ -218,6 +219,9 @@ class Cluster(Protocol):
 
     def start(self, spike: Spike) -> ObservedDriver:
         """Start one driver more for the spike. It is not this call's business whether another one runs."""
+
+    def obstacle(self, spike: Spike) -> str | None:
+        """Why `start` would fail until a person has done something, as a sentence; None: nothing is known."""
 
     def stop(self, driver: str) -> None:
         """End this driver for good: ask, wait a short grace time, kill. Ended already: nothing happens."""
@@ -714,12 +718,15 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SwapBook:
-    """What the ledger has of one finished swap, for the audit: rows of the files it replaced, how many of
-    them are not superseded at the swap's sequence number, and its own counts."""
+    """What the ledger has of one finished swap, for the audit: its batch, how many records a backfill had to
+    find, rows of the files it replaced, how many of these are not superseded at the swap's sequence number,
+    and its own counts."""
 
     number: int
     spike: str
     kind: SwapKind
+    batch: int
+    expected: int | None
     replaced_rows: int
     not_superseded: int
     read: int
@@ -742,7 +749,10 @@ class SwapTransaction(LedgerTransaction, Protocol):
         """By the batch number of each finished swap, the drivers' batches whose records it took, through
         any number of swaps. What is tied so is superseded together or not at all."""
 
-    def stage_swap(self, swap: int, batch: int) -> None: ...
+    def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
+        """What the live files of the hour were made of. Raises `Refused` for too many dead-letter files."""
+
+    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None: ...
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
@@ -813,6 +823,30 @@ class Reparser(Protocol):
     def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
         """`keep_alive` is called every few seconds; what it raises ends the work.
         Raises `Transient`, `InvalidSpec`."""
+
+
+# backfills
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOrder:
+    """What is to be read again: `pieces` of the spike's topic, and of these the records of `hour`. Keys
+    `dead` of dead-letter files in the final bucket tell which records belong to which hour for another
+    reason than their timestamp. `planned_at` stands in for a clock. Files go below `prefix` (ends in `/`)
+    of the staging bucket; None: count only."""
+
+    spike: str
+    hour: datetime
+    pieces: tuple[OffsetRange, ...]
+    dead: tuple[str, ...]
+    planned_at: datetime
+    prefix: str | None
+
+
+class Rereader(Protocol):
+    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+        """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
+        every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
 
 
 # retention

@@ -105,18 +105,22 @@ class LocalProcesses:
             self._log(ended).unlink(missing_ok=True)
 
     def _environment(self, record: DriverRecord) -> dict[str, str]:
-        token = self.settings.state_dir / "secrets" / "tokens" / record.spike
+        token = self._token(record.spike)
         if not token.is_file():
-            raise InvalidSpec(
-                f"{token}: no token for {record.spike}: `spike up` makes one for each application file it "
-                "finds when it starts; restart it, or ask whether SPIKE_STATE_DIR is the right folder"
-            )
+            raise InvalidSpec(_no_token(token, record.spike))
         kept = {
             name: value
             for name, value in self.environ.items()
             if name in INHERITED or (name.startswith(INHERITED_PREFIXES) and name not in WITHHELD)
         }
         return kept | {"SPIKE_DRIVER_ID": record.driver, "SPIKE_TOKEN_FILE": str(token.resolve())}
+
+    def obstacle(self, spike: Spike) -> str | None:
+        token = self._token(spike.name)
+        return None if token.is_file() else _no_token(token, spike.name)
+
+    def _token(self, spike: str) -> Path:
+        return self.settings.state_dir / "secrets" / "tokens" / spike
 
     def _folder(self) -> Path:
         return self.settings.state_dir.resolve() / "processes" / "drivers"
@@ -160,3 +164,10 @@ def _state(record: DriverRecord, now: datetime) -> DriverState:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _no_token(token: Path, spike: str) -> str:
+    return (
+        f"{token}: no token for {spike}: `spike up` makes one for each application file it finds when it "
+        "starts; `spike down`, `spike up`, or ask whether SPIKE_STATE_DIR is the right folder"
+    )

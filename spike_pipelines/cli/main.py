@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from spike_pipelines.cli import (
     applications,
     audit,
+    backfill,
     chaos,
     dlq,
     hours,
@@ -63,6 +64,7 @@ COMMANDS = (
     lag,
     prometheus,
     audit,
+    backfill,
     operations,
     ledger,
     dlq,

@@ -5,13 +5,15 @@ suspend and resume), then what is wrong now, and the next rung of its ladder. A 
 works is never restarted for what the operator shows of it; what was not understood is UNKNOWN (I12).
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.kubernetes_names import advice_on
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marks, value_of
 from spike_pipelines.domain.spark_application import (
@@ -76,17 +78,40 @@ class ApplicationFacts:
     def holding(self, now: datetime) -> tuple[Overlay, ...]:
         return active(self.overlays, self.app.spec_hash if self.app else None, now)
 
-    def alive(self, now: datetime) -> bool:
+    def heard(self, now: datetime) -> bool:
         """The driver of the open epoch was heard within its objective."""
         epoch = self.epoch
-        if epoch is None or epoch.state is not EpochState.OPEN:
-            return False
-        return now - epoch.heartbeat_at <= self.spike.objectives.hang
+        open_now = epoch is not None and epoch.state is EpochState.OPEN
+        return open_now and epoch is not None and now - epoch.heartbeat_at <= self.spike.objectives.hang
+
+    def may_work(self, now: datetime) -> bool:
+        """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
+        if not self.owner or self.heard(now):
+            return bool(self.owner)
+        return self.appender_since is None or now - self.appender_since <= self.spike.objectives.hang
 
     @property
     def owner(self) -> tuple[str, ...]:
         """The driver that has the open epoch."""
         return (self.epoch.driver,) if self.epoch and self.epoch.state is EpochState.OPEN else ()
+
+
+def one_each(apps: Iterable[ObservedApplication]) -> Mapping[str, ObservedApplication]:
+    """By spike. Several resources of one spike are a problem that a person solves, as is a name that the
+    operator refuses."""
+    found: dict[str, list[ObservedApplication]] = defaultdict(list)
+    for app in apps:
+        found[app.spike].append(app)
+    return {spike: _with_problem(spike, of_spike) for spike, of_spike in found.items()}
+
+
+def _with_problem(spike: str, apps: Sequence[ObservedApplication]) -> ObservedApplication:
+    app = next((a for a in apps if advice_on(a.name) is None), apps[0])
+    if len(apps) > 1:
+        names = " and ".join(sorted(a.name for a in apps))
+        problem = f"{names} are all of {spike}: keep {app.name}, `kubectl delete sparkapplication` the other"
+        return replace(app, problem=problem)
+    return replace(app, problem=app.problem or advice_on(app.name))
 
 
 def suspect(
@@ -184,7 +209,7 @@ def _as_it_is(facts: ApplicationFacts, app: ObservedApplication, now: datetime) 
     trouble, cause = _wrong(facts, app, now)
     if trouble is not None:
         return _mend(facts, trouble, cause, now)
-    if app.state is AppState.RUNNING or facts.alive(now):
+    if app.state is AppState.RUNNING or facts.may_work(now):
         return _driver(facts, app, now)
     rule = STATES[app.state]
     return _say(facts, Verdict.STARTING, f"{app.state_text or 'new'}: {rule.meaning}")
@@ -204,7 +229,7 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     patience, since = STATES[app.state].patience, facts.sighting.since if facts.sighting else now
     if patience is None or now - since <= patience:
         return None, ""
-    if app.state is AppState.UNKNOWN and facts.alive(now):
+    if app.state is AppState.UNKNOWN and facts.may_work(now):
         return None, ""
     found = trouble_of(evidence)
     stuck = (
@@ -237,7 +262,7 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
 def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[Trouble, str] | None:
     """The driver that we hear began before the resource got its spec, and says another version."""
     epoch, sighting = facts.epoch, facts.sighting
-    if not facts.alive(now) or epoch is None or sighting is None or app.spec_hash is None:
+    if not facts.heard(now) or epoch is None or sighting is None or app.spec_hash is None:
         return None
     if value_of(facts.holding(now), OverlayKind.STABLE_SPEC) or epoch.application_version == app.spec_hash:
         return None
@@ -250,7 +275,7 @@ def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -
 def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:
     """What the driver itself tells, by the rules that hold everywhere (`domain/supervision.py`)."""
     drivers = _drivers(facts, app, now)
-    if facts.alive(now) and not {d.driver for d in drivers} & set(facts.owner):
+    if facts.heard(now) and not {d.driver for d in drivers} & set(facts.owner):
         cause = f"driver {facts.owner[0]} has the epoch and is heard, and no pod of it is in sight"
         return _say(facts, Verdict.UNKNOWN, cause)
     decision = judge(
@@ -304,7 +329,7 @@ def _mend(facts: ApplicationFacts, trouble: Trouble, cause: str, now: datetime) 
         app=facts.app,
         trouble=trouble,
         cause=cause,
-        works=facts.alive(now) and trouble is Trouble.STUCK,
+        works=facts.may_work(now) and trouble is Trouble.STUCK,
         owner=facts.owner,
         recoveries=facts.recoveries,
         holding=facts.holding(now),

@@ -99,13 +99,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a driver registers: the ranges it read and exactly the files that hold them."""
+    """What a driver registers: the ranges it read and exactly the files that hold them.
+
+    `elsewhere` are records that a backfill read beside those of its hour; they are in no count.
+    """
 
     ranges: tuple[OffsetRange, ...]
     files: tuple[StagedFile, ...]
     read: int
     hours: tuple[HourCounts, ...]
     application_version: str
+    elsewhere: int = 0
 
     @property
     def counts(self) -> Counts:

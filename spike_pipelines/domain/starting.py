@@ -32,7 +32,8 @@ def check_identity(positions: Mapping[Partition, Position], topic: TopicOffsets)
 def check_ends(positions: Mapping[Partition, Position], topic: TopicOffsets) -> None:
     """Raise `Truncated` if the log ends below what is staged of it (I10): after an unclean election of a
     leader, or on a broker that lost its disk, those offsets are given to other records. A replica that is
-    behind looks the same for a moment: who asks, asks twice."""
+    behind looks the same for a moment: who asks, asks twice. A log that has grown beyond the staged end
+    again looks whole: offsets alone cannot tell it."""
     for partition, position in positions.items():
         log_end = topic.log_end.get(partition.index, position.staged_end)
         if partition.topic_id == topic.topic_id and log_end < position.staged_end:

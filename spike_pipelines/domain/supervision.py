@@ -43,7 +43,8 @@ class SpikeFacts:
     """One spike at one moment. `drivers` are all that the cluster knows, ended ones too; `recoveries` the
     last hour's, oldest first; `appender_since` is when the appender began to answer, None while it does
     not: a driver cannot be blamed for a silence that is the listener's. `unread` is how many records
-    Kafka has that the driver has not read, None if nobody asked or Kafka did not answer."""
+    Kafka has that the driver has not read, None if nobody asked or Kafka did not answer. `obstacle` is why
+    no driver can be started until a person has done something."""
 
     spike: str
     objectives: Objectives
@@ -53,6 +54,7 @@ class SpikeFacts:
     appender_since: datetime | None
     refusal: Refusal | None = None
     unread: int | None = None
+    obstacle: str | None = None
 
     @property
     def live(self) -> tuple[ObservedDriver, ...]:
@@ -202,6 +204,8 @@ def _without_driver(facts: SpikeFacts, now: datetime) -> Decision:
     if facts.refusal and facts.refusal.code in BLOCKING:
         # Asked again now and then: once a person has decided, the epoch is granted, and the block is over.
         return Decision(facts.spike, Verdict.BLOCKED, facts.refusal.message, start)
+    if facts.obstacle:
+        return Decision(facts.spike, Verdict.BLOCKED, facts.obstacle)
     ended = last_exit(facts.drivers)
     cause = f"no driver runs ({ended})" if ended else "no driver runs"
     return Decision(facts.spike, Verdict.MISSING, cause, start)

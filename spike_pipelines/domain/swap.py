@@ -1,6 +1,6 @@
 """Swaps: a frozen set of live files replaced by new ones, in one transaction and one snapshot.
 
-A dead-letter replay is one; the backfill of an hour will be another. What a swap writes is a batch in a
+A dead-letter replay is one, the backfill of an hour another. What a swap writes is a batch in a
 lane of its own, so files, intents, copies and clean-up are those of any batch; only its commit differs.
 """
 
@@ -64,7 +64,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class NewSwap:
-    """A plan: the ids of the files to replace, who asked and why."""
+    """A plan: the ids of the files to replace, who asked and why.
+
+    Of a backfill also the drivers' batches that it reads again, and how many records of its hour these had.
+    """
 
     spike: str
     dataset: str
@@ -74,12 +77,15 @@ class NewSwap:
     application_version: str
     scope: Scope
     replaces: tuple[int, ...]
+    sources: tuple[int, ...] = ()
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
     """A swap as the ledger has it. `planned_at` stands in for a clock: every attempt sees the same.
-    `problem` says why it was aborted."""
+    `problem` says why it was aborted; `expected` is how many records a backfill must find,
+    `elsewhere` how many of other hours it read beside them."""
 
     number: int
     spike: str
@@ -94,6 +100,8 @@ class Swap:
     batch: int | None = None
     ended_at: datetime | None = None
     problem: str | None = None
+    expected: int | None = None
+    elsewhere: int = 0
 
     @property
     def lane(self) -> str:
@@ -125,4 +133,6 @@ def swap_problem(
     there = sum(file.rows for file in replaced)
     if swap.kind is SwapKind.REPLAY and batch.counts.read != there:
         return f"read {batch.counts.read} records again, the files to replace have {there}"
+    if swap.kind is SwapKind.BACKFILL and batch.counts.read != swap.expected:
+        return f"found {batch.counts.read} records of the hour, the ledger has {swap.expected}"
     return None

@@ -31,6 +31,10 @@ def hour_from_number(hours: int) -> datetime:
     return _EPOCH + timedelta(hours=hours)
 
 
+def hour_to_number(hour: datetime) -> int:
+    return (hour - _EPOCH) // timedelta(hours=1)
+
+
 def staged_files(store: ObjectStore, bucket: str, prefix: str, attempt: str) -> tuple[StagedFile, ...]:
     """The files of an attempt whose jobs are committed; keys are relative to `prefix` (which ends in `/`).
 

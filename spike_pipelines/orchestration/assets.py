@@ -1,7 +1,7 @@
 """What exists: topics, spikes and datasets, and how the one comes from the other.
 
 Topics and spikes are external: Kafka and the drivers make them. Datasets are partitioned by the UTC
-hour of the Kafka timestamp; appender runs log their materializations.
+hour of the Kafka timestamp; appender runs log their materializations, and to execute one is its backfill.
 """
 
 from collections.abc import Iterable
@@ -36,10 +36,10 @@ def partition_key(hour: datetime) -> str:
 
 
 def asset_specs(spikes: Iterable[Spike]) -> list[dg.AssetSpec]:
-    """Each topic once, each spike, and each spike's two datasets."""
+    """Each topic once, and each spike: what Dagster does not execute."""
     spikes = list(spikes)
     topics = {spike.topic: _topic_spec(spike.topic) for spike in spikes}
-    return [*topics.values(), *(spec for spike in spikes for spec in _spike_specs(spike))]
+    return [*topics.values(), *map(_spike_spec, spikes)]
 
 
 def _topic_spec(topic: str) -> dg.AssetSpec:
@@ -52,16 +52,15 @@ def _topic_spec(topic: str) -> dg.AssetSpec:
     )
 
 
-def _spike_specs(spike: Spike) -> list[dg.AssetSpec]:
-    name = {"spike": spike.name}
-    running = dg.AssetSpec(
+def _spike_spec(spike: Spike) -> dg.AssetSpec:
+    return dg.AssetSpec(
         spike_key(spike),
         deps=[topic_key(spike.topic)],
         group_name="spikes",
         kinds={"spark"},
         description=spike.description,
         metadata={
-            **name,
+            "spike": spike.name,
             "topic": spike.topic,
             "trigger": f"{spike.trigger.total_seconds():.0f} s",
             "lag objective": f"{spike.objectives.lag.total_seconds():.0f} s",
@@ -69,10 +68,15 @@ def _spike_specs(spike: Spike) -> list[dg.AssetSpec]:
             "version": spike.version,
         },
     )
+
+
+def dataset_specs(spike: Spike) -> list[dg.AssetSpec]:
+    """A spike's two tables."""
+    name = {"spike": spike.name}
     hours = dg.HourlyPartitionsDefinition(start_date=spike.dataset.start, timezone="UTC", end_offset=1)
     final = dg.AssetSpec(
         dataset_key(spike.dataset.name),
-        deps=[running],
+        deps=[spike_key(spike)],
         group_name="datasets",
         kinds={"iceberg", "s3"},
         partitions_def=hours,
@@ -81,14 +85,14 @@ def _spike_specs(spike: Spike) -> list[dg.AssetSpec]:
     )
     dead = dg.AssetSpec(
         dataset_key(spike.dataset.dead_letters),
-        deps=[running],
+        deps=[spike_key(spike)],
         group_name="datasets",
         kinds={"iceberg", "s3"},
         partitions_def=hours,
         description=f"Records that {spike.name} could not read: raw bytes, reason and offset",
         metadata={**name, "location": spike.final.uri(spike.dataset.dead_letters)},
     )
-    return [running, final, dead]
+    return [final, dead]
 
 
 def _plain(name: str) -> str:

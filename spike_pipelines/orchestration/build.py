@@ -5,6 +5,7 @@ import dagster as dg
 from spike_pipelines.adapters.applications import Applications
 from spike_pipelines.orchestration.appender import appender, appender_sensor
 from spike_pipelines.orchestration.assets import asset_specs
+from spike_pipelines.orchestration.backfill import backfill_job, dataset_assets
 from spike_pipelines.orchestration.broken import broken_checks, broken_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
 from spike_pipelines.orchestration.closed import closed_specs
@@ -20,9 +21,14 @@ def build(applications: Applications, settings: Settings) -> dg.Definitions:
     """A broken application file is an asset with a failing check; it stops no other spike (I11)."""
     spikes, broken = list(applications.spikes.values()), applications.broken
     return dg.Definitions(
-        assets=[*asset_specs(spikes), *closed_specs(spikes), *broken_specs(broken)],
+        assets=[
+            *asset_specs(spikes),
+            *map(dataset_assets, spikes),
+            *closed_specs(spikes),
+            *broken_specs(broken),
+        ],
         asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
-        jobs=[appender, recovery, retention],
+        jobs=[appender, recovery, retention, *map(backfill_job, spikes)],
         schedules=[retention_schedule],
         sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
         resources=resources(settings),

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -15,6 +15,14 @@ from spike_pipelines.services.supervise import Recovered
 DUTY = "supervisor"
 SHOWN = 20
 _RETRY_SECONDS = 60  # a recovery run that died before it acted is asked for again after as long
+
+_SPIKES = "spike/names"
+_UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 class RecoverConfig(dg.Config):
@@ -45,9 +53,15 @@ def observation(platform: Platform, done: Recovered) -> dg.AssetObservation:
             "cause": decision.cause,
             "ended drivers": ", ".join(done.action.stop) or "none",
             "started driver": done.started or "none",
-            "log tail": dg.MetadataValue.md("```\n" + "\n".join(done.log_tail) + "\n```"),
+            "log tail": _lines(done.log_tail),
+            **({"trouble": decision.trouble} if decision.trouble else {}),
+            **({"events": _lines(done.events)} if done.events else {}),
         },
     )
+
+
+def _lines(lines: Iterable[str]) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md("```\n" + "\n".join(lines) + "\n```")
 
 
 @dg.job(description="Starts, restarts or ends drivers, each for a cause that is logged.")
@@ -66,7 +80,16 @@ def supervisor_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg
     platform = context.resources.platform
     decisions = platform.supervisor.watch()
     platform.ledger.succeeded(DUTY)
-    return recovery_request(decisions, datetime.now(UTC))
+    now = datetime.now(UTC)
+    return recovery_request(decisions, now, busy=in_recovery(context.instance, now))
+
+
+def in_recovery(instance: dg.DagsterInstance, now: datetime) -> frozenset[str]:
+    """Spikes of runs that have not ended, unless these are so old that they may have died unseen."""
+    after = now - timedelta(seconds=_RETRY_SECONDS)
+    found = dg.RunsFilter(job_name=recovery.name, statuses=_UNDER_WAY, created_after=after)
+    runs = [record.dagster_run for record in instance.get_run_records(found, limit=SHOWN)]
+    return frozenset(name for run in runs for name in run.tags.get(_SPIKES, "").split(",") if name)
 
 
 def in_short(decisions: Iterable[Decision]) -> str:
@@ -76,9 +99,12 @@ def in_short(decisions: Iterable[Decision]) -> str:
     return f"{said}; and {len(order) - SHOWN} more" if len(order) > SHOWN else said
 
 
-def recovery_request(decisions: Sequence[Decision], now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """The run key is what was seen, and the attempt's minute: seen twice in it, it is acted on once."""
-    needed = [d for d in decisions if d.action]
+def recovery_request(
+    decisions: Sequence[Decision], now: datetime, *, busy: Collection[str] = ()
+) -> dg.RunRequest | dg.SkipReason:
+    """The run key is what was seen, and the attempt's minute: seen twice in it, it is acted on once. For
+    `busy` spikes a run is under way: another one would only wait behind it."""
+    needed = [d for d in decisions if d.action and d.spike not in busy]
     if not needed:
         return dg.SkipReason(in_short(decisions))
     seen = [[d.spike, d.verdict, d.action and d.action.kind, d.action and d.action.stop] for d in needed]
@@ -88,5 +114,8 @@ def recovery_request(decisions: Sequence[Decision], now: datetime) -> dg.RunRequ
     return dg.RunRequest(
         run_key=f"recovery-{digest}-{attempt}",
         run_config=dg.RunConfig(ops={"recover": config}),
-        tags={"spike/cause": "; ".join(f"{d.spike}: {d.cause}" for d in needed)[:200]},
+        tags={
+            _SPIKES: ",".join(config.spikes),
+            "spike/cause": "; ".join(f"{d.spike}: {d.cause}" for d in needed)[:200],
+        },
     )

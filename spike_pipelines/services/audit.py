@@ -307,6 +307,8 @@ def _unbalanced(swap: SwapBook) -> str | None:
     name = f"{swap.spike}: swap {swap.number}"
     if swap.kind is SwapKind.REPLAY and swap.read != swap.replaced_rows:
         return f"{name} read {swap.read} records, the files it replaced have {swap.replaced_rows}"
+    if swap.kind is SwapKind.BACKFILL and swap.read != swap.expected:
+        return f"{name} found {swap.read} records of its hour, the ledger had {swap.expected}"
     if swap.read != swap.final + swap.dead_letter + swap.filtered:
         return f"{name} does not add up"
     if swap.file_rows != swap.final + swap.dead_letter:

@@ -98,8 +98,10 @@ class DeepAuditor:
                 there[file.batch] += len(frame)
                 told.tell(misplaced(seen, file.batch, frame, read.get(file.batch, ())))
         told.tell(shared(batches))
-        told.tell(unaccounted(there, batches, swapped))
-        filtered = sum(b.counts.filtered for b in batches)
+        # Records that were filtered before, and that a backfill read again: it counts them itself.
+        again = {w.batch: w.read - w.replaced_rows for w in self.ledger.swap_books()}
+        told.tell(unaccounted(there, batches, swapped, again))
+        filtered = sum(b.counts.filtered - again.get(b.number, 0) for b in batches)
         figure = f"{there.total():,} records read, {filtered:,} filtered"
         return Finding("I1+2", f"{state.name}: each record once", figure, told.breaches())
 
@@ -204,18 +206,21 @@ def shared(batches: Iterable[Batch]) -> Iterator[str]:
 
 
 def unaccounted(
-    found: Mapping[int, int], batches: Iterable[Batch], swapped: Mapping[int, Collection[int]]
+    found: Mapping[int, int],
+    batches: Iterable[Batch],
+    swapped: Mapping[int, Collection[int]],
+    again: Mapping[int, int],
 ) -> list[str]:
     """Batches whose files do not hold exactly the records that were read and not filtered. Batches that
-    swaps tied together are counted together: what a driver read, less what anybody filtered. `found` has
-    the records of each batch's files."""
+    swaps tied together are counted together: what a driver read, less what anybody filtered, of which a
+    backfill took some back (`again`, by its batch). `found` has the records of each batch's files."""
     by_number = {b.number: b for b in batches}
     breaches = []
     for tied in together(by_number, swapped):
         read = sum(
             by_number[n].counts.read - by_number[n].counts.unaccounted for n in tied if n not in swapped
         )
-        wanted = read - sum(by_number[n].counts.filtered for n in tied)
+        wanted = read - sum(by_number[n].counts.filtered - again.get(n, 0) for n in tied)
         there = sum(found.get(n, 0) for n in tied)
         if wanted != there:
             name = "batch " + " and ".join(map(str, tied))

@@ -23,12 +23,13 @@ WINDOW = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What one recovery did, and the last lines that the ended driver wrote."""
+    """What one recovery did, the last lines that the ended driver wrote, and what Kubernetes said of it."""
 
     decision: Decision
     action: Action
     started: str | None
     log_tail: tuple[str, ...]
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Supervisor:
                 appender_since=since,
                 refusal=refusals.get(spike.name),
                 unread=unread.get(spike.name),
+                obstacle=self.cluster.obstacle(spike),
             )
             decisions.append(supervise(facts, now))
         return tuple(decisions)

@@ -14,13 +14,14 @@ from typing import Protocol
 from spike_pipelines.domain.application_supervision import (
     ApplicationFacts,
     newest,
+    one_each,
     supervise_application,
     suspect,
 )
 from spike_pipelines.domain.causes import Evidence, trouble_of
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Conflict
-from spike_pipelines.domain.fleet import Incident, Plan, ration
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
+from spike_pipelines.domain.fleet import Plan, ration
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.domain.overlays import OverlayKind, marked
@@ -93,19 +94,27 @@ class ApplicationSupervisor:
         lease = self.ledger.acquire(LEASE, f"{gethostname()}-{os.getpid()}", LEASE_SECONDS)
         if lease is None:
             return
+        failures: list[SpikeError] = []
         try:
             look, wanted = self._look(), set(names)
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
                     lease = self.ledger.renew(lease, LEASE_SECONDS)
-                    yield self._act(look.facts[decision.spike], decision, decision.action, look.plan.incident)
+                    try:
+                        done = self._act(look, decision, decision.action)
+                    except (Transient, InvalidSpec) as error:  # one spike's, while others can be helped (I11)
+                        failures.append(error)
+                    else:
+                        yield done
         finally:
             self.ledger.release(lease)
+        if failures:
+            raise failures[0]
 
     # observe
 
     def _look(self) -> Look:
-        found = {app.spike: app for app in self.cluster.applications()}
+        found = one_each(self.cluster.applications())
         since = self.appender.since()
         now = self.ledger.now()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
@@ -180,22 +189,22 @@ class ApplicationSupervisor:
 
     # act
 
-    def _act(
-        self, facts: ApplicationFacts, decision: Decision, action: Action, incident: Incident | None
-    ) -> Recovered:
+    def _act(self, look: Look, decision: Decision, action: Action) -> Recovered:
         """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's."""
+        facts, incident = look.facts[decision.spike], look.plan.incident
         app = facts.app
         clues = self.cluster.clues(app, LOG_LINES) if app is not None else Clues()
         said = decision if incident is None else replace(decision, cause=f"{decision.cause}; {incident}")
         try:
             self._do(facts, said, action)
         except Conflict as error:
-            return Recovered(replace(said, cause=f"{said.cause}; not done: {error}"), action, None, clues.log)
+            said = replace(said, cause=f"{said.cause}; not done: {error}")
+            return Recovered(said, action, None, clues.log, clues.events)
         if app is not None:
             self.cluster.tell(
                 app, f"Spike{decision.verdict.title().replace('_', '')}", _sentence(said, action)
             )
-        return Recovered(said, action, None, (*clues.events, *clues.log))
+        return Recovered(said, action, None, clues.log, clues.events)
 
     def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
         app = facts.app

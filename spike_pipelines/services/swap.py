@@ -117,7 +117,7 @@ class Swapper:
                 identity=identity(spike.name, swap.lane, 0, new.ranges),
                 prefix=swap_prefix(spike, swap),
             )
-            tx.stage_swap(swap.number, batch.number)
+            tx.stage_swap(swap.number, batch.number, new.elsewhere)
         return self._look(swap.number)
 
     def _carry_out(self, spike: Spike, swap: Swap, lease: Lease) -> None:

@@ -165,11 +165,18 @@ def kafka_source(
 ) -> Mapping[str, str]:
     """Options of the Kafka source. `starting_offsets` is Spark's JSON, for every partition."""
     return {
-        "kafka.bootstrap.servers": env.kafka_bootstrap,
+        **kafka_consumer(env.kafka_bootstrap),
         "subscribe": spike.topic,
         "startingOffsets": starting_offsets,
-        "failOnDataLoss": "true",
         "maxOffsetsPerTrigger": str(max_offsets),
+    }
+
+
+def kafka_consumer(bootstrap: str) -> Mapping[str, str]:
+    """Options of any read of ours, bounded or not."""
+    return {
+        "kafka.bootstrap.servers": bootstrap,
+        "failOnDataLoss": "true",
         "kafka.isolation.level": "read_committed",  # an aborted transaction's records were never written
         # Measured: a tenth less CPU than with the defaults.
         "kafka.max.poll.records": "5000",

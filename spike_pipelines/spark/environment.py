@@ -52,9 +52,9 @@ class Environment(SparkEnvironment):
 
     `token_file` has the spike's bearer token and is read at each request, so that a rotated one counts at
     once; `token` is the token itself, where there is no file to mount: every child process sees that one.
+    `max_offsets_per_trigger` bounds a batch more tightly than the application file does, for a while.
     `metrics_port` is where Prometheus finds the driver in its pod; 0: any free port of this machine, told in
     `<state_dir>/prometheus/drivers/<spike>.json`.
-    `max_offsets_per_trigger` bounds a batch more tightly than the application file does, for a while.
     """
 
     driver_id: str

@@ -18,8 +18,8 @@ from pyspark.sql.functions import expr
 
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
-from spike_pipelines.adapters.replay_job import INVALID
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.domain.batch import HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.spike import Spike

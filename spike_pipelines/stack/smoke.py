@@ -21,6 +21,7 @@ from spike_pipelines.stack import faults, running
 SPIKE = (sys.executable, "-m", "spike_pipelines.cli.main")
 Place = tuple[int, int]  # partition, offset
 POLL_SECONDS = 1.0
+AIM_SECONDS = 0.1  # a batch may wait for as short a time as that
 MIDWAY = (0.1, 0.7)  # committed share of the victim's records at which faults begin
 
 
@@ -194,7 +195,7 @@ def _retried(kill: Callable[[], faults.Killed], seconds: float = 60.0) -> faults
         except Transient:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(POLL_SECONDS)
+            time.sleep(AIM_SECONDS)
 
 
 def balance(produced: set[Place], seen: Sequence[Place], filtered: int) -> tuple[int, int]:

@@ -1,230 +1,198 @@
-"""What every `Cluster` promises. Local processes are real ones here: small scripts in place of Spark."""
+"""What every `Cluster` promises: local processes, and SparkApplications on an API server.
+
+Each bench makes drivers live and end in its own way. What only one of them has is tested in
+`test_local_processes.py` and `tests/kubernetes/`.
+"""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
 import pytest
+from builders import spike as make_spike
 
-from spike_pipelines.adapters.driver_records import DriverRecord
-from spike_pipelines.adapters.process_identity import ProcessIdentity
-from spike_pipelines.adapters.processes import KEPT, LocalProcesses
+sys.path.append(str(Path(__file__).parents[1] / "kubernetes"))
+from fake_api import FakeApi
+from sites import Site, fake_connection
+
+from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.domain.errors import InvalidSpec
-from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
-from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.ports import DriverState
 from spike_pipelines.settings import Settings
 
-SPIKE = Spike(
-    name="crt-payout-v1-1.0",
-    description="",
-    version="1",
-    topic="crt.payout",
-    start=Start.EARLIEST,
-    schema="a INT",
-    filter=None,
-    transform=None,
-    trigger=timedelta(seconds=1),
-    max_offsets_per_trigger=1,
-    max_staged_batches=1,
-    driver=Resources(cores=1, memory="512m"),
-    executor=Resources(cores=1, memory="512m"),
-    staging=Location("b", "staging"),
-    final=Location("b", "final"),
-    dataset=Dataset("payout", datetime(2026, 1, 1, tzinfo=UTC)),
-    objectives=Objectives(timedelta(1), timedelta(1), timedelta(1)),
-)
-WAITS = "import time; print('here', flush=True); time.sleep(60)"
-DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAITS}"
-WITH_CHILD = (
-    "import subprocess, sys, time; child = subprocess.Popen(['sleep', '60']); "
-    "print(child.pid, flush=True); time.sleep(60)"
-)
+SPIKE = make_spike("payouts")
+SCRIPT = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(3))
+print('\\n'.join(map(str, range(100))), flush=True)
+time.sleep(60)
+"""
 
 
-@pytest.fixture
-def cluster(tmp_path: Path):
-    token = tmp_path / "secrets" / "tokens" / SPIKE.name
-    token.parent.mkdir(parents=True)
-    token.write_text("the-token\n")
-    cluster = LocalProcesses(
-        Settings(state_dir=tmp_path, applications_dir=tmp_path / "applications"), grace_seconds=1
-    )
-    yield cluster
-    for driver in cluster.drivers():
-        cluster.stop(driver.driver)
+@dataclass
+class LocalBench:
+    """Small scripts in the place of Spark."""
+
+    folder: Path
+    cluster: LocalProcesses = field(init=False)
+
+    def __post_init__(self):
+        token = self.folder / "secrets" / "tokens" / SPIKE.name
+        token.parent.mkdir(parents=True)
+        token.write_text("the-token\n")
+        settings = Settings(state_dir=self.folder, applications_dir=self.folder / "applications")
+        self.cluster = LocalProcesses(settings, command=(sys.executable, "-c", SCRIPT), grace_seconds=1)
+
+    def driver(self):
+        driver = self.cluster.start(SPIKE).driver
+        self.until(lambda: len(self.cluster.log_tail(driver, 100)) == 100)
+        return driver
+
+    def fails(self, driver):
+        os.kill(self.seen(driver).pid, signal.SIGUSR1)
+
+    def blind(self, driver):
+        path = self.folder / "processes" / "drivers" / SPIKE.name / f"{driver}.json"
+        whole = path.read_text()
+        path.write_text("{")
+        return lambda: path.write_text(whole)
+
+    def other(self):
+        return self.driver()
+
+    def end(self):
+        for driver in self.cluster.drivers():
+            self.cluster.stop(driver.driver)
+
+    def seen(self, driver):
+        return next((d for d in self.cluster.drivers() if d.driver == driver), None)
+
+    def until(self, condition):
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.02)
 
 
-def running(cluster: LocalProcesses, script: str) -> LocalProcesses:
-    return replace(cluster, command=(sys.executable, "-c", script))
+@dataclass
+class KubernetesBench:
+    """The tests play operator and kubelet."""
+
+    fake: FakeApi
+    site: Site = field(init=False)
+    apps = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/tests/sparkapplications"
+
+    def __post_init__(self):
+        for path in (self.apps, "/api/v1/namespaces/tests/pods"):
+            self.fake.objects[path] = {}
+        self.site = Site(fake_connection(self.fake), "tests", self.fake)
+
+    @property
+    def cluster(self):
+        return self.site.cluster
+
+    def driver(self, name=SPIKE.name):
+        self.site.deploy(name)
+        self.cluster.start(replace(SPIKE, name=name))
+        submission = self.site.submit(name)
+        self.site.pod(submission, name)
+        self.fake.logs[f"{name}-driver"] = "\n".join(map(str, range(100)))
+        return submission
+
+    def fails(self, driver):
+        self.site.fails(code=3)
+
+    def blind(self, driver):
+        self.site.status(state={"not": "understood"})
+        return lambda: self.site.status(state="RUNNING")
+
+    def other(self):
+        return self.driver("session")
+
+    def end(self):
+        self.site.api.close()
+
+    def seen(self, driver):
+        """Stopped is: the pod is gone, and the operator has seen it."""
+        for found in self.cluster.drivers():
+            if found.driver == driver:
+                gone = not any(self.cluster.pods([found.spike]).values())
+                return replace(found, state=DriverState.EXITED) if gone else found
+        return None
+
+    def until(self, condition):
+        assert condition()
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
+@pytest.fixture(params=["local", "kubernetes"])
+def bench(request, tmp_path):
+    if request.param == "local":
+        made = LocalBench(tmp_path)
+        yield made
+        made.end()
+    else:
+        with FakeApi() as fake:
+            made = KubernetesBench(fake)
+            yield made
+            made.end()
 
 
-def observed(cluster: LocalProcesses, driver: str) -> ObservedDriver:
-    (found,) = [d for d in cluster.drivers() if d.driver == driver]
-    return found
+def test_a_started_driver_is_running_under_an_identity_of_its_own(bench):
+    driver = bench.driver()
+    found = bench.seen(driver)
+    assert (found.spike, found.state, found.exit_code) == (SPIKE.name, DriverState.RUNNING, None)
+    assert bench.other() != driver
 
 
-def started(cluster: LocalProcesses, script: str) -> ObservedDriver:
-    """A driver that has written its first line."""
-    driver = running(cluster, script).start(SPIKE).driver
-    until(lambda: cluster.log_tail(driver, 1))
-    return observed(cluster, driver)
+def test_how_a_driver_ended_is_known(bench):
+    driver = bench.driver()
+    bench.fails(driver)
+    bench.until(lambda: bench.seen(driver).exit_code is not None)
+    assert (bench.seen(driver).state, bench.seen(driver).exit_code) == (DriverState.EXITED, 3)
 
 
-def exited(cluster: LocalProcesses, driver: str) -> Callable[[], bool]:
-    return lambda: observed(cluster, driver).exit_code is not None
+def test_a_stopped_driver_has_ended_when_stop_returns_and_may_be_stopped_again(bench):
+    driver = bench.driver()
+    bench.cluster.stop(driver)
+    assert bench.seen(driver).state is DriverState.EXITED
+    bench.cluster.stop(driver)
 
 
-def test_started_driver_is_running_under_its_own_identity(cluster):
-    driver = started(cluster, WAITS)
-    assert (driver.spike, driver.state, driver.exit_code) == (SPIKE.name, DriverState.RUNNING, None)
-    assert driver.pid is not None
-    assert psutil.pid_exists(driver.pid)
+def test_stopping_one_driver_leaves_the_others(bench):
+    driver, other = bench.driver(), bench.other()
+    bench.cluster.stop(driver)
+    assert bench.seen(other).state is DriverState.RUNNING
 
 
-def test_driver_learns_its_identity_token_and_application_file(cluster):
-    token = "open(os.environ['SPIKE_TOKEN_FILE']).read().strip()"
-    script = f"import os, sys; print(os.environ['SPIKE_DRIVER_ID'], {token}, sys.argv[1])"
-    driver = started(cluster, script)
-    application = (cluster.settings.applications_dir / f"{SPIKE.name}.yaml").resolve()
-    assert cluster.log_tail(driver.driver, 1) == (f"{driver.driver} the-token {application}",)
+def test_stopping_a_driver_nobody_knows_does_nothing(bench):
+    bench.cluster.stop("0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4")
 
 
-def test_only_what_drivers_need_is_inherited(cluster):
-    environ = {
-        "SPIKE_LEDGER_URL": "postgresql+psycopg2://spike_worker:secret@db/ledger",
-        "SPIKE_LEDGER_ADMIN_URL": "postgresql+psycopg2://owner:secret@db/ledger",
-        "SPIKE_CATALOG_URL": "postgresql+psycopg2://spike_catalog:secret@db/iceberg",
-        "SPIKE_TOKEN": "of another spike",
-        "SPIKE_S3_ENDPOINT": "e",
-        "AWS_REGION": "r",
-        "PYTHONPATH": "/elsewhere",
-        "PATH": os.environ["PATH"],
-    }
-    script = "import os; print(sorted(n for n in os.environ if n != 'LC_CTYPE'))"
-    driver = started(replace(cluster, environ=environ), script)
-    kept = ["AWS_REGION", "PATH", "SPIKE_DRIVER_ID", "SPIKE_S3_ENDPOINT", "SPIKE_TOKEN_FILE"]
-    assert cluster.log_tail(driver.driver, 1) == (str(kept),)
+def test_the_log_tail_is_bounded_and_empty_without_a_log(bench):
+    driver = bench.driver()
+    assert bench.cluster.log_tail(driver, 2) == ("98", "99")
+    assert bench.cluster.log_tail("0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4", 2) == ()
 
 
-@pytest.mark.parametrize(("script", "code"), [("print(1)", 0), ("print(1); raise SystemExit(3)", 3)])
-def test_exit_code_is_known_to_everybody(cluster, script, code):
-    driver = started(cluster, script)
-    until(exited(cluster, driver.driver))
-    other_process = LocalProcesses(cluster.settings)
-    assert observed(other_process, driver.driver).exit_code == code
-    assert observed(other_process, driver.driver).state is DriverState.EXITED
+def test_one_that_cannot_be_looked_at_is_unknown_with_the_reason_and_hides_no_other(bench):
+    driver, other = bench.driver(), bench.other()
+    heal = bench.blind(driver)
+    assert bench.seen(other).state is DriverState.RUNNING
+    (blind,) = [d for d in bench.cluster.drivers() if d.driver != other]
+    assert (blind.spike, blind.state) == (SPIKE.name, DriverState.UNKNOWN)
+    assert blind.problem
+    heal()
+    assert bench.seen(driver).state is DriverState.RUNNING
 
 
-def test_killed_driver_is_seen_as_killed_and_leaves_no_child(cluster):
-    driver = started(cluster, WITH_CHILD)
-    child = int(cluster.log_tail(driver.driver, 1)[0])
-    os.kill(driver.pid, signal.SIGKILL)
-    until(exited(cluster, driver.driver))
-    assert observed(cluster, driver.driver).exit_code == -signal.SIGKILL
-    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+def test_the_newest_driver_is_last(bench):
+    first, second = bench.driver(), bench.other()
+    assert [d.driver for d in bench.cluster.drivers()] == [first, second]
 
 
-def test_stopped_driver_has_ended_when_stop_returns_and_may_be_stopped_again(cluster):
-    driver = started(cluster, WAITS)
-    cluster.stop(driver.driver)
-    assert observed(cluster, driver.driver).state is DriverState.EXITED
-    cluster.stop(driver.driver)
-
-
-@pytest.mark.parametrize("hang", [False, True])
-def test_driver_that_does_not_end_by_itself_is_killed(cluster, hang):
-    driver = started(cluster, DEAF)
-    if hang:
-        os.kill(driver.pid, signal.SIGSTOP)
-    cluster.stop(driver.driver)
-    assert observed(cluster, driver.driver).state is DriverState.EXITED
-
-
-def test_driver_stopped_while_it_starts_never_runs(cluster):
-    driver = running(cluster, WAITS).start(SPIKE).driver
-    cluster.stop(driver)
-    until(lambda: observed(cluster, driver).state is DriverState.EXITED)
-
-
-def test_stopping_a_driver_nobody_knows_does_nothing(cluster):
-    cluster.stop("0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4")
-
-
-def test_two_drivers_of_a_spike_may_run_and_the_newest_is_last(cluster):
-    first = started(cluster, WAITS)
-    second = started(cluster, WAITS)
-    assert [d.driver for d in cluster.drivers()] == [first.driver, second.driver]
-    assert {d.state for d in cluster.drivers()} == {DriverState.RUNNING}
-
-
-def test_log_tail_is_bounded_and_empty_without_a_log(cluster):
-    driver = started(cluster, "print('\\n'.join(map(str, range(100))))")
-    until(exited(cluster, driver.driver))
-    assert cluster.log_tail(driver.driver, 2) == ("98", "99")
-    assert cluster.log_tail("0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4", 2) == ()
-
-
-def test_process_id_used_again_is_not_taken_for_the_driver(cluster):
-    """The record names this very test process by its id, with the start time of another one."""
-    stranger = ProcessIdentity(os.getpid(), psutil.Process().create_time() - 60)
-    record = DriverRecord(
-        spike=SPIKE.name,
-        driver="0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4",
-        started_at=datetime.now(UTC),
-        process=stranger,
-    )
-    record.write(cluster._path(record))
-    assert observed(cluster, record.driver).state is DriverState.EXITED
-    cluster.stop(record.driver)  # and we are still here
-
-
-def test_record_that_cannot_be_read_is_unknown_with_a_way_out_and_hides_no_other(cluster):
-    driver = started(cluster, WAITS)
-    path = cluster._path(driver)
-    other = DriverRecord(
-        spike="other",
-        driver="0b9fb1c9-6a1b-4c53-9d43-0a1d52a8a6b4",
-        started_at=datetime.now(UTC),
-        exit_code=1,
-    )
-    other.write(cluster._path(other))
-    whole = path.read_text()
-    path.write_text("{")
-    seen = {d.driver: d for d in cluster.drivers()}
-    assert (seen[driver.driver].spike, seen[driver.driver].state) == (SPIKE.name, DriverState.UNKNOWN)
-    assert str(path) in seen[driver.driver].problem
-    assert seen[other.driver].state is DriverState.EXITED
-    path.write_text(whole)
-
-
-def test_spike_without_token_is_refused(cluster):
-    with pytest.raises(InvalidSpec, match="no token for other"):
-        cluster.start(replace(SPIKE, name="other"))
-
-
-def test_ended_drivers_are_forgotten_beyond_a_bound(cluster):
-    for minute in range(KEPT + 5):
-        record = DriverRecord(
-            spike=SPIKE.name,
-            driver=f"00000000-0000-4000-8000-{minute:012d}",
-            started_at=datetime(2026, 1, 1, 0, minute, tzinfo=UTC),
-            exit_code=1,
-        )
-        record.write(cluster._path(record))
-    newest = started(cluster, WAITS)
-    known = [d.driver for d in cluster.drivers()]
-    assert len(known) == KEPT
-    assert known[-1] == newest.driver
+def test_a_spike_that_is_not_there_to_be_started_is_refused(bench):
+    with pytest.raises(InvalidSpec, match="stranger"):
+        bench.cluster.start(replace(SPIKE, name="stranger"))

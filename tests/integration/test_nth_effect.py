@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from io import BytesIO
 from itertools import count
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from builders import BUCKET, HOUR, Driver, SameThread, World, empty
 from processes import Fault, Port, Process, SteppedDrain
+from test_swap_real import body
 from wire_faults import (
     CuttingProxy,
     S3Answers,
@@ -26,10 +24,9 @@ from wire_faults import (
 )
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
-from spike_pipelines.adapters.iceberg_schema import DEAD_LETTER_TIME, FINAL_TIME
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.batch import FileKind, StagedFile
+from spike_pipelines.domain.batch import StagedFile
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import Terms, Trouble
@@ -267,17 +264,14 @@ def iceberg(s3, postgres, monkeypatch) -> Iterator[IcebergCatalog]:
         yield catalog
 
 
-def put_with_timestamps(driver: Driver, key, kind, hour, rows) -> StagedFile | None:
+def put_with_timestamps(  # noqa: PLR0917 - as `builders.Driver._put`
+    driver: Driver, key, kind, hour, rows, index=0, start=0
+) -> StagedFile | None:
     """A file that Iceberg takes: all its records are of one hour."""
     if rows == 0:
         return None
-    body = BytesIO()
-    times = pa.array([hour] * rows, pa.timestamp("us", "UTC"))
-    final = {"id": pa.array(range(rows), pa.int64()), FINAL_TIME: times}
-    columns = final if kind is FileKind.FINAL else {DEAD_LETTER_TIME: times}
-    pq.write_table(pa.table(columns), body)
     absolute = staging_prefix(driver.spike, driver.token.number) + key
-    info = driver.world.store.put(BUCKET, absolute, body.getvalue())
+    info = driver.world.store.put(BUCKET, absolute, body(kind, hour, rows, index, start))
     return StagedFile(key, kind, hour, rows, info.size, info.etag)
 
 

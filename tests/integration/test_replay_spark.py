@@ -16,8 +16,8 @@ from spark_jvm import own_jvm
 
 from spike_pipelines.adapters.dead_letters import S3DeadLetterReader
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
-from spike_pipelines.adapters.replay_job import INVALID
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.spike import Dataset, Location, Resources
 from spike_pipelines.ports import ReplayOrder

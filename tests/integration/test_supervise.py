@@ -43,6 +43,9 @@ class FakeCluster:
         self.calls.append(f"stop {driver}, epoch {epoch.state if epoch else 'none'}")
         self.found = [d for d in self.found if d.driver != driver]
 
+    def obstacle(self, spike):
+        return None
+
     def log_tail(self, driver, lines):
         return (f"{driver} said this",)
 

@@ -38,8 +38,14 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def body(kind, hour, rows):
-    values = {"kafka_timestamp": [hour] * rows, "routed_timestamp": [hour] * rows}
+def body(kind, hour, rows, index=0, start=0):
+    values = {
+        "id": list(range(rows)),
+        "kafka_partition": [index] * rows,
+        "kafka_offset": list(range(start, start + rows)),
+        "kafka_timestamp": [hour] * rows,
+        "routed_timestamp": [hour] * rows,
+    }
     columns = COLUMNS[kind]
     table = pa.table({c: pa.array(values.get(c, [None] * rows), t) for c, t in columns.items()})
     out = io.BytesIO()
@@ -47,11 +53,11 @@ def body(kind, hour, rows):
     return out.getvalue()
 
 
-def put(driver, key, kind, hour, rows):
+def put(driver, key, kind, hour, rows, index=0, start=0):  # noqa: PLR0917 - as `builders.Driver._put`
     if rows == 0:
         return None
     absolute = staging_prefix(driver.spike, driver.token.number) + key
-    info = driver.world.store.put(BUCKET, absolute, body(kind, hour, rows))
+    info = driver.world.store.put(BUCKET, absolute, body(kind, hour, rows, index, start))
     return StagedFile(key, kind, hour, rows, info.size, info.etag)
 
 

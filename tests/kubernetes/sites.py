@@ -73,6 +73,11 @@ class Site:
         name, version = written["metadata"]["name"], written["metadata"]["resourceVersion"]
         self._until(lambda: any((a.name, a.resource_version) == (name, version) for a in self._seen()))
 
+    def settle(self):
+        """Until the cache has what anybody wrote up to now."""
+        for item in () if self.fake is not None else self.api.get(self.apps)["items"]:
+            self.shown(item)
+
     def _seen(self):
         return () if self.fake is not None else self.cluster.applications()
 

@@ -15,6 +15,7 @@ NOW = datetime.now(UTC)
 
 
 def one(site):
+    site.settle()
     (app,) = site.cluster.applications()
     return app
 
@@ -147,6 +148,24 @@ def test_an_overlay_is_laid_marked_and_taken_off_again(site, kind, value, place,
     assert one(site).controls.overlays == held.mark
     site.cluster.converge(one(site), [], [held], None)
     assert one(site).controls.overlays == ""
+    assert pruned(site.get()["spec"]) == pruned(bare)
+
+
+SPOT_ONLY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
+
+
+def test_a_driver_made_from_a_template_is_placed_there_and_freed_from_asking_for_spot_nodes(site):
+    site.deploy()
+    site.change("payouts", {"spec": {"driver": {"template": {"spec": {"affinity": SPOT_ONLY}}}}})
+    bare = site.get()["spec"]
+    before = site.cluster.carries(one(site), new(OverlayKind.ON_DEMAND, "life=long"), None)
+    held = overlay(OverlayKind.ON_DEMAND, "life=long", before)
+    site.cluster.converge(one(site), [held], [], None)
+    pod = site.get()["spec"]["driver"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"life": "long"}
+    assert not pod["affinity"]
+    assert "nodeSelector" not in site.get()["spec"]["driver"]
+    site.cluster.converge(one(site), [], [held], None)
     assert pruned(site.get()["spec"]) == pruned(bare)
 
 

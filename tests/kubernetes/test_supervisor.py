@@ -10,9 +10,10 @@ import pytest
 from builders import Driver, World
 from sites import Site
 
+from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Fenced, Transient
+from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.overlays import OverlayKind
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
@@ -49,6 +50,7 @@ class Hours:
     def tick(self, seconds=5):
         """A sensor tick so much later, and its recovery run: what was seen and done, by spike."""
         self.at += timedelta(seconds=seconds)
+        self.site.settle()
         decisions = {d.spike: d for d in self.supervisor.watch()}
         needed = [name for name, d in decisions.items() if d.action]
         done = {r.decision.spike: r for r in self.supervisor.recover_all(needed)}
@@ -379,3 +381,20 @@ def test_a_cluster_that_does_not_answer_judges_nobody(hours, fake):
     with pytest.raises(Transient):
         hours.tick()
     assert hours.recoveries() == []
+
+
+def test_one_spike_that_cannot_be_helped_keeps_no_other_waiting(hours, monkeypatch):
+    hours.deploy("first", "second")
+    for name in ("first", "second"):
+        hours.site.submit(name, state="FAILED")
+    resubmit = KubernetesCluster.resubmit
+
+    def refused(cluster, app, *rest):
+        if app.name == "first":
+            raise InvalidSpec("the operator's webhook says no")
+        resubmit(cluster, app, *rest)
+
+    monkeypatch.setattr(KubernetesCluster, "resubmit", refused)
+    with pytest.raises(InvalidSpec):
+        hours.tick()
+    assert "sparkConf" in hours.site.get("second")["spec"]

@@ -33,9 +33,11 @@ from spike_pipelines.domain.errors import (
     ObjectMissing,
     Overlap,
     Refused,
+    SpecChanged,
     TooManyStaged,
     TopicChanged,
     Transient,
+    Truncated,
 )
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.services import promote, register
@@ -245,6 +247,23 @@ def records_gone(play: Play) -> None:
     play.staged()
     play.world.broker.delete_records(play.world.spike.topic, 0, 5)
     refused(Lost, lambda: play.world.take_over("b"))
+
+
+def cut_off(play: Play) -> None:
+    """Kafka gives the offsets that were staged to other records: nobody goes on behind them."""
+    play.staged()
+    play.world.broker.truncate(play.world.spike.topic, 0, 1)
+    refused(Truncated, lambda: play.world.take_over("b"))
+    play.produce(1)
+    refused(Truncated, lambda: play.world.take_over("b"))
+
+
+def moved(play: Play) -> None:
+    """The application file names another dataset while a batch waits for its own."""
+    play.staged()
+    spike = play.world.spike
+    other = replace(spike, dataset=replace(spike.dataset, name="other"))
+    refused(SpecChanged, lambda: play.world.registrar().open_epoch(other, "a", 1, "2.0"))
 
 
 _starting_point = starting.starting_point
@@ -659,6 +678,10 @@ PROTECTIONS = (
                patched(register, "check_against_broker", nothing), beyond_the_end, gappy=True),
     Protection("records lost", "domain/starting.py:starting_point", "I10",
                patched(register, "starting_point", as_if_all_were_there), records_gone),
+    Protection("log cut off", "domain/starting.py:check_ends", "I10",
+               patched(starting, "check_ends", nothing), cut_off),
+    Protection("where a spike's rows are", "domain/binding.py:check_unmoved", "I3",
+               patched(register, "check_unmoved", nothing), moved),
     Protection("a batch's identity", "services/register.py:register", "I7",
                patched(SqlTransaction, "find_batch", nothing), doubled),
     Protection("bound on staged batches", "services/register.py:check_bound", "back-pressure",

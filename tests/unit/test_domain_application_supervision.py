@@ -9,7 +9,12 @@ from builders import spike as make_spike
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spike_pipelines.domain.application_supervision import ApplicationFacts, supervise_application, suspect
+from spike_pipelines.domain.application_supervision import (
+    ApplicationFacts,
+    one_each,
+    supervise_application,
+    suspect,
+)
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.ladder import Rung
@@ -286,6 +291,20 @@ STUCKABLE = [s for s in AppState if s != AppState.UNSEEN]
 @given(
     state=st.sampled_from(STUCKABLE),
     since=st.integers(0, 5000),
+    silent=st.integers(0, 5000),
+    tried=st.lists(st.sampled_from(["kick", "restart", "page"]), max_size=4),
+)
+def test_while_nobody_listens_silence_ends_no_driver(state, since, silent, tried):
+    recoveries = [did(3000 - 100 * i, action) for i, action in enumerate(tried)]
+    deaf = late(state, since, epoch=heard(silent), recoveries=recoveries, appender_since=None)
+    action = supervise_application(deaf, HOUR).action
+    over = state in {AppState.FAILED, AppState.COMPLETED}
+    assert over or action is None or action.kind in {ActionKind.KICK, ActionKind.PAGE}
+
+
+@given(
+    state=st.sampled_from(STUCKABLE),
+    since=st.integers(0, 5000),
     silent=st.integers(0, 59),
     tried=st.lists(st.sampled_from(["kick", "restart", "more-memory", "page"]), max_size=4),
 )
@@ -325,3 +344,15 @@ def test_pods_are_asked_of_suspects_only():
 
 def test_every_state_of_the_operator_has_a_rule():
     assert set(STATES) == set(AppState) - {AppState.UNSEEN}
+
+
+def test_two_resources_of_one_spike_are_a_persons_matter():
+    found = one_each([app(), app(name="pay.outs"), app(spike="session", name="session")])
+    assert found["session"].problem is None
+    assert "pay.outs and payouts are all of payouts: keep payouts" in found["payouts"].problem
+
+
+def test_a_dotted_resource_is_told_with_what_to_do():
+    (found,) = one_each([app(name="pay.outs")]).values()
+    assert "deploy the spike as pay-outs" in found.problem
+    assert supervise_application(facts(found), HOUR).verdict is Verdict.UNKNOWN

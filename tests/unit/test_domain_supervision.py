@@ -62,6 +62,12 @@ def bumped(seconds):
 
 TABLE = {
     "a driver that beats is running": (facts(driver(), epoch=owned()), Verdict.RUNNING, None),
+    "what cannot be started until a person acts is not tried": (
+        facts(obstacle="no token for payouts"), Verdict.BLOCKED, None,
+    ),
+    "a driver that runs needs nothing to be started": (
+        facts(driver(), epoch=owned(), obstacle="no token for payouts"), Verdict.RUNNING, None,
+    ),
     "no driver is started": (facts(), Verdict.MISSING, Action(ActionKind.START, "payouts")),
     "the open epoch of a driver that was seen to end is retired": (
         facts(ended(), epoch=owned()), Verdict.MISSING, Action(ActionKind.START, "payouts", ("a",)),

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from socket import gethostname
 
@@ -33,7 +33,7 @@ from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
 from spike_pipelines.orchestration.conserved import held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
-from spike_pipelines.orchestration.supervisor import observation, recovery_request
+from spike_pipelines.orchestration.supervisor import in_recovery, observation, recovery, recovery_request
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.close import HoursSeen
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -98,8 +98,10 @@ def test_datasets_are_partitioned_by_utc_hours_from_their_start_to_the_current_o
     assert all(graph.get(key).partitions_def is None for key in others)
 
 
-def test_nothing_in_the_graph_is_executed_by_dagster_yet(graph):
-    assert not any(graph.get(key).is_executable for key in graph.get_all_asset_keys())
+def test_dagster_executes_datasets_only(graph, applications):
+    executed = {key.path[-1] for key in graph.get_all_asset_keys() if graph.get(key).is_executable}
+    tables = {(one.dataset.name, one.dataset.dead_letters) for one in applications}
+    assert executed == {table for both in tables for table in both}
 
 
 SPIKE_NAMES = {"lag", "retention", "progress", "topic_identity", "offsets_contiguous", "conserved"}
@@ -335,6 +337,17 @@ def test_the_same_sight_within_a_minute_is_acted_on_once_and_later_again():
     assert key(needed()) != key(needed(), 60)
     assert key(needed()) != key(needed(stop=("b",)))
     assert key(needed()) != key(needed("session"))
+
+
+def test_a_spike_whose_recovery_is_under_way_gets_no_second_run():
+    with dg.DagsterInstance.ephemeral() as instance:
+        now = datetime.now(UTC)
+        asked = recovery_request([needed()], now)
+        instance.create_run_for_job(recovery, run_config=asked.run_config, tags=asked.tags)
+        assert in_recovery(instance, now) == {"payouts"}
+        assert in_recovery(instance, now + timedelta(minutes=2)) == set()
+    made = recovery_request([needed(), needed("clicks")], HOUR, busy={"payouts"})
+    assert made.run_config["ops"]["recover"]["config"] == {"spikes": ["clicks"]}
 
 
 def test_an_observation_tells_what_was_done_and_what_the_driver_said_last():

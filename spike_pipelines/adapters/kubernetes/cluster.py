@@ -49,6 +49,9 @@ class KubernetesCluster:
     api: Api
     namespace: str
 
+    def close(self) -> None:
+        self.api.close()
+
     # ApplicationCluster
 
     def applications(self) -> tuple[ObservedApplication, ...]:
@@ -189,6 +192,9 @@ class KubernetesCluster:
     def stop(self, driver: str) -> None:
         for _, _, pod in self._pods(f"{fields.DRIVER},{fields.SUBMISSION_LABEL}={driver}"):
             self._delete(pod)
+
+    def obstacle(self, spike: Spike) -> str | None:  # noqa: ARG002 the operator says it, afterwards
+        return None
 
     def log_tail(self, driver: str, lines: int) -> tuple[str, ...]:
         pods = list(self._pods(f"{fields.DRIVER},{fields.SUBMISSION_LABEL}={driver}"))

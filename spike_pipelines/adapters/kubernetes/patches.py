@@ -24,10 +24,18 @@ def fragment(kind: OverlayKind, value: str, spec: Json, stable: Json | None) -> 
     fragments: dict[OverlayKind, Json] = {
         OverlayKind.MEMORY: {"driver": {"memory": value}},
         OverlayKind.SMALLER_BATCHES: {"sparkConf": {BATCHES_CONF: value}},
-        OverlayKind.ON_DEMAND: {"driver": {"nodeSelector": {label: wanted}}},
+        OverlayKind.ON_DEMAND: {"driver": _placed(spec, {label: wanted})},
         OverlayKind.QUARANTINE: {"suspend": True},
     }
     return fragments[kind]
+
+
+def _placed(spec: Json, nodes: Json) -> Json:
+    """Where pods are made from a template, as the chart's are, the operator's webhook leaves them alone,
+    `driver.nodeSelector` too; and an affinity that asks for other nodes would let them stand nowhere."""
+    if not _dict(spec.get("driver")).get("template"):
+        return {"nodeSelector": nodes}
+    return {"template": {"spec": {"nodeSelector": nodes, "affinity": {"nodeAffinity": None}}}}
 
 
 def present(spec: Json, shape: Json) -> Json:

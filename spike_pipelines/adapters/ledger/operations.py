@@ -179,12 +179,17 @@ class OperationStatements:
         self._free_ranges(batches)
 
     def _require_unreplaced(self, batches: Collection[int]) -> None:
-        """A file that a swap replaced has its records in the swap's batch, which must go with it."""
-        f, x, w = s.files, s.swap_files, s.swaps
-        query = (
+        """A file that a swap replaced has its records in the swap's batch, which must go with it; and so
+        have the batches that a backfill read again."""
+        f, x, w, y = s.files, s.swap_files, s.swaps, s.swap_sources
+        stays = (w.c.state == SwapState.SWAPPED) & w.c.batch.not_in(batches)
+        query = sa.union(
             sa.select(f.c.batch)
             .select_from(f.join(x, x.c.file == f.c.id).join(w, w.c.number == x.c.swap))
-            .where(f.c.batch.in_(batches), w.c.state == SwapState.SWAPPED, w.c.batch.not_in(batches))
+            .where(f.c.batch.in_(batches), stays),
+            sa.select(y.c.batch)
+            .select_from(y.join(w, w.c.number == y.c.swap))
+            .where(y.c.batch.in_(batches), stays),
         )
         if replaced := sorted(set(self._db.execute(query).scalars())):
             raise Refused(

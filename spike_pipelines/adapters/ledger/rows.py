@@ -143,6 +143,8 @@ def swap(row: Row) -> Swap:
         batch=row["batch"],
         ended_at=row["ended_at"],
         problem=row["problem"],
+        expected=row["records_expected"],
+        elsewhere=row["records_elsewhere"] or 0,
     )
 
 

@@ -224,6 +224,8 @@ batch_hours = sa.Table(
     sa.Column("records_final", sa.BigInteger, nullable=False),
     sa.Column("records_dead_letter", sa.BigInteger, nullable=False),
     sa.Column("records_filtered", sa.BigInteger, nullable=False),
+    # A backfill asks which batches fed an hour.
+    sa.Index(None, "hour"),
 )
 
 files = sa.Table(
@@ -311,6 +313,11 @@ swaps = sa.Table(
     sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), unique=True),
     sa.Column("ended_at", Time),
     sa.Column("problem", sa.Text),
+    # Of a backfill: how many records its hour had when it was planned (its batch must have as many), and
+    # those of other hours that it read beside them.
+    sa.Column("records_expected", sa.BigInteger),
+    sa.Column("records_elsewhere", sa.BigInteger),
+    sa.CheckConstraint("(kind = 'backfill') = (records_expected is not null)", name="swaps_expected"),
     sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
     sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),
     sa.CheckConstraint(
@@ -329,6 +336,15 @@ swap_files = sa.Table(
     # False once the swap is aborted: another one may then replace the file.
     sa.Column("held", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Index("one_swap_of_a_file", "file", unique=True, postgresql_where=sa.text("held")),
+)
+
+# The drivers' batches whose ranges a backfill reads again, those of which it takes only filtered records too.
+swap_sources = sa.Table(
+    "swap_sources",
+    metadata,
+    sa.Column("swap", sa.BigInteger, sa.ForeignKey("swaps.number"), primary_key=True),
+    sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), primary_key=True),
+    sa.Index(None, "batch"),
 )
 
 leases = sa.Table(

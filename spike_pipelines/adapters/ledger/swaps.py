@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.hours import hour_facts
+from spike_pipelines.domain.backfill import HourFacts
 from spike_pipelines.domain.batch import FileKind, FileState
 from spike_pipelines.domain.errors import Conflict
 from spike_pipelines.domain.promotion import LedgerFile
@@ -34,8 +36,11 @@ class SwapVerbs:
     _db: sa.Connection
 
     def add_swap(self, new: NewSwap) -> Swap:
-        """Freeze the files. Raises `SwapBusy` if an open swap has one of them, `NotLive`."""
+        """Freeze the files. Raises `SwapBusy` if an open swap has one of them, or is the backfill of the same
+        hours (which may have no file); `NotLive`."""
         ids = list(new.replaces)
+        if new.kind is SwapKind.BACKFILL:
+            self._require_alone(new)
         self._require_free(ids)
         self._require_live(ids)
         w = s.swaps
@@ -51,9 +56,15 @@ class SwapVerbs:
             "until": new.scope.until,
             "reason": new.scope.reason,
             "planned_at": sa.func.clock_timestamp(),
+            "records_expected": new.expected,
         }
         row = self._db.execute(sa.insert(w).values(**values).returning(*w.c)).mappings().one()
-        self._db.execute(sa.insert(s.swap_files), [{"swap": row["number"], "file": file} for file in ids])
+        number = row["number"]
+        if ids:
+            self._db.execute(sa.insert(s.swap_files), [{"swap": number, "file": file} for file in ids])
+        if new.sources:
+            sources = [{"swap": number, "batch": source} for source in new.sources]
+            self._db.execute(sa.insert(s.swap_sources), sources)
         return rows.swap(row)
 
     def swap(self, number: int) -> Swap | None:
@@ -69,11 +80,16 @@ class SwapVerbs:
     def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
         return _sources(self._db, spike)
 
-    def stage_swap(self, swap: int, batch: int) -> None:
-        self._move(swap, SwapState.PLANNED, SwapState.STAGED, batch=batch)
+    def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
+        return hour_facts(self._db, spike, dataset, hour, _sources(self._db, spike))
+
+    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None:
+        self._move(swap, SwapState.PLANNED, SwapState.STAGED, batch=batch, records_elsewhere=elsewhere)
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
-        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
+        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live, or a
+        batch that was read again is no longer part of the dataset."""
+        self._require_sources(swap)
         f, x = s.files, s.swap_files
         frozen = sa.select(x.c.file).where(x.c.swap == swap, x.c.held)
         done = self._db.execute(
@@ -114,6 +130,32 @@ class SwapVerbs:
         )
         if done.rowcount != 1:
             raise Conflict(f"swap {number} is not {old} any more")
+
+    def _require_sources(self, swap: int) -> None:
+        """A rewind may have taken a batch away of which the backfill has filtered records only: no file."""
+        b, y = s.batches, s.swap_sources
+        query = (
+            sa.select(b.c.number)
+            .select_from(b.join(y, y.c.batch == b.c.number))
+            .where(y.c.swap == swap, b.c.removed.is_not(None))
+        )
+        if gone := self._db.execute(query.limit(1)).scalar_one_or_none():
+            raise NotLive(f"batch {gone}, which swap {swap} read again, was superseded by a rewind meanwhile")
+
+    def _require_alone(self, new: NewSwap) -> None:
+        w = s.swaps
+        query = sa.select(w).where(
+            w.c.dataset == new.dataset,
+            w.c.kind == SwapKind.BACKFILL,
+            w.c.state.in_(_OPEN),
+            w.c.since < new.scope.until,
+            w.c.until > new.scope.since,
+        )
+        if row := self._db.execute(query.limit(1)).mappings().one_or_none():
+            raise SwapBusy(
+                f"swap {row['number']} of {row['who']} is a backfill of {row['since']:%Y-%m-%dT%H}, begun at "
+                f"{row['planned_at']:%H:%M:%S} UTC: wait for its end"
+            )
 
     def _require_free(self, ids: list[int]) -> None:
         x = s.swap_files
@@ -181,13 +223,20 @@ class SwapQueries(ABC):
 
 
 def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
-    w, x, f = s.swaps, s.swap_files, s.files
-    took = w.join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    """A replay took the records of the files it replaced; a backfill those of the batches it read again,
+    of which some may have had no file."""
+    w, x, f, y = s.swaps, s.swap_files, s.files, s.swap_sources
     done = (w.c.spike == spike) & (w.c.state == SwapState.SWAPPED)
-    first = sa.select(w.c.batch.label("made"), f.c.batch.label("source")).select_from(took).where(done)
-    found = first.cte("found", recursive=True)
-    further = sa.select(found.c.made, f.c.batch).select_from(
-        found.join(w, w.c.batch == found.c.source).join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    replaced = w.join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
+    edges = sa.union(
+        sa.select(w.c.batch.label("made"), f.c.batch.label("source"))
+        .select_from(replaced)
+        .where(done, w.c.kind == SwapKind.REPLAY),
+        sa.select(w.c.batch, y.c.batch).select_from(w.join(y, y.c.swap == w.c.number)).where(done),
+    ).cte("edges")
+    found = sa.select(edges.c.made, edges.c.source).cte("found", recursive=True)
+    further = sa.select(found.c.made, edges.c.source).select_from(
+        found.join(edges, edges.c.made == found.c.source)
     )
     found = found.union(further)
     swapped = sa.select(w.c.batch).where(done)
@@ -213,6 +262,8 @@ def _books() -> sa.Select[tuple[object, ...]]:
             w.c.number,
             w.c.spike,
             w.c.kind,
+            w.c.batch,
+            w.c.records_expected.label("expected"),
             of_replaced(rows_of).label("replaced_rows"),
             of_replaced(sa.func.count().filter(~superseded)).label("not_superseded"),
             b.c.records_read.label("read"),

@@ -36,8 +36,12 @@ driver:
           {{- include "spike.container" . | nindent 10 }}
           env:
             - name: SPIKE_DRIVER_ID
-              valueFrom: { fieldRef: { fieldPath: metadata.uid } }
+              # the supervisor knows a driver by its submission, which the operator puts on the pod
+              valueFrom: { fieldRef: { fieldPath: "metadata.labels['sparkoperator.k8s.io/submission-id']" } }
+            - { name: SPIKE_METRICS_PORT, value: "9464" }
             {{- include "spike.environment" . | nindent 12 }}
+          ports:
+            - { name: spike-metrics, containerPort: 9464, protocol: TCP }
           volumeMounts:
             - { name: spike-application, mountPath: /etc/spike/applications, readOnly: true }
             - { name: spike-token, mountPath: /var/run/secrets/spike, readOnly: true }
@@ -85,7 +89,7 @@ annotations:
   {{- end }}
 {{- end }}
 
-{{/* Executors on a spot node hand over what they hold; Prometheus reads the driver's own page. */}}
+{{/* Executors on a spot node hand over what they hold; Prometheus reads of them at the driver. */}}
 {{- define "spike.sparkConf" -}}
 spark.decommission.enabled: "true"
 spark.storage.decommission.enabled: "true"
@@ -94,6 +98,4 @@ spark.storage.decommission.shuffleBlocks.enabled: "true"
 spark.executor.decommission.forceKillTimeout: 50s
 spark.kubernetes.decommission.script: /opt/spike/decommission.sh
 spark.ui.prometheus.enabled: "true"
-spark.metrics.conf.*.sink.prometheusServlet.class: org.apache.spark.metrics.sink.PrometheusServlet
-spark.metrics.conf.*.sink.prometheusServlet.path: /metrics/prometheus
 {{- end }}

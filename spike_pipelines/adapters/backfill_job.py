@@ -1,0 +1,34 @@
+"""Reads an hour again in a bounded Spark process of this machine (port `Rereader`)."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.spark_job import SparkJob
+from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.ports import BackfillOrder
+from spike_pipelines.settings import Settings
+
+COMMAND = (sys.executable, "-m", "spike_pipelines.spark.backfill")
+LOOK_SECONDS = 5.0
+LONGEST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class SparkRereader:
+    """See `SparkJob`."""
+
+    settings: Settings
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    command: Sequence[str] = COMMAND
+    longest_seconds: float = LONGEST_SECONDS
+    look_seconds: float = LOOK_SECONDS
+
+    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+        job = SparkJob(
+            "backfill", self.settings, self.environ, self.command, self.longest_seconds, self.look_seconds
+        )
+        answer = job.run(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
+        return HourAnswerFile.model_validate_json(answer).new_batch()

@@ -1,0 +1,139 @@
+"""What the ledger knows of one hour of a dataset: which batches fed it, and what swaps made of it since."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved
+from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState
+from spike_pipelines.domain.errors import Refused
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.swap import SwapKind, SwapState
+
+MOST_DEAD = 20_000  # dead-letter files that tell where records belong
+
+_read = s.batch_hours.c.records_final + s.batch_hours.c.records_dead_letter + s.batch_hours.c.records_filtered
+
+
+def hour_facts(
+    db: sa.Connection, spike: str, dataset: str, hour: datetime, sources: Mapping[int, frozenset[int]]
+) -> HourFacts:
+    """`sources`: by a swap's batch, the drivers' batches that its records come from."""
+    records = _records(db, spike, hour)
+    moved = _moved(db, spike, hour, sources)
+    strayed = frozenset(n for m, astray in moved if astray for n in m.sources)
+    feeds = _feeds(db, spike, records, strayed)
+    fed = frozenset(f.batch for f in feeds)
+    origin = {n: frozenset({n}) for n in fed} | {n: of for n, of in sources.items() if of & fed}
+    return HourFacts(
+        hour=hour,
+        files=_files(db, dataset, hour),
+        feeds=feeds,
+        moved=tuple(m for m, _ in moved),
+        dead=_dead(db, dataset, origin),
+    )
+
+
+def _records(db: sa.Connection, spike: str, hour: datetime) -> Mapping[int, int]:
+    """By committed driver's batch, its records of the hour."""
+    b, h = s.batches, s.batch_hours
+    query = (
+        sa.select(b.c.number, _read)
+        .select_from(h.join(b, b.c.number == h.c.batch))
+        .where(h.c.hour == hour, b.c.spike == spike, b.c.lane == LIVE_LANE)
+        .where(b.c.state == BatchState.COMMITTED, b.c.removed.is_(None))
+    )
+    return {number: records for number, records in db.execute(query) if records}
+
+
+def _feeds(
+    db: sa.Connection, spike: str, records: Mapping[int, int], strayed: Collection[int]
+) -> tuple[Feed, ...]:
+    b = s.batches
+    numbers = sorted({*records, *strayed})
+    query = sa.select(b).where(b.c.spike == spike, b.c.number.in_(numbers), b.c.removed.is_(None))
+    found = rows.load_batches(db, query.order_by(b.c.number)) if numbers else ()
+    return tuple(Feed(x.number, x.ranges, records.get(x.number, 0), x.counts.unaccounted) for x in found)
+
+
+def _moved(
+    db: sa.Connection, spike: str, hour: datetime, sources: Mapping[int, frozenset[int]]
+) -> list[tuple[Moved, bool]]:
+    """Each swap that had to do with the hour, and whether it took records from one hour to another."""
+    swaps = db.execute(_touching(spike, hour)).mappings().all()
+    given = _given(db, [row["batch"] for row in swaps])
+    taken = _taken(db, [row["number"] for row in swaps if row["kind"] == SwapKind.REPLAY])
+    found = []
+    for row in swaps:
+        came, went = given[row["batch"]], taken[row["number"]]
+        if row["kind"] == SwapKind.BACKFILL:
+            went = {row["since"]: row["records_expected"]}
+        change = {h: came.get(h, 0) - went.get(h, 0) for h in {*came, *went}}
+        moved = Moved(row["batch"], sources.get(row["batch"], frozenset()), change.get(hour, 0))
+        found.append((moved, any(change.values())))
+    return found
+
+
+def _touching(spike: str, hour: datetime) -> sa.Select[tuple[object, ...]]:
+    """Swaps whose batch has records of the hour, or that replaced a file of it."""
+    w, b, h, x, f = s.swaps, s.batches, s.batch_hours, s.swap_files, s.files
+    into = sa.exists().where(h.c.batch == w.c.batch, h.c.hour == hour)
+    out_of = sa.exists().where(x.c.swap == w.c.number, x.c.file == f.c.id, f.c.hour == hour)
+    return (
+        sa.select(w)
+        .select_from(w.join(b, b.c.number == w.c.batch))
+        .where(w.c.spike == spike, w.c.state == SwapState.SWAPPED, b.c.removed.is_(None))
+        .where(sa.or_(into, out_of))
+        .order_by(w.c.number)
+    )
+
+
+def _given(db: sa.Connection, batches: list[int]) -> Mapping[int, dict[datetime, int]]:
+    """By batch and hour, its records."""
+    h = s.batch_hours
+    return _by_hour(db.execute(sa.select(h.c.batch, h.c.hour, _read).where(h.c.batch.in_(batches))))
+
+
+def _taken(db: sa.Connection, swaps: list[int]) -> Mapping[int, dict[datetime, int]]:
+    """By swap and hour, the rows of the files it replaced."""
+    x, f = s.swap_files, s.files
+    query = (
+        sa.select(x.c.swap, f.c.hour, sa.cast(sa.func.sum(f.c.rows), sa.BigInteger))
+        .select_from(x.join(f, f.c.id == x.c.file))
+        .where(x.c.swap.in_(swaps))
+        .group_by(x.c.swap, f.c.hour)
+    )
+    return _by_hour(db.execute(query))
+
+
+def _by_hour(found: Iterable[sa.Row[tuple[int, datetime, int]]]) -> Mapping[int, dict[datetime, int]]:
+    counts: dict[int, dict[datetime, int]] = defaultdict(dict)
+    for number, hour, records in found:
+        counts[number][hour] = records
+    return counts
+
+
+def _files(db: sa.Connection, dataset: str, hour: datetime) -> tuple[LedgerFile, ...]:
+    f = s.files
+    query = sa.select(f).where(f.c.dataset == dataset, f.c.hour == hour, f.c.state == FileState.LIVE)
+    return tuple(rows.file(row) for row in db.execute(query.order_by(f.c.id)).mappings())
+
+
+def _dead(db: sa.Connection, dataset: str, origin: Mapping[int, frozenset[int]]) -> tuple[Dead, ...]:
+    f = s.files
+    query = sa.select(f.c.final_key, f.c.batch).where(
+        f.c.batch.in_(sorted(origin)),
+        f.c.dataset == dataset,
+        f.c.kind == FileKind.DEAD_LETTER,
+        f.c.state == FileState.LIVE,
+    )
+    found = tuple(Dead(key, origin[n]) for key, n in db.execute(query.order_by(f.c.id).limit(MOST_DEAD + 1)))
+    if len(found) > MOST_DEAD:
+        raise Refused(
+            f"more than {MOST_DEAD} dead-letter files belong to this hour's batches: replay them first"
+        )
+    return found

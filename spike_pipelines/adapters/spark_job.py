@@ -1,0 +1,86 @@
+"""A bounded Spark process of this machine: told by one JSON file, answers with another."""
+
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.settings import Settings
+
+END_SECONDS = 10.0
+INVALID = 2  # the exit status for a spike whose schema or transform cannot be used
+TAIL_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SparkJob:
+    """`command` is started with three paths: the application file, the order, and where the answer goes.
+    Its log is `<state>/logs/<kind>/<spike>.log`. `look_seconds` lie between two signs of life."""
+
+    kind: str
+    settings: Settings
+    environ: Mapping[str, str]
+    command: Sequence[str]
+    longest_seconds: float
+    look_seconds: float
+
+    def run(self, spike: str, order: str, keep_alive: Callable[[], None]) -> bytes:
+        """Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises, which ends the process."""
+        application = (self.settings.applications_dir / f"{spike}.yaml").resolve()
+        log = self.settings.state_dir.resolve() / "logs" / self.kind / f"{spike}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"spike-{self.kind}-") as folder:
+            told, answer = Path(folder) / "order.json", Path(folder) / "answer.json"
+            told.write_text(order)
+            with log.open("w") as output:
+                process = subprocess.Popen(
+                    (*self.command, application, told, answer),
+                    env=dict(self.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+                try:
+                    self._await(process, spike, keep_alive)
+                finally:
+                    _end(process)
+            self._check(process.returncode, spike, log)
+            return answer.read_bytes()
+
+    def _await(self, process: "subprocess.Popen[bytes]", spike: str, keep_alive: Callable[[], None]) -> None:
+        until = monotonic() + self.longest_seconds
+        while True:
+            try:
+                process.wait(self.look_seconds)
+                return
+            except subprocess.TimeoutExpired:
+                keep_alive()
+            if monotonic() > until:
+                raise Transient(
+                    f"the {self.kind} of {spike} has not ended after {self.longest_seconds:.0f} s: "
+                    "choose fewer hours"
+                )
+
+    def _check(self, code: int, spike: str, log: Path) -> None:
+        if code == 0:
+            return
+        with log.open(errors="replace") as lines:
+            tail = " | ".join(line.strip() for line in deque(lines, maxlen=TAIL_LINES))
+        kind = InvalidSpec if code == INVALID else Transient
+        raise kind(f"the {self.kind} job of {spike} ended with status {code}: {tail} (all of it: {log})")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Nothing of ours goes on after us."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,150 @@
+"""Datasets as Dagster executes them: materializing hours of one is their backfill."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from spike_pipelines.domain.backfill import check_hours
+from spike_pipelines.domain.errors import Conflict, Refused, SpikeError
+from spike_pipelines.domain.operations import Author
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.orchestration.assets import HOUR_FORMAT, dataset_key, dataset_specs
+from spike_pipelines.platform import Platform
+from spike_pipelines.services.backfill import Ask, Backfilled
+from spike_pipelines.services.operate import Request
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+POOL = "backfill"
+# Recoveries and appender runs go first, and a month of hours takes longer than any other run may.
+RUN_TAGS = {"dagster/priority": "-10", "dagster/max_runtime": str(7 * 24 * 3600)}
+
+
+class BackfillConfig(dg.Config):
+    """Who asks and why, kept with each swap. `accept_loss` leaves files as they are whose records Kafka no
+    longer has, and goes on with the others."""
+
+    who: str = ""
+    why: str = "materialized in Dagster"
+    accept_loss: bool = False
+
+    def ask(self, run_id: str) -> Ask:
+        author = Author(self.who or f"Dagster run {run_id[:8]}", self.why)
+        return Ask(Request(f"backfill-{run_id}-{secrets.token_hex(4)}", author), self.accept_loss)
+
+
+@dataclass(frozen=True, slots=True)
+class HourFailed:
+    """An hour that stays as it was; the others are done all the same."""
+
+    hour: datetime
+    message: str
+
+
+def dataset_assets(spike: Spike) -> dg.AssetsDefinition:
+    """Both tables of a spike: one read fills them."""
+
+    @dg.multi_asset(
+        name=op_name(spike),
+        specs=dataset_specs(spike),
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
+        required_resource_keys={"platform"},
+    )
+    def backfill(
+        context: dg.AssetExecutionContext, config: BackfillConfig
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        """Read hours again from Kafka beside the live stream, and swap each in."""
+        hours, ask = hours_of(context.partition_keys), config.ask(context.run_id)
+        found = list(run_backfill(context.resources.platform, spike, hours, ask, context.log.info))
+        fail_with(found)
+        yield from results(context.selected_asset_keys, found)
+
+    return backfill
+
+
+def backfill_job(spike: Spike) -> "UnresolvedAssetJobDefinition":
+    """For `dagster job backfill`, which launches a run for each partition."""
+    tables = (spike.dataset.name, spike.dataset.dead_letters)
+    return dg.define_asset_job(
+        job_name(spike),
+        selection=dg.AssetSelection.assets(*map(dataset_key, tables)).without_checks(),
+        description=f"Reads hours of {spike.name} again from Kafka and swaps them in.",
+        tags=RUN_TAGS,
+    )
+
+
+def op_name(spike: Spike) -> str:
+    return f"{spike.asset_name}_hours"
+
+
+def job_name(spike: Spike) -> str:
+    return f"backfill_{spike.asset_name}"
+
+
+def hours_of(keys: Iterable[str]) -> tuple[datetime, ...]:
+    return tuple(datetime.strptime(key, HOUR_FORMAT).replace(tzinfo=UTC) for key in keys)
+
+
+def run_backfill(
+    platform: Platform,
+    spike: Spike,
+    hours: Sequence[datetime],
+    ask: Ask,
+    say: Callable[[str], None],
+) -> Iterator[Backfilled | HourFailed]:
+    """One hour after the other. What is wrong with one alone stops no other; what did not answer, all."""
+    check_hours(min(hours), max(hours), spike.dataset.start, platform.ledger.now())
+    for hour in hours:
+        try:
+            done = platform.backfiller.backfill(spike, hour, ask)
+        except (Conflict, Refused) as problem:
+            say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
+            yield HourFailed(hour, str(problem))
+            continue
+        say(str(done))
+        show(platform, spike, say)
+        yield done
+
+
+def show(platform: Platform, spike: Spike, say: Callable[[str], None]) -> None:
+    """To readers, now. If an appender run is at it as well, one of the two does it."""
+    state = next((d for d in platform.ledger.datasets() if d.name == spike.dataset.name), None)
+    if state is None or state.published >= state.sequence:
+        return
+    try:
+        platform.publisher.publish(spike, state)
+        platform.publisher.clean(spike)
+    except SpikeError as error:
+        say(f"committed; the next appender run shows it to readers: {error}")
+
+
+def fail_with(found: Iterable[Backfilled | HourFailed]) -> None:
+    failed = [one for one in found if isinstance(one, HourFailed)]
+    if failed:
+        told = "; ".join(f"{one.hour:%Y-%m-%dT%H}: {one.message}" for one in failed)
+        raise dg.Failure(f"{len(failed)} hours stay as they were: {told}", allow_retries=False)
+
+
+def results(
+    keys: Iterable[dg.AssetKey], found: Iterable[Backfilled | HourFailed]
+) -> Iterator[dg.MaterializeResult[None]]:
+    """One for each table that was asked for; the appender reports each hour by itself as well."""
+    done = [one for one in found if isinstance(one, Backfilled)]
+    metadata: dict[str, int | str] = {
+        "hours": len(done),
+        "empty hours": sum(one.swap is None for one in done),
+        "rows": sum(one.final for one in done),
+        "dead_letters": sum(one.dead_letter for one in done),
+        "filtered": sum(one.filtered for one in done),
+        "records read": sum(one.scanned for one in done),
+        "swaps": ", ".join(str(one.swap.number) for one in done if one.swap),
+    }
+    for key in sorted(keys):
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)

@@ -1,0 +1,227 @@
+"""The backfill of one hour: plan, read again beside the live stream, swap in (ADR 0010).
+
+| it dies …                       | then                                                                 |
+| ------------------------------- | -------------------------------------------------------------------- |
+| before the batch is registered  | files in staging that nobody knows; the next backfill aborts the plan |
+| before or among the copies      | the next backfill finishes it: same batch, same keys                 |
+| after the commit                | the swap is done; any publication shows it                           |
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
+from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.errors import TopicChanged
+from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
+from spike_pipelines.domain.operations import NewOperation, OperationKind
+from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapBusy, SwapKind, SwapState
+from spike_pipelines.ports import BackfillOrder, Broker, Rereader, SwapLedger, SwapTransaction
+from spike_pipelines.services.operate import Request
+from spike_pipelines.services.promote import NotConserved
+from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Who wants an hour backfilled and why; `accept_loss` leaves alone what Kafka no longer has."""
+
+    request: Request
+    accept_loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """One hour. Without a `swap` nothing was ever read for it; `below` is then what Kafka has of that time
+    below where the spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are
+    those of the hour; `plan` is None where an older swap was finished."""
+
+    hour: datetime
+    swap: Swap | None = None
+    plan: HourPlan | None = None
+    final: int = 0
+    dead_letter: int = 0
+    filtered: int = 0
+    scanned: int = 0
+    below: tuple[OffsetRange, ...] = ()
+
+    @property
+    def records(self) -> int:
+        return self.final + self.dead_letter + self.filtered
+
+    def __str__(self) -> str:
+        if self.swap is None:
+            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it{told_below(self.below)}"
+        return (
+            f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
+            f"{self.filtered:,} filtered (swap {self.swap.number})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backfiller:
+    ledger: SwapLedger
+    swapper: Swapper
+    broker: Broker
+    rereader: Rereader
+
+    def rehearse(self, spike: Spike, hour: datetime, *, accept_loss: bool) -> HourPlan | None:
+        """What would be read and replaced now; changes nothing. Errors: as `backfill`."""
+        topic = self._topic(spike)
+        with self.ledger.begin() as tx:
+            return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
+
+    def backfill(self, spike: Spike, hour: datetime, ask: Ask) -> Backfilled:
+        """Read the hour again and swap it in. A backfill of the hour that died is finished instead, if its
+        batch was registered, and given up if not.
+
+        Errors: `SwapBusy` (another one is at work), `Expired`, `Refused`, `SwapRefused` (aborted, with the
+        reason), `InvalidSpec`, `LeaseLost`, `Transient`.
+        """
+        if resumed := self._resumed(spike, hour):
+            return self._told(hour, resumed)
+        planned = self._planned(spike, hour, ask)
+        if planned is None:
+            return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
+        plan, swap = planned
+        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a))
+        return replace(self._told(hour, end), plan=plan)
+
+    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap] | None:
+        """In one transaction: what is true of the hour, and what is frozen of it."""
+        topic = self._topic(spike)
+        with self.ledger.begin() as tx:
+            tx.lock_spike(spike.name, spike.dataset.name)
+            plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
+            if plan is None:
+                return None
+            swap = tx.add_swap(_new_swap(spike, plan, ask))
+            if plan.lost:
+                tx.add_operation(_loss(spike, plan, swap, ask))
+        return plan, swap
+
+    def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
+        """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records
+        that came late lie elsewhere. Errors: `Transient`."""
+        positions = self.ledger.all_positions().get(spike.name, {})
+        topic = self._topic(spike)
+        if topic is None:
+            return ()
+        first, end = (self.broker.offsets_at(topic.partitions(), at) for at in (since, until))
+        return below_start(first, end, {p: x.baseline for p, x in positions.items()})
+
+    def _reread(
+        self,
+        spike: Spike,
+        plan: HourPlan,
+        swap: Swap,
+        _replaced: tuple[LedgerFile, ...],
+        keep_alive: Callable[[], None],
+    ) -> NewBatch:
+        """Everything in the pieces is read, or nothing counts."""
+        prefix = swap_prefix(spike, swap)
+        order = BackfillOrder(spike.name, plan.hour, plan.pieces, plan.dead, swap.planned_at, prefix)
+        batch = self.rereader.reread(order, keep_alive)
+        exact = not spike.topic_has_gaps
+        if problem := scan_problem(plan.pieces, batch.read + batch.elsewhere, exact_topic=exact):
+            raise NotConserved(problem)
+        self._check_same_topic(spike, plan)
+        return batch
+
+    def _check_same_topic(self, spike: Spike, plan: HourPlan) -> None:
+        """Spark knows topics by name only: one that was made again meanwhile is another one (I10)."""
+        topic = self._topic(spike)
+        known = {r.partition.topic_id for r in plan.pieces}
+        if topic is None or known != {topic.topic_id}:
+            raise NotConserved(str(TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")))
+
+    def _resumed(self, spike: Spike, hour: datetime) -> Swap | None:
+        """The hour's open backfill, brought to its end; None if there is none, or it was given up."""
+        for swap in self.ledger.open_swaps(spike.name):
+            if swap.kind is not SwapKind.BACKFILL or swap.scope.since != hour:
+                continue
+            try:
+                return self.swapper.finish(spike, swap.number, None)
+            except SwapRefused as refused:
+                log.warning("%s was found unfinished: %s", swap, refused)
+        return None
+
+    def abandon(self, spike: Spike) -> tuple[Swap, ...]:
+        """Finish or give up backfills of any hour whose process died. One that is at work is left alone."""
+        ended = []
+        for swap in self.ledger.open_swaps(spike.name):
+            if swap.kind is not SwapKind.BACKFILL:
+                continue
+            try:
+                ended.append(self.swapper.finish(spike, swap.number, None))
+            except SwapBusy:
+                continue
+            except SwapRefused as refused:
+                ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
+        return tuple(ended)
+
+    def _told(self, hour: datetime, swap: Swap) -> Backfilled:
+        with self.ledger.begin() as tx:
+            batch = tx.batch(swap.batch or 0)
+        assert batch is not None
+        counts = batch.counts
+        scanned = counts.read + swap.elsewhere
+        return Backfilled(hour, swap, None, counts.final, counts.dead_letter, counts.filtered, scanned)
+
+    def _topic(self, spike: Spike) -> TopicOffsets | None:
+        return self.broker.topics([spike.topic]).get(spike.topic)
+
+
+def told_below(ranges: Iterable[OffsetRange]) -> str:
+    """The end of a sentence about an empty hour."""
+    ranges = tuple(ranges)
+    if not ranges:
+        return ""
+    return (
+        f"; Kafka has {sum(map(len, ranges)):,} offsets of that time below where the spike began "
+        f"({', '.join(map(str, ranges[:5]))}): a rewind to then reads them (`spike rewind`)"
+    )
+
+
+def _plan(
+    tx: SwapTransaction, spike: Spike, hour: datetime, topic: TopicOffsets | None, *, accept_loss: bool
+) -> HourPlan | None:
+    facts = tx.hour_facts(spike.name, spike.dataset.name, hour)
+    plan = plan_hour(facts, topic, accept_loss=accept_loss)
+    if plan is not None:
+        rounds(plan.pieces)  # refuses what no read could ask for
+    return plan
+
+
+def _new_swap(spike: Spike, plan: HourPlan, ask: Ask) -> NewSwap:
+    author = ask.request.author
+    return NewSwap(
+        spike=spike.name,
+        dataset=spike.dataset.name,
+        kind=SwapKind.BACKFILL,
+        who=author.who,
+        why=author.why,
+        application_version=spike.version,
+        scope=Scope(plan.hour, plan.hour + HOUR),
+        replaces=tuple(sorted(f.id for f in plan.replaces)),
+        sources=plan.sources,
+        expected=plan.expected,
+    )
+
+
+def _loss(spike: Spike, plan: HourPlan, swap: Swap, ask: Ask) -> NewOperation:
+    """What a person let be: the files of what Kafka no longer has."""
+    lost = plan.lost
+    summary = (
+        f"swap {swap.number} backfills {plan.hour:%Y-%m-%dT%H} without {', '.join(map(str, lost[:20]))}"
+        + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
+        + f": Kafka no longer has them, and the {len(plan.kept)} files that hold them stay as they are"
+    )
+    request = f"{ask.request.name}/{swap.number}"
+    return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)

@@ -1,0 +1,129 @@
+"""A deployment, seen through: put in place, watched until it works, or taken back with the reason.
+
+Nothing is kept in between. Killed at any point, the same deployment again ends it: each effect is one
+that twice is as once, and whether it works is read from the ledger, not remembered.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from spike_pipelines.domain.batch import LIVE_LANE
+from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.lag import LagReport
+from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployer, SupervisionLedger
+
+LOOK_SECONDS = 5.0
+LOOKED_AT = 100  # batches of a spike: its last minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended. `back_to` is the revision that was gone back to, None where that was not called for
+    or not possible."""
+
+    verdict: RolloutVerdict
+    revision: int
+    back_to: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """What stays the same of `RolloutFacts`."""
+
+    spike: Spike
+    since: datetime
+    changed: bool
+    was_late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """`lag` looks at one spike; `tell` gets a line whenever something else is waited for; `wait` sleeps."""
+
+    ledger: SupervisionLedger
+    cluster: ApplicationCluster
+    deployer: Deployer
+    shelf: ApplicationShelf
+    lag: Callable[[Spike], LagReport]
+    tell: Callable[[str], None]
+    wait: Callable[[float], None]
+
+    def deploy(self, spike: Spike, application: Path, patience: timedelta) -> Outcome:
+        """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
+        since = self.ledger.now()
+        was_late = is_late(spike, self.lag(spike))
+        self.shelf.put(
+            spike.name, application.read_text()
+        )  # first: the appender must know the new driver's spike
+        deployed = self.deployer.deploy(spike, application)
+        self.tell(
+            f"revision {deployed.revision} of {spike.resource_name}, version {spike.version}, is deployed"
+        )
+        verdict = self._watch(_Watched(spike, since, deployed.changed, was_late), patience)
+        if verdict.state is Rollout.STABLE:
+            self._mark(spike)
+        back_to = self._take_back(spike, deployed.revision) if verdict.state is Rollout.FAILED else None
+        return Outcome(verdict, deployed.revision, back_to)
+
+    def _watch(self, watched: _Watched, patience: timedelta) -> RolloutVerdict:
+        """Looks are bounded too, so that a ledger that does not answer ends the watch as well."""
+        told = ""
+        verdict = RolloutVerdict(Rollout.WAITING, "")
+        for _ in range(int(patience.total_seconds() / LOOK_SECONDS) + 2):
+            verdict = self._look(watched, patience)
+            if verdict.state is not Rollout.WAITING:
+                return verdict
+            if verdict.reason != told:
+                told = verdict.reason
+                self.tell(f"waiting: {told}")
+            self.wait(LOOK_SECONDS)
+        return RolloutVerdict(Rollout.UNDECIDED, verdict.reason)
+
+    def _look(self, watched: _Watched, patience: timedelta) -> RolloutVerdict:
+        name = watched.spike.name
+        try:
+            epoch = self.ledger.epochs().get(name)
+            facts = RolloutFacts(
+                spike=watched.spike,
+                since=watched.since,
+                changed=watched.changed,
+                epoch=epoch,
+                committed_at=self._committed_at(name, epoch),
+                refusal=self.ledger.refusals().get(name),
+                lag=self.lag(watched.spike),
+                was_late=watched.was_late,
+            )
+            return judge_rollout(facts, self.ledger.now(), patience)
+        except Transient as error:
+            return RolloutVerdict(Rollout.WAITING, f"the ledger does not tell: {error}")
+
+    def _committed_at(self, spike: str, epoch: Epoch | None) -> datetime | None:
+        if epoch is None:
+            return None
+        mine = [
+            b for b in self.ledger.last_batches(spike, LOOKED_AT) if b.epoch == epoch.number and not b.lost
+        ]
+        return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
+
+    def _mark(self, spike: Spike) -> None:
+        """Write the spec down as one that works: what the supervisor goes back to after a bad one."""
+        for app in self.cluster.applications():
+            if app.spike == spike.name and app.spec_hash == spike.version:
+                self.ledger.note_spec(spike.name, spike.version, self.cluster.manifest(app))
+        self.ledger.mark_stable(spike.name, spike.version)
+
+    def _take_back(self, spike: Spike, bad: int) -> int | None:
+        specs = self.ledger.specs().get(spike.name)
+        stable = specs.stable if specs and specs.stable != spike.version else None
+        revision = self.deployer.good_revision(spike, bad, stable)
+        if revision is None and stable is not None:
+            revision = self.deployer.good_revision(spike, bad, None)
+        if revision is not None:
+            self.shelf.put(spike.name, self.deployer.application(spike, revision))
+            self.deployer.roll_back(spike, revision)
+        return revision

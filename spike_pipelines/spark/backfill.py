@@ -1,0 +1,139 @@
+"""Reads an hour again: `python -m spike_pipelines.spark.backfill APPLICATION ORDER ANSWER`.
+
+A bounded read of exactly the order's pieces. Rules and writing are those of the live path. A record belongs
+to the hour of its timestamp, or, where a dead letter is kept of it, to the hour it was routed to then.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from functools import reduce
+from pathlib import Path
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql.functions import broadcast, col, expr
+
+from spike_pipelines.adapters.applications import load_application
+from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.adapters.spark_job import INVALID
+from spike_pipelines.domain.backfill import rounds
+from spike_pipelines.domain.batch import NewBatch, StagedFile
+from spike_pipelines.domain.errors import InvalidSpec, SpikeError
+from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.driver.life import summary
+from spike_pipelines.driver.staging import hour_to_number, new_attempt, staged_files
+from spike_pipelines.ports import BackfillOrder, ObjectStore
+from spike_pipelines.spark import classify as c
+from spike_pipelines.spark.__main__ import start_spark
+from spike_pipelines.spark.batch import Plan, classified, counted, write
+from spike_pipelines.spark.config import kafka_consumer
+from spike_pipelines.spark.environment import SparkEnvironment
+
+log = logging.getLogger("spike_pipelines.spark")
+
+_SOURCE = ("topic", "partition", "offset", "timestamp", "key", "value")
+
+
+class BackfillEnvironment(SparkEnvironment):
+    """A backfill job's."""
+
+    kafka_bootstrap: str
+
+
+def reread(
+    spark: SparkSession,
+    spike: Spike,
+    plan: Plan,
+    order: BackfillOrder,
+    store: ObjectStore,
+    *,
+    bootstrap: str,
+) -> NewBatch:
+    """Count, and write below `order.prefix` if there is one. Errors: those of PySpark, `SpikeError`."""
+    scan = Observation("scan")
+    records = _read(spark, order.pieces, bootstrap).observe(scan, expr("count(*)").alias("records"))
+    mine = _of_hour(records, _dead(spark, spike, order.dead), hour_to_number(order.hour))
+    with classified(mine, plan, order.planned_at) as rows:
+        read, hours = counted(rows)
+        files: tuple[StagedFile, ...] = ()
+        if order.prefix is not None:
+            bucket, attempt = spike.staging.bucket, new_attempt(0)
+            write(rows, plan, hours, f"s3a://{bucket}/{order.prefix}{attempt}")
+            files = staged_files(store, bucket, order.prefix, attempt) if hours else ()
+    return NewBatch((), files, read, hours, spike.version, scan.get["records"] - read)
+
+
+def _read(spark: SparkSession, pieces: Iterable[OffsetRange], bootstrap: str) -> DataFrame:
+    """One bounded read takes one piece of each partition: as many reads as that needs."""
+    reads = [
+        spark.read.format("kafka").options(**kafka_consumer(bootstrap), **_bounds(group)).load()
+        for group in rounds(pieces)
+    ]
+    return reduce(DataFrame.unionAll, reads)
+
+
+def _bounds(group: Iterable[OffsetRange]) -> dict[str, str]:
+    group = tuple(group)
+    (topic,) = {r.partition.topic for r in group}
+    starts = {str(r.partition.index): r.start for r in group}
+    ends = {str(r.partition.index): r.end for r in group}
+    return {
+        "assign": json.dumps({topic: sorted(r.partition.index for r in group)}),
+        "startingOffsets": json.dumps({topic: starts}),
+        "endingOffsets": json.dumps({topic: ends}),
+    }
+
+
+def _dead(spark: SparkSession, spike: Spike, keys: Iterable[str]) -> DataFrame | None:
+    """Where dead letters were routed to: partition, offset, timestamp."""
+    paths = [f"s3a://{spike.final.bucket}/{key}" for key in keys]
+    if not paths:
+        return None
+    dead = spark.read.parquet(*paths)
+    return dead.selectExpr("kafka_partition AS __p", "kafka_offset AS __o", "routed_timestamp AS __r")
+
+
+def _of_hour(records: DataFrame, dead: DataFrame | None, hour: int) -> DataFrame:
+    """The records that belong to the hour, with the timestamp that says so (`classify.DECIDED`)."""
+    if dead is None:
+        decided = records.selectExpr(*_SOURCE, f"timestamp AS {c.DECIDED}")
+    else:
+        same = (col("partition") == col("__p")) & (col("offset") == col("__o"))
+        joined = records.join(broadcast(dead), same, "left")
+        decided = joined.selectExpr(*_SOURCE, f"coalesce(__r, timestamp) AS {c.DECIDED}")
+    return decided.where(f"{c.hour_number(c.DECIDED)} = {hour}")
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    if len(arguments) != 3:
+        log.error("usage: python -m spike_pipelines.spark.backfill APPLICATION.yaml ORDER.json ANSWER.json")
+        return INVALID
+    application, told, answer = map(Path, arguments)
+    try:
+        spike, env = load_application(application), BackfillEnvironment.from_env()
+        plan = Plan.of(spike, tasks=spike.driver.cores)
+        order, store = HourOrderFile.model_validate_json(told.read_bytes()).order(), connect(env.s3_endpoint)
+        spark = start_spark(spike, env)
+        done = reread(spark, spike, plan, order, S3ObjectStore(store), bootstrap=env.kafka_bootstrap)
+    except InvalidSpec as error:
+        log.error("%s", error)  # noqa: TRY400 the message is complete
+        return INVALID
+    except (Py4JError, PySparkException) as error:
+        log.error("%s", summary(error))  # noqa: TRY400 its trace is the JVM's
+        return 1
+    except SpikeError as error:
+        log.error("%s", error)  # noqa: TRY400 the message is complete
+        return 1
+    answer.write_text(HourAnswerFile.of(done).model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

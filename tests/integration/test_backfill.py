@@ -1,0 +1,484 @@
+"""Backfills over a real ledger: what is read and replaced, beside whatever else happens, and killed anywhere.
+
+The driver of these tests puts of each seven records two final ones, two dead letters and a filtered one into
+`HOUR`, and two final ones into `NEXT_HOUR`; the reader below knows that, and what becomes of them now.
+"""
+
+import contextlib
+import io
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import BUCKET, HOUR, NEXT_HOUR, empty
+from dying import Dead, Trap, Trapped, expire_leases
+from test_operate import ask, operator, to
+from test_swap import producing
+
+from spike_pipelines.domain.backfill import Expired
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
+from spike_pipelines.domain.operations import OperationKind
+from spike_pipelines.domain.spike import Start
+from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
+from spike_pipelines.services.backfill import Ask, Backfiller
+from spike_pipelines.services.deep_audit import DeepAuditor
+from spike_pipelines.services.swap import Swapper, SwapRefused
+
+pytestmark = pytest.mark.real
+
+FINAL, DEAD, FILTERED = FileKind.FINAL, FileKind.DEAD_LETTER, None
+HOURS = (HOUR, HOUR, NEXT_HOUR, NEXT_HOUR, HOUR, HOUR, HOUR)
+AS_BEFORE = (FINAL, FINAL, FINAL, FINAL, DEAD, DEAD, FILTERED)
+MENDED = (FINAL,) * 6 + (FILTERED,)
+ALL_GOOD = (FINAL,) * 7
+
+
+@dataclass
+class Reading:
+    """Reads the pieces as Spark would; `fates` is what becomes of each record of seven. `lose` leaves out
+    the first records; `meanwhile` happens while it reads; from offset `plain` on all are of `HOUR`."""
+
+    world: object
+    fates: tuple = AS_BEFORE
+    lose: int = 0
+    meanwhile: object = None
+    plain: int = 1000
+    orders: list = field(default_factory=list)
+
+    def reread(self, order, keep_alive):
+        keep_alive()
+        self.orders.append(order)
+        if self.meanwhile:
+            self.meanwhile()
+        read = [(r.partition.index, o) for r in order.pieces for o in range(r.start, r.end)][self.lose :]
+        mine = [(p, o) for p, o in read if self._hour(o) == order.hour]
+        found = {
+            kind: [at for at in mine if self.fates[at[1] % 7] is kind] for kind in (FINAL, DEAD, FILTERED)
+        }
+        attempt = f"a{len(self.orders)}-{id(self)}"
+        files = tuple(
+            self._put(order, f"{attempt}/{kind}.parquet", kind, found[kind])
+            for kind in FileKind
+            if found[kind]
+        )
+        hours = (HourCounts(order.hour, *(len(found[kind]) for kind in (FINAL, DEAD, FILTERED))),)
+        return NewBatch((), files, len(mine), hours if mine else (), "2.0", len(read) - len(mine))
+
+    def _hour(self, offset):
+        return HOUR if offset >= self.plain else HOURS[offset % 7]
+
+    def _put(self, order, key, kind, places):
+        info = self.world.store.put(BUCKET, order.prefix + key, records(places, order.hour))
+        return StagedFile(key, kind, order.hour, len(places), info.size, info.etag)
+
+
+def records(places, hour):
+    out = io.BytesIO()
+    columns = {
+        "id": pa.array([o for _, o in places], pa.int64()),
+        "kafka_partition": pa.array([p for p, _ in places], pa.int32()),
+        "kafka_offset": pa.array([o for _, o in places], pa.int64()),
+        "kafka_timestamp": pa.array([hour] * len(places), pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def backfiller(world, reading=None, **parts):
+    ledger = parts.get("ledger", world.ledger)
+    swapper = Swapper(ledger, parts.get("promoter", world.promoter("backfill")))
+    return Backfiller(ledger, swapper, world.broker, reading or Reading(world))
+
+
+def backfilled(world, spike, fates=AS_BEFORE, hour=HOUR, **how):
+    asked = Ask(ask(), how.pop("accept_loss", False))
+    return backfiller(world, Reading(world, fates, **how)).backfill(spike, hour, asked)
+
+
+@pytest.fixture
+def ran(world):
+    """Two published batches of seven records each."""
+    driver = world.driver(world.spike())
+    driver.stage(4, 2, 1)
+    driver.stage(4, 2, 1)
+    world.settle(driver.spike)
+    return driver
+
+
+def rows(world, spike):
+    return tuple(
+        sum(world.catalog.files(t).values()) for t in (spike.dataset.name, spike.dataset.dead_letters)
+    )
+
+
+def breaches(world):
+    """Of the whole audit, `--deep` included."""
+    plain = {k: f.breaches or f.figure for k, f in world.audit().items() if not f.ok}
+    deep = {f.promise: f.breaches for f in DeepAuditor(world.ledger, Reader(world), world.spikes).run()}
+    return plain | {k: b for k, b in deep.items() if b}
+
+
+class Reader:
+    def __init__(self, world):
+        self._world = world
+
+    def places(self, bucket, key):
+        body = self._world.store._buckets[bucket][key].body
+        table = pq.read_table(io.BytesIO(body), columns=["kafka_partition", "kafka_offset"])
+        return pd.DataFrame({"partition": table[0].to_pylist(), "offset": table[1].to_pylist()})
+
+
+# the way of one backfill
+
+
+def test_the_same_transform_gives_the_same_hour_from_other_files(world, ran):
+    before = rows(world, ran.spike)
+    done = backfilled(world, ran.spike)
+    assert (done.final, done.dead_letter, done.filtered, done.scanned) == (4, 4, 2, 14)
+    assert done.swap.state is SwapState.SWAPPED
+    assert rows(world, ran.spike) == before, "readers see nothing before the publication"
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == before
+    files = world.ledger.live_files("payouts", world.dataset(ran.spike).sequence)
+    assert {f.batch for f in files if f.hour == HOUR} == {done.swap.batch}
+    assert done.swap.batch not in {f.batch for f in files if f.hour == NEXT_HOUR}
+    assert breaches(world) == {}
+
+
+def test_a_mended_schema_makes_rows_of_dead_letters(world, ran):
+    backfilled(world, ran.spike, MENDED)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (12, 0)
+    assert breaches(world) == {}
+
+
+def test_a_new_filter_gets_back_what_was_filtered(world, ran):
+    backfilled(world, ran.spike, ALL_GOOD)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (14, 0)
+    assert breaches(world) == {}
+
+
+def test_an_hour_whose_records_are_all_filtered_now_has_no_file_left_and_can_be_had_again(world, ran):
+    backfilled(world, ran.spike, (FILTERED,) * 7)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (4, 0)
+    assert breaches(world) == {}
+    backfilled(world, ran.spike, ALL_GOOD)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (14, 0)
+    assert breaches(world) == {}
+
+
+def test_every_hour_can_be_backfilled_any_number_of_times(world, ran):
+    for fates in (MENDED, AS_BEFORE, ALL_GOOD):
+        for hour in (HOUR, NEXT_HOUR):
+            backfilled(world, ran.spike, fates, hour)
+        world.settle(ran.spike)
+        assert breaches(world) == {}
+    assert rows(world, ran.spike) == (14, 0)
+
+
+def test_only_batches_that_fed_the_hour_are_read(world):
+    driver = world.driver(world.spike())
+    for counts in ((4, 2, 1), (0, 0, 7), (4, 2, 1)):
+        driver.stage(*counts)
+    world.settle(driver.spike)
+    world.execute("DELETE FROM batch_hours WHERE records_filtered = 7")
+    reading = Reading(world)
+    backfiller(world, reading).backfill(driver.spike, HOUR, Ask(ask()))
+    assert [(r.start, r.end) for r in reading.orders[0].pieces] == [(0, 7), (14, 21)]
+    assert len(reading.orders[0].dead) == 2
+
+
+def test_an_hour_that_nothing_was_read_for_is_empty_and_said_to_be(world, ran):
+    empty_hour = HOUR.replace(hour=3)
+    done = backfiller(world).backfill(ran.spike, empty_hour, Ask(ask()))
+    assert (done.swap, done.records) == (None, 0)
+    assert str(done) == "2026-11-22T03: empty, nothing was ever read for it"
+    assert world.ledger.swaps("payouts", 9) == ()
+
+
+def test_an_hour_before_the_spike_began_is_empty_and_says_what_kafka_has_of_it(world):
+    spike = world.spike(start=Start.LATEST, records=50)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *[NEXT_HOUR] * 7)
+    driver.stage(0, 0, 7)
+    world.settle(spike)
+    world.execute("DELETE FROM batch_hours")
+    done = backfiller(world).backfill(spike, HOUR, Ask(ask()))
+    assert [(r.start, r.end) for r in done.below] == [(0, 50)]
+    assert "Kafka has 50 offsets of that time below where the spike began" in str(done)
+    assert backfiller(world).backfill(spike, NEXT_HOUR, Ask(ask())).below == ()
+
+
+def test_a_rehearsal_changes_nothing(world, ran):
+    plan = backfiller(world).rehearse(ran.spike, HOUR, accept_loss=False)
+    assert (plan.expected, sum(map(len, plan.pieces)), len(plan.replaces)) == (10, 14, 4)
+    assert world.ledger.swaps("payouts", 9) == ()
+
+
+# beside other things
+
+
+def test_what_a_live_batch_adds_to_the_hour_meanwhile_is_kept(world, ran):
+    def live():
+        ran.stage(4, 2, 1)
+        world.settle(ran.spike)
+
+    backfilled(world, ran.spike, ALL_GOOD, meanwhile=live)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (14 + 4, 2)
+    assert breaches(world) == {}
+    backfilled(world, ran.spike, ALL_GOOD)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (21, 0)
+    assert breaches(world) == {}
+
+
+def test_of_two_backfills_of_one_hour_the_second_is_refused(world, ran):
+    def second():
+        with pytest.raises(SwapBusy, match="at work: backfill has it"):
+            backfiller(world).backfill(ran.spike, HOUR, Ask(ask()))
+        assert backfiller(world).backfill(ran.spike, NEXT_HOUR, Ask(ask())).swap
+
+    assert backfilled(world, ran.spike, MENDED, meanwhile=second).swap.state is SwapState.SWAPPED
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+@pytest.mark.parametrize("files", ["some", "none"])
+def test_the_ledger_itself_takes_no_second_backfill_of_an_hour(world, ran, files):
+    if files == "none":
+        backfilled(world, ran.spike, (FILTERED,) * 7)
+
+    def second():
+        new = NewSwap(
+            "payouts", "payouts", SwapKind.BACKFILL, "bob", "why", "2", Scope(HOUR, NEXT_HOUR), (), (), 0
+        )
+        with (
+            pytest.raises(SwapBusy, match="ann@desk is a backfill of 2026-11-22T21"),
+            world.ledger.begin() as tx,
+        ):
+            tx.add_swap(new)
+
+    backfilled(world, ran.spike, meanwhile=second)
+
+
+def test_a_replay_and_a_backfill_exclude_each_other(world, ran):
+    def replay():
+        files = world.ledger.dead_letter_files("payouts", None, None, 9)
+        new = NewSwap(
+            "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+        )
+        with pytest.raises(SwapBusy), world.ledger.begin() as tx:
+            tx.add_swap(new)
+
+    backfilled(world, ran.spike, meanwhile=replay)
+
+
+def test_an_hour_that_was_replayed_can_be_backfilled(world, ran):
+    files = world.ledger.dead_letter_files("payouts", None, None, 9)
+    new = NewSwap(
+        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+    )
+    swapper = Swapper(world.ledger, world.promoter())
+    swap = swapper.plan(ran.spike, new)
+    swapper.finish(ran.spike, swap.number, producing(world, ran.spike, final=2, filtered=1))
+    backfilled(world, ran.spike, MENDED)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (12, 0)
+    assert breaches(world) == {}
+
+
+def test_dead_letters_of_a_backfill_can_be_replayed(world, ran):
+    backfilled(world, ran.spike)
+    files = world.ledger.dead_letter_files("payouts", None, None, 9)
+    new = NewSwap(
+        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+    )
+    swapper = Swapper(world.ledger, world.promoter())
+    swap = swapper.finish(
+        ran.spike, swapper.plan(ran.spike, new).number, producing(world, ran.spike, final=0, filtered=4)
+    )
+    drivers = {b.number for b in world.ledger.last_batches("payouts", 9)}
+    assert world.ledger.sources("payouts")[swap.batch] == drivers
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (8, 0)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_while_an_hour_is_read_again_wins_and_the_backfill_is_refused(world, ran):
+    def rewind():
+        operator(world).rewind(ran.spike, to(ran.spike, 7), ask())
+
+    with pytest.raises(SwapRefused, match="superseded"):
+        backfilled(world, ran.spike, MENDED, meanwhile=rewind)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (4, 2)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_of_a_batch_that_had_filtered_records_only_refuses_the_backfill(world):
+    driver = world.driver(world.spike())
+    driver.stage(4, 2, 1)
+    driver.stage(0, 0, 7)
+    world.settle(driver.spike)
+
+    def rewind():
+        operator(world).rewind(driver.spike, to(driver.spike, 7), ask())
+
+    with pytest.raises(SwapRefused, match="superseded by a rewind meanwhile"):
+        backfilled(world, driver.spike, ALL_GOOD, meanwhile=rewind, plain=7)
+    world.settle(driver.spike)
+    assert rows(world, driver.spike) == (4, 2)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_takes_along_the_backfills_of_what_it_takes_back(world, ran):
+    ran.stage(0, 0, 7)
+    world.settle(ran.spike)
+    backfilled(world, ran.spike, ALL_GOOD, NEXT_HOUR)
+    backfilled(world, ran.spike, MENDED, plain=14)
+    done = operator(world).rewind(ran.spike, to(ran.spike, 7), ask())
+    assert [m.to for m in done.moves] == [0], "its records share files with those before"
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (0, 0)
+    assert breaches(world) == {}
+    again = world.driver(ran.spike, "b")
+    again.stage(4, 2, 1)
+    world.settle(ran.spike)
+    backfilled(world, ran.spike, ALL_GOOD)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (7, 0)
+    assert breaches(world) == {}
+
+
+def test_a_batch_that_was_read_again_is_not_superseded_without_its_backfill(world, ran):
+    backfilled(world, ran.spike, MENDED)
+    numbers = [b.number for b in world.ledger.last_batches("payouts", 9)]
+    with pytest.raises(Refused, match="were replaced by a swap"), world.ledger.begin() as tx:
+        tx.supersede(numbers, tx.next_sequence("payouts"), 1)
+
+
+def test_nor_is_one_of_which_it_has_filtered_records_only(world):
+    driver = world.driver(world.spike())
+    driver.stage(4, 2, 1)
+    driver.stage(0, 0, 7)
+    world.settle(driver.spike)
+    backfilled(world, driver.spike, ALL_GOOD, plain=7)
+    newest = world.ledger.last_batches("payouts", 1)[0].number
+    with pytest.raises(Refused, match="were replaced by a swap"), world.ledger.begin() as tx:
+        tx.supersede([newest], tx.next_sequence("payouts"), 1)
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize("lose", [1, 2, 7])
+def test_a_read_that_left_a_record_out_changes_nothing(world, ran, lose):
+    with pytest.raises(SwapRefused, match=f"read {14 - lose} records from 14 offsets"):
+        backfilled(world, ran.spike, lose=lose)
+    assert breaches(world) == {}
+
+
+@pytest.mark.parametrize("lose", [1, 2])
+def test_on_a_topic_with_gaps_the_ledgers_count_of_the_hour_finds_it(world, lose):
+    driver = world.driver(world.spike(topic_has_gaps=True))
+    driver.stage(4, 2, 1)
+    world.settle(driver.spike)
+    with pytest.raises(SwapRefused, match=f"found {5 - lose} records of the hour, the ledger has 5"):
+        backfilled(world, driver.spike, lose=lose)
+    assert breaches(world) == {}
+
+
+def test_retention_that_has_passed_is_an_error_that_names_the_ranges(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    with pytest.raises(Expired, match=r"payouts-topic:0\[0,3\).*--accept-loss"):
+        backfilled(world, ran.spike)
+
+
+def test_with_accepted_loss_what_cannot_be_read_stays_and_who_and_why_is_kept(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    done = backfilled(world, ran.spike, ALL_GOOD, accept_loss=True)
+    assert [(r.start, r.end) for r in done.plan.lost] == [(0, 3)]
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (4 + 7, 2)
+    assert breaches(world) == {}
+    (operation,) = world.ledger.operations("payouts", 9)
+    assert (operation.kind, operation.author.why) == (OperationKind.ACCEPT_LOSS, "a test")
+    assert "without payouts-topic:0[0,3)" in operation.summary
+
+
+def test_a_file_of_what_is_gone_and_what_is_not_is_refused(world, ran):
+    backfilled(world, ran.spike, ALL_GOOD)
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    with pytest.raises(Refused, match="can be neither replaced nor kept"):
+        backfilled(world, ran.spike, accept_loss=True)
+
+
+def test_a_topic_that_is_made_again_while_it_is_read_changes_nothing(world, ran):
+    def again():
+        world.broker.delete(ran.spike.topic)
+        world.broker.create(ran.spike.topic)
+
+    with pytest.raises(SwapRefused, match="made again meanwhile"):
+        backfilled(world, ran.spike, meanwhile=again)
+
+
+# dying
+
+
+class Dying:
+    def __init__(self, reading, trap):
+        self.reading, self.trap = reading, trap
+
+    def reread(self, *arguments):
+        return self.trap.around("reread", self.reading.reread)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("after", "error"), [(False, Dead), (True, Transient)], ids=["killed before it", "no answer to it"]
+)
+def test_whatever_effect_a_backfill_dies_at_nothing_shows_and_the_next_one_ends_it(world, after, error):
+    for at in range(1, 100):
+        empty(world.ledger)
+        fresh = type(world)(world.ledger)
+        driver = fresh.driver(fresh.spike())
+        driver.stage(4, 2, 1)
+        fresh.settle(driver.spike)
+        spike = driver.spike
+        trap = Trap(None, at, after, error)
+        trapped = Trapped(fresh, trap)
+        dying = replace(
+            backfiller(fresh, Dying(Reading(fresh, ALL_GOOD), trap)),
+            ledger=trapped.ledger,
+            swapper=Swapper(trapped.ledger, trapped.promoter()),
+        )
+        with contextlib.suppress(error, LeaseLost):
+            dying.backfill(spike, HOUR, Ask(ask()))
+        place = f"died {'after' if after else 'before'} effect {at}"
+        if not trap.sprung:
+            assert at > 10
+            return
+        live = fresh.ledger.live_files("payouts", fresh.dataset(spike).sequence)
+        assert sum(f.rows for f in live) == (7 if fresh.dataset(spike).sequence == 2 else 6), place
+        assert breaches(fresh) == {} or fresh.dataset(spike).sequence == 2, place
+        expire_leases(fresh)
+        end = backfilled(fresh, spike, ALL_GOOD)
+        assert end.swap.state is SwapState.SWAPPED, place
+        assert fresh.ledger.open_swaps("payouts") == (), place
+        fresh.settle(spike)
+        assert rows(fresh, spike) == (7, 0), place
+        assert breaches(fresh) == {}, place
+    pytest.fail("a backfill has no bound")
+
+
+def test_a_backfill_of_any_hour_that_died_can_be_cleared_away(world, ran):
+    with pytest.raises(Transient):
+        backfilled(world, ran.spike, meanwhile=lambda: (_ for _ in ()).throw(Transient("killed")))
+    (swap,) = backfiller(world).abandon(ran.spike)
+    assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.ABORTED, ())

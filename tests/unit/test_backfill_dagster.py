@@ -1,0 +1,244 @@
+"""Backfills as Dagster and the command line ask for them: hours, config, answers. Nothing is read here."""
+
+import json
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+import yaml
+from builders import HOUR, NEXT_HOUR, partition, spike
+from dagster._core.instance.config import PoolGranularity
+from typer.testing import CliRunner
+
+from spike_pipelines.cli import backfill as command
+from spike_pipelines.cli.main import app
+from spike_pipelines.domain.backfill import HourPlan
+from spike_pipelines.domain.errors import Refused, Transient
+from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
+from spike_pipelines.orchestration.assets import HOUR_FORMAT
+from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
+from spike_pipelines.services.backfill import Backfilled
+
+RANGE = {
+    "dagster/asset_partition_range_start": HOUR.strftime(HOUR_FORMAT),
+    "dagster/asset_partition_range_end": NEXT_HOUR.strftime(HOUR_FORMAT),
+}
+
+
+def swap(number=1, hour=HOUR, state=SwapState.SWAPPED, kind=SwapKind.BACKFILL):
+    return Swap(
+        number,
+        "payouts",
+        "payouts",
+        kind,
+        state,
+        "ann",
+        "why",
+        "2",
+        Scope(hour, hour + timedelta(hours=1)),
+        HOUR,
+    )
+
+
+class Platform:
+    """Refuses the hours in `refused`."""
+
+    def __init__(self, *, now=NEXT_HOUR, refused=(), error=Refused):
+        self.asked = []
+        self.ledger = SimpleNamespace(now=lambda: now, datasets=lambda: ())
+        self.backfiller = self
+        self._refused, self._error = refused, error
+
+    def backfill(self, spike, hour, ask):
+        self.asked.append((hour, ask))
+        if hour in self._refused:
+            raise self._error("it cannot be")
+        return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9)
+
+
+def run(platform, tags=RANGE, config=None, selection=None, instance=None):
+    what = spike()
+    return dg.materialize(
+        [dataset_assets(what)],
+        instance=instance or dg.DagsterInstance.ephemeral(),
+        resources={"platform": platform},
+        tags=tags,
+        run_config={"ops": {op_name(what): {"config": config}}} if config else None,
+        selection=selection,
+        raise_on_error=False,
+    )
+
+
+def failure(result):
+    (event,) = [e for e in result.all_node_events if e.event_type_value == "STEP_FAILURE"]
+    return str(event.event_specific_data.error) + str(event.event_specific_data.user_failure_data)
+
+
+def test_a_range_of_partitions_is_one_run_hour_by_hour():
+    platform = Platform()
+    done = run(platform)
+    assert done.success
+    assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
+    events = done.asset_materializations_for_node(op_name(spike()))
+    assert {(e.asset_key.path[-1], e.partition) for e in events} == {
+        (table, key) for table in ("payouts", "payouts_dead_letters") for key in RANGE.values()
+    }
+    assert events[0].metadata["rows"].value == 6
+    assert events[0].metadata["swaps"].value == "1, 2"
+
+
+def test_one_table_alone_may_be_asked_for():
+    done = run(Platform(), selection=[dg.AssetKey(["dataset", "payouts"])])
+    events = done.asset_materializations_for_node(op_name(spike()))
+    assert {e.asset_key.path[-1] for e in events} == {"payouts"}
+
+
+def test_who_asks_and_why_reaches_the_ledger():
+    platform = Platform()
+    run(platform, config={"who": "ann@desk", "why": "new filter", "accept_loss": True})
+    ask = platform.asked[0][1]
+    assert (ask.request.author.who, ask.request.author.why, ask.accept_loss) == (
+        "ann@desk",
+        "new filter",
+        True,
+    )
+
+
+def test_without_a_name_the_run_itself_is_who_asked():
+    platform = Platform()
+    done = run(platform)
+    assert platform.asked[0][1].request.author.who == f"Dagster run {done.run_id[:8]}"
+
+
+def test_an_hour_that_is_refused_fails_the_run_and_stops_no_other():
+    platform = Platform(refused=[HOUR])
+    done = run(platform)
+    assert not done.success
+    assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
+    assert "1 hours stay as they were: 2026-11-22T21: it cannot be" in failure(done)
+
+
+def test_what_does_not_answer_stops_the_run():
+    platform = Platform(refused=[HOUR], error=Transient)
+    assert not run(platform).success
+    assert [hour for hour, _ in platform.asked] == [HOUR]
+
+
+def test_an_hour_that_has_not_begun_is_refused_clearly():
+    platform = Platform(now=HOUR)
+    done = run(platform)
+    assert "2026-11-22T22 has not begun: it is 2026-11-22T21:00 UTC" in failure(done)
+    assert platform.asked == []
+
+
+def test_backfills_wait_for_one_another_and_not_the_live_streams_for_them(tmp_path):
+    assert dataset_assets(spike()).op.pool == POOL
+    told = instance_limits(tmp_path)
+    assert told.pool_config.default_pool_limit == 1
+    assert told.pool_config.pool_granularity is PoolGranularity.RUN
+    assert told.run_queue_config.max_concurrent_runs == 6
+
+
+def instance_limits(home):
+    """As Dagster reads our `dagster.yaml`, without its servers."""
+    written = yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    plain = {name: part for name, part in written.items() if name not in {"storage", "compute_logs"}}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(plain))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        return instance.get_concurrency_config()
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(Refused, "1 hours stay as they were: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
+)
+def test_why_a_run_failed_is_said_in_its_own_words(error, said):
+    instance = dg.DagsterInstance.ephemeral()
+    done = run(Platform(refused=[HOUR], error=error), instance=instance)
+    assert said in command._reason(instance, done.run_id)
+    assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
+
+
+def plan(hour=HOUR, expected=10, **changes):
+    return HourPlan(hour, (1,), (), (), expected, (), **changes)
+
+
+def test_progress_counts_the_hours_that_were_swapped_in_since_the_command_began():
+    plans = {HOUR: plan(), NEXT_HOUR: plan(NEXT_HOUR, 30)}
+    swaps = (
+        swap(7, HOUR), swap(3, NEXT_HOUR), swap(8, NEXT_HOUR, SwapState.STAGED),
+        swap(9, NEXT_HOUR, kind=SwapKind.REPLAY),
+    )  # fmt: skip
+    found = command.progress(plans, swaps, after=5)
+    assert found.line(timedelta(seconds=5)) == "1 of 2 hours, 10 of 40 records, 15 s to go"
+    assert command.progress(plans, (), 5).line(timedelta(seconds=5)) == "0 of 2 hours, 0 of 40 records"
+
+
+@pytest.fixture
+def platform(monkeypatch):
+    fake = SimpleNamespace(
+        spikes={"payouts": spike()},
+        ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: ()),
+        backfiller=SimpleNamespace(
+            rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
+            never_read=lambda *_: (OffsetRange(partition(), 3, 8),),
+        ),
+    )
+    monkeypatch.setattr(command, "Platform", lambda: fake)
+    return fake
+
+
+def say(*words):
+    return CliRunner().invoke(app, ["backfill", "payouts", *words])
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
+    done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "1 hours with 10 records in 0 files; 0 offsets to read again" in done.output
+    assert "empty, nothing was ever read for them: 2026-11-22T22; Kafka has 5 offsets" in done.output
+
+
+@pytest.mark.usefixtures("platform")
+def test_an_accepted_loss_needs_a_reason():
+    done = say("--from", "2026-11-22T21", "--accept-loss")
+    assert (done.exit_code, "say why with --why" in done.output + str(done.stderr)) == (1, True)
+
+
+@pytest.mark.usefixtures("platform")
+def test_the_command_asks_dagster_for_one_run_of_all_hours(monkeypatch, tmp_path):
+    (tmp_path / "workspace.yaml").write_text("")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    asked = []
+
+    def record(words, **_):
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(command.subprocess, "run", record)
+    done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--why", "mended", "--who", "ann")
+    assert done.exit_code == 0, done.output
+    words = dict(zip(asked[0][5::2], asked[0][6::2], strict=True))
+    assert words["-j"] == job_name(spike())
+    assert RANGE.items() <= json.loads(words["--tags"]).items()
+    config = {"who": "ann", "why": "mended", "accept_loss": False}
+    assert json.loads(words["--config-json"]) == {"ops": {op_name(spike()): {"config": config}}}
+    assert words["--run-id"] in done.output
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_run_that_dagster_does_not_take_is_an_error_with_its_words(monkeypatch, tmp_path):
+    (tmp_path / "workspace.yaml").write_text("")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    refused = subprocess.CompletedProcess([], 2, "", "no such job")
+    monkeypatch.setattr(command.subprocess, "run", lambda *_, **__: refused)
+    done = say("--from", "2026-11-22T21")
+    assert (done.exit_code, "no such job" in done.output + str(done.stderr)) == (1, True)
