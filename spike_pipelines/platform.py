@@ -4,7 +4,8 @@ pyiceberg and pandas are imported by those who use them: a recovery run waits fo
 """
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -19,6 +20,7 @@ from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
+from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Cluster
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from spike_pipelines.services.deep_audit import DeepAuditor
     from spike_pipelines.services.replay import Replayer
     from spike_pipelines.services.retain import Retainer
+    from spike_pipelines.services.rollout import Deployment
     from spike_pipelines.services.supervise_applications import ApplicationSupervisor
     from spike_pipelines.services.swap import Swapper
     from spike_pipelines.services.where import Finder
@@ -200,6 +203,28 @@ class Platform:
             keep_snapshots=self.settings.retention_keep_snapshots,
         )
         return Retainer(self.ledger, self.store, self.catalog, self.spikes, terms)
+
+    def deployment(self, tell: Callable[[str], None]) -> "Deployment":
+        """`tell` gets a line whenever something else is waited for."""
+        from spike_pipelines.adapters.helm import HelmReleases  # noqa: PLC0415
+        from spike_pipelines.adapters.kubernetes.shelf import ConfigMapShelf  # noqa: PLC0415
+        from spike_pipelines.services.rollout import Deployment  # noqa: PLC0415
+
+        settings = self.settings
+
+        def lag(spike: Spike) -> LagReport:
+            alone = {spike.name: spike}
+            return Observer(self.ledger, self.surveyor, self.kubernetes, alone).lag()[spike.name]
+
+        return Deployment(
+            ledger=self.ledger,
+            cluster=self.kubernetes,
+            deployer=HelmReleases(settings.namespace, settings.chart, settings.chart_values),
+            shelf=ConfigMapShelf(self.kubernetes.api, settings.applications_config_map),
+            lag=lag,
+            tell=tell,
+            wait=time.sleep,
+        )
 
     def drain(
         self,

@@ -17,7 +17,9 @@ class Settings(BaseModel):
     role it needs; `ledger_admin_url` is the owner's, for migrations and tokens. Without
     `s3_endpoint` it is AWS; credentials are the AWS SDK's own (`AWS_ACCESS_KEY_ID`, a role, …).
     `namespace` is where spikes run in Kubernetes; with `token_audience` the appender, in a pod, also takes
-    tokens for that audience of ServiceAccounts there.
+    tokens for that audience of ServiceAccounts there. `spike deploy` installs `chart` with `chart_values`,
+    which are the same for all spikes, puts application files into `applications_config_map`
+    (`namespace/name`), and has Dagster at `dagster_url` load its code location again.
     A recovery counts towards the back-off of the next for `recovery_window_seconds`.
     `state_dir` belongs to the embedded stack: processes, logs, secrets.
     `cluster` says where drivers run: as processes of this machine, or as SparkApplications in `namespace`
@@ -40,6 +42,12 @@ class Settings(BaseModel):
     namespace: str = "spike-streaming"
     on_demand_nodes: str | None = Field(None, pattern=r"^[A-Za-z0-9._/-]+=[A-Za-z0-9._-]+$")
     token_audience: str | None = None
+    chart: Path = Path("deployments/charts/spike")
+    chart_values: Path = Path("deployments/platform.yaml")
+    dagster_url: str | None = None
+    applications_config_map: str = Field(
+        "spike-platform/spike-applications", pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$"
+    )
     recovery_window_seconds: float = 3600.0
     retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
     retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel

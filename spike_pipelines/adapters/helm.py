@@ -43,15 +43,17 @@ class HelmReleases:
 
     namespace: str
     chart: Path
-    values: Path | None = None
+    values: Path
     helm: str = "helm"
 
     def deploy(self, spike: Spike, application: Path) -> Deployed:
         """Install or upgrade. Killed before Helm is done: the same again repeats or ends it."""
+        for path, variable in ((self.chart, "SPIKE_CHART"), (self.values, "SPIKE_CHART_VALUES")):
+            if not path.exists():
+                raise InvalidSpec(f"{path} is not there: start in the repository, or set {variable}")
         self._end_abandoned(spike.resource_name)
         before = self._manifest(spike.resource_name)
-        given = [self.values, application] if self.values else [application]
-        files = [argument for path in given for argument in ("--values", str(path))]
+        files = [x for path in (self.values, application) for x in ("--values", str(path))]
         done = self._json(
             "upgrade", "--install", spike.resource_name, str(self.chart), *files, "--output", "json",
             "--history-max", str(KEPT),

@@ -10,6 +10,7 @@ from spike_pipelines.orchestration.broken import broken_checks, broken_specs
 from spike_pipelines.orchestration.checks import lag_checks, lag_sensor
 from spike_pipelines.orchestration.closed import closed_specs
 from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
+from spike_pipelines.orchestration.deploy import deploy
 from spike_pipelines.orchestration.failures import failure_sensor
 from spike_pipelines.orchestration.resources import resources
 from spike_pipelines.orchestration.retention import retention, retention_schedule
@@ -28,9 +29,14 @@ def build(applications: Applications, settings: Settings) -> dg.Definitions:
             *broken_specs(broken),
         ],
         asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
-        jobs=[appender, recovery, retention, *map(backfill_job, spikes)],
+        jobs=[appender, recovery, retention, *map(backfill_job, spikes), *_of_kubernetes(settings)],
         schedules=[retention_schedule],
         sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
         resources=resources(settings),
         executor=dg.in_process_executor,
     )
+
+
+def _of_kubernetes(settings: Settings) -> list[dg.JobDefinition]:
+    """Elsewhere there is nothing to deploy into."""
+    return [deploy] if settings.cluster == "kubernetes" else []

@@ -205,6 +205,10 @@ def closed(seen: Seen) -> Judgement:
     figures = {**figures, "overdue_seconds": round(late.total_seconds(), 1)}
     if late <= seen.spike.objectives.lag + _TWO_LOOKS:
         return Judgement(Grade.PASSED, str(newest), until, figures)
+    if hours.unobserved:
+        sentence = f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago"
+        unseen = f"{sentence}, and Kafka's log ends have not been seen since: `spike lag {name}` says why"
+        return Judgement(Grade.WARN, "UNKNOWN", unseen, figures)
     waits = "; ".join(map(str, hours.behind[:3])) or "what it waited for is committed now"
     more = f" and {len(hours.behind) - 3} partitions more" if len(hours.behind) > 3 else ""
     sentence = (

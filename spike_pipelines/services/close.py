@@ -6,11 +6,11 @@ next look closes it. Two that look at once write the same things once.
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from spike_pipelines.domain.batch import hour_of
-from spike_pipelines.domain.closed import Behind, Closing, behind, due_at, due_hours, last_due
+from spike_pipelines.domain.closed import ONE_HOUR, Behind, Closing, behind, due_at, due_hours, last_due
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
 from spike_pipelines.domain.spike import Spike
@@ -24,14 +24,15 @@ MOST_HOURS = 1000  # of one dataset that one look begins to wait for; older ones
 @dataclass(frozen=True, slots=True)
 class HoursSeen:
     """Where a dataset's hours stand at `now`. `closed` is the newest closed hour; `waiting` the oldest that
-    is not closed although it was due at `due_at`, with the partitions it waits for; `problem` says what could
-    not be observed."""
+    is not closed although it was due at `due_at`, with the partitions it waits for; if `unobserved`, nobody
+    has seen Kafka's log ends since then. `problem` says what could not be observed now."""
 
     now: datetime | None
     closed: datetime | None = None
     waiting: datetime | None = None
     due_at: datetime | None = None
     behind: tuple[Behind, ...] = ()
+    unobserved: bool = False
     problem: str | None = None
 
 
@@ -134,19 +135,20 @@ class Closer:
         return True
 
     def _seen(self, view: HoursView, problems: Mapping[str, str]) -> Mapping[str, HoursSeen]:
-        mine = self._mine(view)
-        return {name: _seen(mine.get(name), view.now, problems.get(name)) for name in self.spikes}
+        mine, due = self._mine(view), self._due(view)
+        seen = {name: HoursSeen(view.now, problem=problems.get(name)) for name in self.spikes}
+        for name, dataset in mine.items():
+            seen[name] = replace(seen[name], closed=dataset.closed)
+            if dataset.waiting:
+                oldest = dataset.waiting[0]
+                short = behind(oldest.ends, dataset.positions)
+                seen[name] = replace(seen[name], waiting=oldest.hour, due_at=oldest.due_at, behind=short)
+            elif name in due:
+                hour = dataset.newest + ONE_HOUR if dataset.newest else hour_of(dataset.created_at)
+                at = due_at(hour, self.spikes[name].dataset.lateness)
+                seen[name] = replace(seen[name], waiting=hour, due_at=at, unobserved=True)
+        return seen
 
 
 def _reached(waiting: Iterable[Closing], positions: Mapping[Partition, Position]) -> list[int]:
     return [c.id for c in waiting if not behind(c.ends, positions)]
-
-
-def _seen(dataset: DatasetHours | None, now: datetime, problem: str | None) -> HoursSeen:
-    if dataset is None:
-        return HoursSeen(now, problem=problem)
-    if dataset.waiting:
-        oldest = dataset.waiting[0]
-        short = behind(oldest.ends, dataset.positions)
-        return HoursSeen(now, dataset.closed, oldest.hour, oldest.due_at, short, problem)
-    return HoursSeen(now, dataset.closed, problem=problem)

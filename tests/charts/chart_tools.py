@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "deployments" / "charts"
+RESOURCE = "sparkapplications.sparkoperator.k8s.io"
 KUBERNETES = "1.33.0"
 NO_HELM = "helm is not installed: go install helm.sh/helm/v3/cmd/helm@v3.19.0"
 
@@ -34,3 +35,11 @@ def resources(text: str) -> dict[tuple[str, str], Any]:
     named = {(document["kind"], document["metadata"]["name"]): document for document in found}
     assert len(named) == len(found), "two resources of one kind have the same name"
     return named
+
+
+def kubectl(*arguments: str, given: str | None = None) -> str:
+    done = subprocess.run(
+        ["kubectl", *arguments], input=given, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,10 +1,15 @@
 """Helm, and charts rendered by it."""
 
+import os
+import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
-from chart_tools import CHARTS, KUBERNETES, NO_HELM, Helm, Render, find_helm
+from chart_tools import CHARTS, KUBERNETES, NO_HELM, RESOURCE, ROOT, Helm, Render, find_helm, kubectl
+
+CRD = ROOT / "tests" / "kubernetes" / "crd.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,19 @@ def render(helm: Helm) -> Render:
         return done.stdout
 
     return rendered
+
+
+@pytest.fixture(scope="session")
+def namespace():
+    """One of this test's own, with restricted pod security. An operator's own CRD is left as it is."""
+    if not os.environ.get("KUBECONFIG") or shutil.which("kubectl") is None:
+        pytest.skip("no cluster: set KUBECONFIG to one you may create a namespace and a CRD in, with kubectl")
+    known = kubectl("get", "crd", RESOURCE, "--ignore-not-found", "-o", "name")
+    if not known:
+        kubectl("apply", "-f", str(CRD))
+        kubectl("wait", "--for=condition=Established", f"crd/{RESOURCE}", "--timeout=30s")
+    name = f"spike-charts-{uuid.uuid4().hex[:8]}"
+    kubectl("create", "namespace", name)
+    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")

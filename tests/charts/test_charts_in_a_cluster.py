@@ -3,14 +3,11 @@
 import base64
 import gzip
 import json
-import os
-import shutil
-import subprocess
 import uuid
 from pathlib import Path
 
 import pytest
-from chart_tools import CHARTS, ROOT, find_helm, resources
+from chart_tools import CHARTS, RESOURCE, ROOT, find_helm, kubectl, resources
 
 from spike_pipelines.adapters import helm as helm_adapter
 from spike_pipelines.adapters.applications import load_application
@@ -18,33 +15,7 @@ from spike_pipelines.adapters.helm import HelmReleases
 from spike_pipelines.domain.errors import Conflict, InvalidSpec
 
 HERE = Path(__file__).parent
-CRD = ROOT / "tests" / "kubernetes" / "crd.yaml"
 PAYOUT = ROOT / "deployments" / "applications" / "crt-payout-v1-1.0.yaml"
-RESOURCE = "sparkapplications.sparkoperator.k8s.io"
-
-
-def kubectl(*arguments: str, given: str | None = None) -> str:
-    done = subprocess.run(
-        ["kubectl", *arguments], input=given, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def namespace():
-    """One of this test's own, with restricted pod security. An operator's own CRD is left as it is."""
-    if not os.environ.get("KUBECONFIG") or shutil.which("kubectl") is None:
-        pytest.skip("no cluster: set KUBECONFIG to one you may create a namespace and a CRD in, with kubectl")
-    known = kubectl("get", "crd", RESOURCE, "--ignore-not-found", "-o", "name")
-    if not known:
-        kubectl("apply", "-f", str(CRD))
-        kubectl("wait", "--for=condition=Established", f"crd/{RESOURCE}", "--timeout=30s")
-    name = f"spike-charts-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", name)
-    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.mark.parametrize("application", [PAYOUT, HERE / "values" / "crt-refund-v2-1.3.yaml"])

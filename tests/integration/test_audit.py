@@ -363,15 +363,6 @@ def test_a_file_with_other_rows_than_were_committed_is_told(world, rows, found):
     assert breach.endswith(f"4 records to be found, {found} are")
 
 
-def test_offsets_that_two_batches_read_are_told(world):
-    driver = world.driver(world.spike())
-    driver.stage(3, 1, 0)
-    driver.stage(3, 1, 0)
-    world.settle(driver.spike)
-    world.execute("UPDATE batch_ranges SET start_offset = 3 WHERE start_offset = 4")
-    assert "[3,8) of batch" in deep(world, range(8))[0]
-
-
 class Counts:
     """Reads what is in the files, and how many were in memory at once."""
 
@@ -391,6 +382,16 @@ class Counts:
     def _gone(self):
         with self._lock:
             self.alive -= 1
+
+
+def test_offsets_that_two_batches_read_are_told(world):
+    driver = world.driver(world.spike())
+    driver.stage(3, 1, 0)
+    driver.stage(3, 1, 0)
+    world.settle(driver.spike)
+    world.execute("UPDATE batch_ranges SET start_offset = 3 WHERE start_offset = 4")
+    (finding,) = DeepAuditor(world.ledger, Counts(world), world.spikes).run()
+    assert "[3,8) of batch" in finding.breaches[0]
 
 
 def test_the_deep_audit_has_a_few_files_in_memory_however_many_there_are(world):

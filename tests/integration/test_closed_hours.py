@@ -85,6 +85,9 @@ def test_a_broker_that_does_not_answer_closes_nothing_and_is_named(world, closer
     world.broker.up = False
     seen = closer.close()["payouts"]
     assert (seen.closed, seen.problem) == (None, "the broker in memory is down")
+    later = closer.look()["payouts"]  # has no effect, and knows it all the same
+    first = hour_of(world.ledger.now()) - 3 * ONE
+    assert (later.waiting, later.due_at, later.unobserved) == (first, first + 2 * ONE, True)
     world.broker.up = True
     assert closer.close()["payouts"].closed is not None
 

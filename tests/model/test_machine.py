@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from model_machine import Protocol
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-pytestmark = pytest.mark.timeout(0 if PROFILE == "nightly" else 900)
+pytestmark = pytest.mark.timeout(0 if PROFILE == "nightly" else 2400)
 
 _PLAIN = settings(
     max_examples=2_000,

@@ -192,6 +192,12 @@ def test_an_hour_is_not_overdue_before_the_objective_and_two_looks():
     assert judged("closed", hours=late).grade is Grade.WARN
 
 
+def test_an_overdue_hour_whose_log_ends_nobody_saw_is_unknown():
+    made = judged("closed", hours=replace(WAITS, behind=(), unobserved=True))
+    assert (made.grade, made.state) == (Grade.WARN, "UNKNOWN")
+    assert "and Kafka's log ends have not been seen since" in made.sentence
+
+
 def test_hours_that_were_not_observed_are_unknown_whatever_was_closed_before():
     made = judged("closed", hours=replace(WAITS, problem="Kafka is down"))
     assert (made.grade, made.state, made.sentence) == (Grade.WARN, "UNKNOWN", "not observed: Kafka is down")

@@ -1,0 +1,45 @@
+"""`spike deploy` as a job: from an application file as text, or the one that the code location reads."""
+
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from spike_pipelines.adapters.applications import SUFFIX, load_application
+from spike_pipelines.domain.rollout import Rollout
+from spike_pipelines.platform import Platform
+from spike_pipelines.services.rollout import Outcome
+
+
+class DeployConfig(dg.Config):
+    """`application` is the text of the file; empty: as it is. `patience_seconds` until it must work."""
+
+    spike: str
+    application: str = ""
+    patience_seconds: float = 600.0
+
+
+@dg.op(required_resource_keys={"platform"})
+def deploy_spike(context: dg.OpExecutionContext, config: DeployConfig) -> None:
+    """Deploy, watch, and fail with the reason unless it is stable."""
+    outcome = run_deploy(context.resources.platform, config, context.log.info)
+    if outcome.verdict.state is not Rollout.STABLE:
+        back = "" if outcome.back_to is None else f"; revision {outcome.back_to} is back"
+        raise dg.Failure(f"{outcome.verdict.state}: {outcome.verdict.reason}{back}", allow_retries=False)
+    context.log.info("stable: %s", outcome.verdict.reason)
+
+
+def run_deploy(platform: Platform, config: DeployConfig, tell: Callable[[str], None]) -> Outcome:
+    text = config.application or (platform.settings.applications_dir / f"{config.spike}{SUFFIX}").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{config.spike}{SUFFIX}"
+        path.write_text(text)
+        patience = timedelta(seconds=config.patience_seconds)
+        return platform.deployment(tell).deploy(load_application(path), path, patience)
+
+
+@dg.job(description="Installs or upgrades one spike, watches until it works, or takes it back.")
+def deploy() -> None:
+    deploy_spike()

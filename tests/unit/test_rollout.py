@@ -1,0 +1,273 @@
+"""A deployment from beginning to end, against a cluster and a ledger that behave as the test says."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from spike_pipelines.adapters.applications import load_application
+from spike_pipelines.cli.deploy import exit_code, told
+from spike_pipelines.domain.batch import Batch, BatchState, Counts
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
+from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.lag import LagReport, LagVerdict
+from spike_pipelines.domain.rollout import Rollout
+from spike_pipelines.domain.spark_application import AppState, ObservedApplication
+from spike_pipelines.ports import Deployed, Manifest, Specs
+from spike_pipelines.services.rollout import Deployment
+
+PAYOUT = Path(__file__).parents[2] / "deployments" / "applications" / "crt-payout-v1-1.0.yaml"
+OLD = PAYOUT.read_text()
+NEW = OLD.replace("trigger: 10s", "trigger: 11s")
+PATIENCE = timedelta(minutes=2)
+
+
+FINE = LagReport(LagVerdict.OK, "fine", 5, 2.0, ())
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches it."""
+
+
+@dataclass
+class World:
+    """Everything outside. `works` says of a text whether its driver commits; `dies_at` is the effect, counted
+    from 0, before (or with `after`, behind) which the process is killed."""
+
+    works: dict[str, bool]
+    now_: datetime = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    shelf: str = OLD
+    revisions: list[str] = field(default_factory=lambda: [OLD])
+    running: str = OLD
+    since: datetime = datetime(2026, 5, 1, tzinfo=UTC)
+    stable: str | None = None
+    noted: set[str] = field(default_factory=set)
+    report: LagReport = FINE
+    ledger_down: bool = False
+    effects: list[str] = field(default_factory=list)
+    dies_at: int | None = None
+    after: bool = False
+    refuses: bool = False
+
+    def effect(self, name, act):
+        number = len(self.effects)
+        self.effects.append(name)
+        if number == self.dies_at and not self.after:
+            raise Killed
+        act()
+        if number == self.dies_at:
+            raise Killed
+
+    # the shelf
+    def put(self, name, text):
+        self.effect("shelf", lambda: setattr(self, "shelf", text))
+
+    # the deployer
+    def deploy(self, spike, application):
+        if self.refuses:
+            raise InvalidSpec("no such key")
+        text, before = application.read_text(), self.running
+        self.effect("deploy", lambda: self._run(text))
+        return Deployed(len(self.revisions), changed=text != before)
+
+    def _run(self, text):
+        if text != self.running:
+            self.since = self.now_
+        self.running = text
+        self.revisions.append(text)
+
+    def good_revision(self, spike, bad, stable):
+        for number in range(bad - 1, 0, -1):
+            text = self.revisions[number - 1]
+            if text != self.revisions[bad - 1] and stable in (None, version(text)):
+                return number
+        return None
+
+    def application(self, spike, revision):
+        return self.revisions[revision - 1]
+
+    def roll_back(self, spike, revision):
+        self.effect("roll back", lambda: self._run(self.revisions[revision - 1]))
+
+    # the ledger
+    def now(self):
+        return self.now_
+
+    def epochs(self):
+        if self.ledger_down:
+            raise Transient("no answer")
+        opened = self.since + timedelta(seconds=20)
+        if not self.works[self.running] or self.now_ < opened:
+            return {}
+        epoch = Epoch(
+            spike="crt-payout-v1-1.0",
+            number=7,
+            nonce="n",
+            driver="d",
+            state=EpochState.OPEN,
+            opened_at=opened,
+            heartbeat_at=self.now_,
+            phase=Phase.READING,
+            application_version=version(self.running),
+        )
+        return {epoch.spike: epoch}
+
+    def refusals(self):
+        return {}
+
+    def last_batches(self, spike, limit):
+        at = self.now_ - timedelta(seconds=1)
+        committed = Batch(
+            1, spike, "live", 7, BatchState.COMMITTED, (), Counts(1, 1, 0, 0), staged_at=at, committed_at=at
+        )
+        return (committed, replace(committed, number=2, epoch=6), replace(committed, committed_at=None))
+
+    def specs(self):
+        return {"crt-payout-v1-1.0": Specs(frozenset(self.noted), self.stable)}
+
+    def note_spec(self, spike, spec_hash, manifest):
+        self.effect("note", lambda: self.noted.add(spec_hash))
+
+    def mark_stable(self, spike, spec_hash):
+        def mark():
+            self.stable = spec_hash if spec_hash in self.noted else self.stable
+
+        self.effect("mark", mark)
+
+    # the cluster
+    def applications(self):
+        app = ObservedApplication(
+            "crt-payout-v1-1.0",
+            "crt-payout-v1-1-0",
+            "u",
+            "1",
+            AppState.RUNNING,
+            spec_hash=version(self.running),
+        )
+        return (replace(app, spike="another"), app)
+
+    def manifest(self, app):
+        return Manifest("{}")
+
+    def wait(self, seconds):
+        self.now_ += timedelta(seconds=seconds)
+
+
+def version(text):
+    return VERSIONS[text]
+
+
+@pytest.fixture(autouse=True)
+def _versions(tmp_path):
+    for text in (OLD, NEW):
+        path = tmp_path / PAYOUT.name
+        path.write_text(text)
+        VERSIONS[text] = load_application(path).version
+
+
+VERSIONS: dict[str, str] = {}
+
+
+@pytest.fixture
+def deploy(tmp_path):
+    lines = []
+
+    def run(world, text=NEW):
+        path = tmp_path / PAYOUT.name
+        path.write_text(text)
+        parts = Deployment(world, world, world, world, lambda _: world.report, lines.append, world.wait)
+        return parts.deploy(load_application(path), path, PATIENCE)
+
+    run.lines = lines
+    return run
+
+
+def test_what_works_is_marked_as_what_to_go_back_to(deploy):
+    world = World({OLD: True, NEW: True})
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.STABLE
+    assert (world.running, world.shelf, world.stable) == (NEW, NEW, version(NEW))
+    assert world.effects == ["shelf", "deploy", "note", "mark"]
+
+
+def test_the_appender_knows_the_new_file_before_its_driver_comes(deploy):
+    world = World({OLD: True, NEW: True})
+    deploy(world)
+    assert world.effects.index("shelf") < world.effects.index("deploy")
+
+
+def test_what_does_not_work_is_taken_back_with_its_file_and_the_reason(deploy):
+    world = World({OLD: True, NEW: False}, stable="?")
+    world.stable = version(OLD)
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.FAILED
+    assert outcome.back_to == 1
+    assert "no driver has been heard of" in outcome.verdict.reason
+    assert (world.running, world.shelf, world.stable) == (OLD, OLD, version(OLD))
+
+
+def test_a_first_deployment_that_does_not_work_stays_and_says_so(deploy):
+    world = World({NEW: False}, revisions=[], running=NEW)
+    outcome = deploy(world)
+    assert outcome.back_to is None
+    assert world.running == NEW
+    assert any("nothing earlier" in line for line in told(outcome))
+
+
+def test_a_stable_version_that_helm_no_longer_has_is_no_reason_to_stay_broken(deploy):
+    world = World({OLD: True, NEW: False}, stable="gone")
+    assert deploy(world).back_to == 1
+
+
+def test_a_ledger_that_does_not_answer_takes_nothing_back(deploy):
+    world = World({OLD: True, NEW: True}, ledger_down=True)
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.UNDECIDED
+    assert "no answer" in outcome.verdict.reason
+    assert world.running == NEW
+    assert world.stable is None
+
+
+def test_what_cannot_be_deployed_ends_before_anything_is_watched(deploy):
+    with pytest.raises(InvalidSpec):
+        deploy(World({OLD: True, NEW: True}, refuses=True))
+
+
+def test_each_thing_that_is_waited_for_is_told_once(deploy):
+    deploy(World({OLD: True, NEW: False}))
+    waiting = [line for line in deploy.lines if line.startswith("waiting")]
+    assert len(waiting) == len(set(waiting)) == 1
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("dies_at", range(4))
+def test_killed_at_any_effect_the_same_deployment_again_ends_it(deploy, dies_at, after):
+    world = World({OLD: True, NEW: True}, dies_at=dies_at, after=after)
+    with pytest.raises(Killed):
+        deploy(world)
+    world.dies_at = None
+    assert deploy(world).verdict.state is Rollout.STABLE
+    assert (world.running, world.shelf, world.stable) == (NEW, NEW, version(NEW))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("dies_at", range(4))
+def test_killed_at_any_effect_of_a_bad_deployment_the_same_again_takes_it_back(deploy, dies_at, after):
+    world = World({OLD: True, NEW: False}, dies_at=dies_at, after=after, noted={"-"})
+    world.stable = version(OLD)
+    with pytest.raises(Killed):
+        deploy(world)
+    world.dies_at = None
+    assert deploy(world).verdict.state is Rollout.FAILED
+    assert (world.running, world.shelf) == (OLD, OLD)
+
+
+@pytest.mark.parametrize(
+    ("works", "down", "code", "word"),
+    [(True, False, 0, "stable:"), (False, False, 1, "is back"), (True, True, 3, "not marked stable")],
+)
+def test_the_command_ends_with_what_a_pipeline_and_a_person_can_act_on(deploy, works, down, code, word):
+    outcome = deploy(World({OLD: True, NEW: works}, ledger_down=down))
+    assert exit_code(outcome) == code
+    assert word in " ".join(told(outcome))
