@@ -68,8 +68,8 @@ class Cluster:
         self.world.settle(spike)
 
     def let_time_pass(self):
-        """A second of the ledger's clock, by which patience is counted."""
-        self.world.execute("SELECT pg_sleep(1)")
+        """Of the ledger's clock, by which patience is counted."""
+        self.world.execute("SELECT pg_sleep(3)")
 
     def version(self, spike):
         jsonpath = "jsonpath={.metadata.annotations.spike-pipelines\\.io/spec-hash}"
