@@ -202,11 +202,9 @@ def mend(stack, watch) -> None:
 def take_pictures(watch) -> None:
     checks = f"{watch.dagster.url}/assets/{asset(PAYOUT)}?view=checks&checkDetail="
     picture("lag-history", f"{checks}lag", height=1500)
-    picture("retention-check", f"{checks}retention", height=900)
     lags = f'spike_lag_seconds{{spike="{PAYOUT}"}}'
-    loss = f'spike_time_to_loss_seconds{{spike="{PAYOUT}"}}'
+    records = f'spike_lag_records{{spike="{PAYOUT}"}}'
     verdicts = f'spike_verdict{{spike="{PAYOUT}"}} == 1'
     batches = f'{{__name__=~"spike_driver_(batch|trigger)_seconds",spike="{SESSION}"}}'
     picture("prometheus-lag", watch.prometheus.graph(lags, verdicts), height=1500)
-    picture("prometheus-batches", watch.prometheus.graph(batches, loss), height=1500)
-    picture("prometheus-alerts", f"{watch.prometheus.url}/alerts")
+    picture("prometheus-batches", watch.prometheus.graph(batches, records), height=1500)
