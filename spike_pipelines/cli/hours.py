@@ -107,7 +107,7 @@ def affected(
     version: Annotated[str, typer.Option(help="Application version: `spike applications` has today's.")],
     output: Output = "table",
 ) -> None:
-    """Hours whose live files an application version wrote, as ranges for `spike backfill`."""
+    """Hours whose live files an application version wrote, as ranges for `spike backfill` (both ends in)."""
     platform = Platform()
     if name is not None and name not in platform.spikes:
         raise InvalidSpec(f"no spike is called {name!r}: there are {', '.join(sorted(platform.spikes))}")
@@ -152,7 +152,7 @@ def _commands(written: Iterable[WrittenHour]) -> Iterator[str]:
 def _ranges(written: Iterable[WrittenHour]) -> Iterator[dict[str, object]]:
     for spike, mine in sorted(_by_spike(written).items()):
         for since, until in hour_ranges(w.hour for w in mine):
-            inside = [w for w in mine if since <= w.hour < until]
+            inside = [w for w in mine if since <= w.hour <= until]
             yield {
                 "spike": spike,
                 "dataset": mine[0].dataset,

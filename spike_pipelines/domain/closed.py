@@ -104,11 +104,11 @@ def reopened(closings: Iterable[Closing], moves: Iterable[Move]) -> tuple[Closin
 
 
 def hour_ranges(hours: Iterable[datetime]) -> tuple[tuple[datetime, datetime], ...]:
-    """Hours as few half-open ranges `[from, to)`."""
+    """Hours as few ranges, the first and the last hour of each: as `spike backfill` takes them."""
     found: list[tuple[datetime, datetime]] = []
     for hour in sorted(set(hours)):
-        if found and found[-1][1] == hour:
-            found[-1] = (found[-1][0], hour + ONE_HOUR)
+        if found and found[-1][1] + ONE_HOUR == hour:
+            found[-1] = (found[-1][0], hour)
         else:
-            found.append((hour, hour + ONE_HOUR))
+            found.append((hour, hour))
     return tuple(found)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -53,6 +54,33 @@ def test_restricted_pod_security_lets_every_pod_of_a_spike_in(role, namespace, r
         spec["containers"][0]["image"] = "spark"
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": role}, "spec": spec}
     kubectl("apply", "-n", namespace, "--dry-run=server", "-f", "-", given=json.dumps(pod))
+
+
+MAY = {
+    f"get {RESOURCE}", f"list {RESOURCE}", f"create {RESOURCE}", f"patch {RESOURCE}",
+    "get pods", "list pods", "delete pods", "get pods/log", "list events", "create events",
+}  # fmt: skip
+MAY_NOT = {
+    f"delete {RESOURCE}", "create pods", "get secrets", "list secrets", "create pods/exec",
+    "patch configmaps", "create serviceaccounts/token", "delete events", "create rolebindings",
+}  # fmt: skip
+
+
+def test_the_supervisor_may_do_what_its_adapter_does_and_no_more(namespace, helm):
+    """Without the rights to deploy, which are a Role of their own."""
+    settings = (
+        f"spikes.namespace={namespace},spikes.createNamespace=false,dagster.mayDeploy=false,"
+        f"dagster.namespace={namespace},dagster.serviceAccount=dagster"
+    )
+    given = ("-n", namespace, "--set", settings, "--kube-version=1.33.0", "-s", "templates/rbac.yaml")
+    rights = resources(helm("template", namespace, CHARTS / "spike-platform", *given).stdout)
+    for kind in ("Role", "RoleBinding"):
+        kubectl("apply", "-f", "-", given=json.dumps(rights[kind, f"{namespace}-supervisor"]))
+    account = f"--as=system:serviceaccount:{namespace}:dagster"
+    for verb, expected in [*((v, "yes") for v in MAY), *((v, "no") for v in MAY_NOT)]:
+        asked = ["kubectl", "-n", namespace, "auth", "can-i", *verb.split(), account]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+        assert done.stdout.strip() == expected, f"{verb}: {done.stdout}{done.stderr}"
 
 
 @pytest.fixture

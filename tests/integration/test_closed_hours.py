@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import dagster as dg
 import pytest
 from builders import HOUR, NEXT_HOUR
 from test_operate import operator, to
@@ -10,6 +11,8 @@ from test_operate import operator, to
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.operations import Author
+from spike_pipelines.orchestration.assets import partition_key
+from spike_pipelines.orchestration.closed import with_closed_hours
 from spike_pipelines.services.close import Closer
 from spike_pipelines.services.operate import Request
 
@@ -249,6 +252,28 @@ def test_telling_is_bounded_and_loses_nothing(world, closer):
         hours += [b.hour for b in books]
         world.ledger.mark_told({b.closing.id: b.sequence for b in books})
     assert hours == sorted(closed(world))
+
+
+def test_a_sensors_ticks_close_tell_and_mark_on_a_real_ledger(world, closer):
+    class Platform:
+        ledger = world.ledger
+
+    def lag(_, cursor, now):
+        return dg.SensorResult(asset_events=[], cursor=cursor)
+
+    def tick(cursor):
+        return with_closed_hours(Platform(), cursor, lag, world.ledger.now())
+
+    Platform.closer = closer
+    driver = begun(world, records=6)
+    driver.stage()
+    world.settle(driver.spike)
+    first = tick(None)
+    assert {partition_key(HOUR), partition_key(NEXT_HOUR)} <= {e.partition for e in first.asset_events}
+    assert {e.partition for e in tick(None).asset_events} == {e.partition for e in first.asset_events}
+    second = tick(first.cursor)
+    assert second.asset_events == []
+    assert tick(second.cursor).asset_events == tick(None).asset_events == []
 
 
 # what a rewind takes back

@@ -75,13 +75,12 @@ def test_an_unknown_dataset_is_answered_with_those_there_are(world, run):
 def test_hours_that_a_version_wrote_are_ranges_to_paste(world, run, closer):  # noqa: F811
     late(world, closer)
     text = run("affected", "--version", "1.0")
-    until = NEXT_HOUR + (NEXT_HOUR - HOUR)
     assert text.splitlines() == [
         "# payouts: 2 hours, 9 records in 5 files",
-        f"spike backfill payouts --from 2026-11-22T21 --to {until:%Y-%m-%dT%H}",
+        "spike backfill payouts --from 2026-11-22T21 --to 2026-11-22T22",
     ]
     (found,) = json.loads(run("affected", "payouts", "--version", "1.0", "-o", "json"))
-    assert (found["from"], found["to"], found["records"]) == (HOUR.isoformat(), until.isoformat(), 9)
+    assert (found["from"], found["to"], found["records"]) == (HOUR.isoformat(), NEXT_HOUR.isoformat(), 9)
 
 
 def test_a_version_that_wrote_nothing_is_answered_with_those_that_did(world, run, closer):  # noqa: F811

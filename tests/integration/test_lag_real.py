@@ -27,6 +27,7 @@ from spike_pipelines.cli.main import app
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.orchestration.checks import check_events, lag_checks
 from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
 
@@ -60,6 +61,7 @@ class Scene:
         self.cluster = Cluster(name)
         self.ledger, self.spikes = ledger, self.world.spikes
         self.observer = Observer(ledger, self.surveyor, self.cluster, self.spikes, self.mirror)
+        self.closer = Closer(ledger, self.broker, self.surveyor, self.spikes)
         self.operator = Operator(ledger, self.broker, self.world.store)
         self.cursor: str | None = None
 

@@ -16,6 +16,7 @@ from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.orchestration.checks import check_events
 from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.stack import process
 from spike_pipelines.stack.parts.kafka import Kafka
@@ -75,7 +76,10 @@ def platform(ledger, cluster) -> Iterator[SimpleNamespace]:
     world = World(ledger, spikes=spikes)
     surveyor = KafkaSurveyor(cluster.bootstrap)
     yield SimpleNamespace(
-        ledger=world.ledger, spikes=spikes, observer=Observer(ledger, surveyor, Cluster(), spikes)
+        ledger=world.ledger,
+        spikes=spikes,
+        observer=Observer(ledger, surveyor, Cluster(), spikes),
+        closer=Closer(ledger, world.broker, surveyor, spikes),
     )
     surveyor.close()
 

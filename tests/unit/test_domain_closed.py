@@ -132,5 +132,5 @@ def test_an_hour_that_is_not_closed_is_not_reopened():
 
 def test_hours_are_as_few_ranges_as_there_are_gaps_and_one():
     hours = [HOUR + 5 * ONE, HOUR, NEXT_HOUR, HOUR]
-    assert hour_ranges(hours) == ((HOUR, HOUR + 2 * ONE), (HOUR + 5 * ONE, HOUR + 6 * ONE))
+    assert hour_ranges(hours) == ((HOUR, NEXT_HOUR), (HOUR + 5 * ONE, HOUR + 5 * ONE))
     assert hour_ranges([]) == ()

@@ -45,6 +45,7 @@ class World:
     noted: set[str] = field(default_factory=set)
     report: LagReport = FINE
     ledger_down: bool = False
+    commits: bool = True
     effects: list[str] = field(default_factory=list)
     dies_at: int | None = None
     after: bool = False
@@ -121,7 +122,13 @@ class World:
         committed = Batch(
             1, spike, "live", 7, BatchState.COMMITTED, (), Counts(1, 1, 0, 0), staged_at=at, committed_at=at
         )
-        return (committed, replace(committed, number=2, epoch=6), replace(committed, committed_at=None))
+        others = (
+            replace(committed, epoch=6),
+            replace(committed, lane="backfill"),
+            replace(committed, lost=True),
+            replace(committed, committed_at=None),
+        )
+        return (*others, committed) if self.commits else others
 
     def specs(self):
         return {"crt-payout-v1-1.0": Specs(frozenset(self.noted), self.stable)}
@@ -205,6 +212,12 @@ def test_what_does_not_work_is_taken_back_with_its_file_and_the_reason(deploy):
     assert outcome.back_to == 1
     assert "no driver has been heard of" in outcome.verdict.reason
     assert (world.running, world.shelf, world.stable) == (OLD, OLD, version(OLD))
+
+
+def test_a_commit_of_another_epoch_or_lane_or_a_declared_loss_is_not_its_own(deploy):
+    outcome = deploy(World({OLD: True, NEW: True}, commits=False))
+    assert outcome.verdict.state is Rollout.FAILED
+    assert "commits nothing" in outcome.verdict.reason
 
 
 def test_a_first_deployment_that_does_not_work_stays_and_says_so(deploy):
