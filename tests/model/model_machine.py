@@ -5,6 +5,7 @@ Every rule is something that happens in life. `docs/protocol.md` says for each w
 
 import logging
 import sys
+from contextlib import suppress
 
 import hypothesis.strategies as st
 from builders import BUCKET, IDLE_LIMIT
@@ -14,7 +15,7 @@ from model_invariants import Watch, expect
 from model_operations import TERMS, Desk
 from model_people import People
 from model_world import HOURS, Driver, ModelWorld, Place, Record, Row, Violation, event
-from processes import DEADLY, Fault, Process
+from processes import DEADLY, Fault, Killed, Process
 
 from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.domain.batch import FileKind, FileState
@@ -332,10 +333,12 @@ class Protocol(People, RuleBasedStateMachine):
 
 
 def arrive(world: ModelWorld) -> None:
-    """The oldest request that is still under way. None takes longer than retention's grace."""
+    """The oldest request that is still under way. None takes longer than retention's grace. One that asks
+    whether its process lives (a replay's job) ends there."""
     sent, request = world.late.pop(0)
     if world.clock.now() - sent < TERMS.grace:
-        request()
+        with suppress(Killed):
+            request()
 
 
 def finale(world: ModelWorld, watch: Watch) -> None:
