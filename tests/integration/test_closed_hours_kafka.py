@@ -1,6 +1,7 @@
 """Closing hours with a real Kafka: what had arrived, open transactions among it."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ from kafka import KafkaProducer
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.services.close import Closer
 from spike_pipelines.services.register import Registrar
 
@@ -29,11 +31,23 @@ def surveyor(kafka) -> Iterator[KafkaSurveyor]:
     surveyor.close()
 
 
+def has_leaders(broker, topic):
+    """A new topic has none in its first moments."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return broker.topics({topic})
+        except Transient:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 @pytest.fixture
 def closer(world, kafka, broker, surveyor):
     """Of a spike that has been there for three hours and reads two empty partitions of its own topic."""
     spike = world.spike(topic=f"closed-{secrets.token_hex(4)}")
     kafka.create_topics({spike.topic: 2})
+    has_leaders(broker, spike.topic)
     Registrar(world.ledger, broker, timedelta(seconds=20)).open_epoch(spike, "a", None, "1.0")
     world.execute("UPDATE spikes SET created_at = clock_timestamp() - interval '3 hours'")
     return Closer(world.ledger, broker, surveyor, world.spikes)
