@@ -53,18 +53,21 @@ def trend(history: Iterable[Sample], now: Sample, partitions: int = 1) -> Trend 
     """Rates from the oldest comparable sample of the window to `now`; None without one.
 
     Another topic id, or offsets that went back (a rewind), begin the history anew. Partitions that were
-    added only add to the log's end, which is what happened.
+    added only add to the log's end, which is what happened. A log start that has passed what was staged
+    was a loss: it is over, and says nothing of how fast the start will come again.
     """
     window = _comparable([s for s in history if timedelta(0) <= now.at - s.at <= WINDOW], now)
     if not window or now.at - window[0].at < SHORTEST:
         return None
     first, seconds = window[0], (now.at - window[0].at).total_seconds()
+    kept = next((s for s in window if s.staged_end >= now.log_start), now)
+    since = (now.at - kept.at).total_seconds()
     return Trend(
         seconds=seconds,
         produced_per_second=max(now.log_end - first.log_end, 0) / seconds,
         staged_per_second=(now.staged_end - first.staged_end) / seconds,
         committed_per_second=(now.committed_end - first.committed_end) / seconds,
-        log_start_per_second=max(now.log_start - first.log_start, 0) / seconds,
+        log_start_per_second=max(now.log_start - kept.log_start, 0) / since if since else 0.0,
         partitions=partitions,
     )
 

@@ -376,6 +376,17 @@ def test_a_log_that_is_deleted_by_size_is_seen_in_its_moving_start():
     assert report.verdict is LagVerdict.WILL_LOSE
 
 
+def test_after_a_loss_its_jump_of_the_log_start_forecasts_no_other():
+    """Records were deleted, the loss was accepted, and the spike is at work again behind them."""
+    before = sample(300, committed=100, end=900, start=0, time_to_loss_seconds=600_000.0)
+    after = sample(60, committed=800, end=950, start=800, time_to_loss_seconds=600_000.0)
+    report = judge(facts(900, end=1_000, start=800, age=5, history=(before, after)), HOUR)
+    assert report.trend.log_start_per_second == 0
+    assert report.trend.committed_per_second == pytest.approx(800 / 300)
+    assert report.time_to_loss_seconds == pytest.approx(WEEK.total_seconds() - 5)
+    assert report.verdict is LagVerdict.OK
+
+
 # the trend
 
 
