@@ -13,6 +13,6 @@ def class_archive(env: Mapping[str, str], cwd: Path) -> Part:
         command=(sys.executable, "-m", "spike_pipelines.spark.class_archive"),
         cwd=cwd,
         env=env,
-        needs=("dagster",),  # nothing is slower to come up for it
+        needs=("dagster-webserver",),  # nothing is slower to come up for it
         restarts=False,
     )
