@@ -44,6 +44,7 @@ class Process:
         self.late: list[Callable[[], object]] = []
         self.disturbed = False  # an effect of it failed, or its answer was lost
         self._killed = False
+        self._inside = False  # a transaction: what it asks others for belongs to that one effect
         self._greenlet = greenlet(self._run)
         self._body = body
         self.waits_for: str | None = self._greenlet.switch()
@@ -74,6 +75,8 @@ class Process:
             self.step(Fault.BEFORE)
 
     def effect(self, name: str, call: Callable[[], object]) -> object:
+        if self._inside:
+            return call()
         fault = self._ask(name)
         if fault is Fault.LATE:
             self.late.append(call)
@@ -88,8 +91,12 @@ class Process:
         fault = self._ask("ledger.begin")
         if fault is Fault.LATE:
             self._die()
-        with begin() as tx:
-            yield tx
+        self._inside = True
+        try:
+            with begin() as tx:
+                yield tx
+        finally:
+            self._inside = False
         self._lose_answer(fault)
 
     def _ask(self, name: str) -> Fault:

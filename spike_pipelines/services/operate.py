@@ -136,6 +136,7 @@ class Operator:
             _check_open(waiting, positions)
             moves = moves_to({p: x.committed_end for p, x in positions.items()}, positions)
             check_readable(moves, topic)
+            self._still_readable(spike, moves)
             summary = f"batch {number} and {len(waiting) - 1} behind it discarded; held: {held.held_reason}"
             new = _new(spike, OperationKind.DISCARD, request, summary)
             self._go_back(tx, spike, replace(new, batch=number), RewindPlan(moves, (), waiting))
@@ -159,6 +160,7 @@ class Operator:
             self._take(tx, spike)
             plan = _plan(tx, spike, target, topic, at_time)
             if plan.moves:
+                self._still_readable(spike, plan.moves)
                 self._go_back(tx, spike, _new(spike, OperationKind.REWIND, request, str(plan)), plan)
 
         try:
@@ -227,6 +229,11 @@ class Operator:
 
     def _topic(self, spike: Spike) -> TopicOffsets | None:
         return self.broker.topics([spike.topic]).get(spike.topic)
+
+    def _still_readable(self, spike: Spike, moves: Sequence[Move]) -> None:
+        """Look once more, where nothing but the commit is left: what Kafka deleted since the first look is
+        in committed files only, and a rewind would take those away. Raises `Refused`."""
+        check_readable(moves, self._topic(spike))
 
     def _at_time(self, spike: Spike, target: Target) -> Mapping[Partition, int]:
         topic = self._topic(spike) if isinstance(target, datetime) else None

@@ -285,6 +285,30 @@ def test_earliest_is_the_first_whole_batch_that_kafka_still_has(world):
     clean(world)
 
 
+@pytest.mark.parametrize("act", ["rewind", "discard"])
+def test_what_kafka_deletes_while_it_is_decided_is_seen_before_the_commit(world, driver, act):
+    """It would be lost: readers would see it no more, and Kafka has it no more."""
+    driver.stage()
+    world.settle(driver.spike)
+    number = hold(world, driver) if act == "discard" else None
+    before = world.ledger.books()
+
+    class Deleting:
+        """Kafka, which deletes all it has after the first look."""
+
+        def topics(self, names):
+            seen = world.broker.topics(names)
+            world.broker.delete_records(driver.spike.topic, 0, before=seen[driver.spike.topic].log_end[0])
+            return seen
+
+    slow = Operator(world.ledger, Deleting(), world.store)
+    with pytest.raises(Refused, match="Kafka's log starts at"):
+        slow.rewind(driver.spike, to(driver.spike, 0), ask()) if number is None else slow.discard(
+            driver.spike, number, ask()
+        )
+    assert world.ledger.books() == before
+
+
 def test_a_spike_that_began_late_can_be_taken_back_to_before_its_beginning(world):
     spike = world.spike(start=Start.LATEST)
     driver = world.driver(spike)

@@ -209,6 +209,16 @@ def rewound_beyond_kafka(play: Play) -> None:
     play.end()
 
 
+def rewound_while_kafka_deletes(play: Play) -> None:
+    """Kafka has all of it when the rewind looks first, and deletes it before the rewind commits."""
+    committed(play)
+    slow = slow_to(play, desk(play).rewind(to(play, 0)), "ledger.begin", 1)
+    play.world.broker.delete_records(play.world.spike.topic, 0, 3)
+    slow.finish()
+    play.check()
+    play.end()
+
+
 def rewound_into_a_batch(play: Play) -> None:
     committed(play)
     desk(play).rewind(to(play, 1)).finish()
@@ -381,6 +391,8 @@ PROTECTIONS = (
                given=(ANY_STATE, ANY_END)),
     Protection("what Kafka still has", "domain/operations.py:check_readable", "I1",
                patched(operate, "check_readable", nothing), rewound_beyond_kafka),
+    Protection("what Kafka still has at the commit", "services/operate.py:_still_readable", "I1",
+               patched(operate.Operator, "_still_readable", nothing), rewound_while_kafka_deletes),
     Protection("whole batches go back", "domain/rewind.py:align_down", "I1",
                patched(operate, "align_down", split), rewound_into_a_batch),
     Protection("swaps go back with their batches", "domain/rewind.py:joined", "I2",
