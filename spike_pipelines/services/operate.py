@@ -133,7 +133,7 @@ class Operator:
             if waiting[0].number != number:
                 raise Conflict(f"batch {waiting[0].number} waits before {number}: decide on that one first")
             positions = tx.positions(spike.name, LIVE_LANE)
-            _check_open(waiting, positions)
+            _check_open(waiting, positions, "Release the batch, or mend what it is held for")
             moves = moves_to({p: x.committed_end for p, x in positions.items()}, positions)
             check_readable(moves, topic)
             self._still_readable(spike, moves)
@@ -271,6 +271,9 @@ def _plan(
     moves = moves_to(aligned.points, positions)
     check_readable(moves, topic)
     gone = frozenset(aligned.superseded)
+    _check_open(
+        (b for b in committed if b.number in gone), positions, "A later point, or `earliest`, keeps it"
+    )
     waiting = tx.unfinished_batches(spike.name, LIVE_LANE)
     return RewindPlan(
         moves,
@@ -308,13 +311,15 @@ def _check_topic(positions: Mapping[Partition, Position], topic: TopicOffsets | 
     check_readable([Move(p, nowhere, nowhere, nowhere) for p in positions], topic)
 
 
-def _check_open(batches: Sequence[Batch], positions: Mapping[Partition, Position]) -> None:
+def _check_open(batches: Iterable[Batch], positions: Mapping[Partition, Position], way_out: str) -> None:
+    """Raise `Refused` for a batch that was read from a topic which is no more: a swap ties such a one to
+    those of the topic that took its name."""
     for b in batches:
         for r in b.ranges:
             if r.partition not in positions:
                 raise Refused(
                     f"{r.partition} of batch {b.number} belongs to a topic that was deleted: its records "
-                    "cannot be read again. Release the batch, or mend what it is held for"
+                    f"cannot be read again. {way_out}"
                 )
 
 
