@@ -46,6 +46,7 @@ from spike_pipelines.domain.rewind import (
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, ObjectStore
+from spike_pipelines.services.bound import lock_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Operator:
         counted = self._recount(spike, batch, files)
 
         def act(tx: LedgerTransaction) -> None:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
             if require_held(tx.batch(number), number, spike.name) != batch:
                 raise Conflict(f"batch {number} was changed meanwhile: look again")
             summary = f"batch {number} released with {counted.counts.unaccounted:,} records unaccounted for"
@@ -192,7 +193,8 @@ class Operator:
             raise TopicMissing(f"topic {spike.topic} does not exist: create it first")
 
         def act(tx: LedgerTransaction) -> None:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
+            self._still_the_same(spike, topic)
             positions = tx.positions(spike.name, LIVE_LANE)
             if any(p.topic_id != topic.topic_id for p in positions):
                 _begin_anew(tx, spike, topic, positions, request)
@@ -207,7 +209,7 @@ class Operator:
     @staticmethod
     def _take(tx: LedgerTransaction, spike: Spike) -> None:
         """From here to the end of the transaction no driver registers and no run commits for the spike."""
-        tx.lock_spike(spike.name, spike.dataset.name)
+        lock_bound(tx, spike)
         tx.revoke_lease(lease_name(spike.name))
 
     def _once(self, request: Request, act: Callable[[LedgerTransaction], None]) -> Operation:
@@ -234,6 +236,13 @@ class Operator:
         """Look once more, where nothing but the commit is left: what Kafka deleted since the first look is
         in committed files only, and a rewind would take those away. Raises `Refused`."""
         check_readable(moves, self._topic(spike))
+
+    def _still_the_same(self, spike: Spike, topic: TopicOffsets) -> None:
+        """Look once more: positions in a topic that was made again meanwhile would never end. Raises
+        `Conflict`."""
+        now = self._topic(spike)
+        if now is None or now.topic_id != topic.topic_id:
+            raise Conflict(f"topic {spike.topic} was deleted or made again meanwhile: look again")
 
     def _at_time(self, spike: Spike, target: Target) -> Mapping[Partition, int]:
         topic = self._topic(spike) if isinstance(target, datetime) else None

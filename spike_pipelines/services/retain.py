@@ -89,8 +89,8 @@ class Retainer:
         return total
 
     def _doomed(self, spike: Spike, folder: str, page: list[ObjectInfo]) -> list[ObjectInfo]:
-        """What of a page may go. Whether an epoch or swap is over is asked first, whether a file is registered
-        last: what is registered in between is not missed, nor taken for another attempt's."""
+        """What of a page may go. Whether an epoch or swap is over is asked first, whether a file is
+        registered last: what is registered in between is not missed, nor taken for another attempt's."""
         now = self.ledger.now()
         places = {info.key: place_of(info.key.removeprefix(folder)) for info in page}
         over = self._over(spike, places.values())
