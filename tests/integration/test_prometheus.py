@@ -130,7 +130,7 @@ def test_the_fleet_is_what_the_alerts_are_for(seen):
 
 
 def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus):
-    """One Prometheus for all three: starting it is what costs. It scrapes two replicas of the page, which tell
+    """One Prometheus for all three: starting it is what costs. It scrapes two replicas of the page that tell
     the same: no query answers with both."""
     until(lambda: len(query(prometheus, 'count_over_time(up{job="spike-appender"}[1m]) > 3')) == 2)
     for expr in selectors_of_rules():
