@@ -15,13 +15,14 @@ Offsets behind which there is no record (ends of transactions, aborted ones, com
 The worst partition speaks for the spike; seconds are never summed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.lag_history import Sample, Trend
-from spike_pipelines.domain.offsets import Partition, Position, RecordTime, TopicOffsets
+from spike_pipelines.domain.losses import Missing
+from spike_pipelines.domain.offsets import OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.spike import Spike, Start
 
 CLOCK_TOLERANCE = timedelta(seconds=5)  # a record stamped further in the future has no known age
@@ -74,11 +75,12 @@ class PartitionLag:
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Records that Kafka deleted before they were read or cut off after, all that were seen since
-    `seen_at`; it stands until somebody acknowledges it."""
+    `seen_at`; it stands until somebody acknowledges it. `ranges` is empty where they were not kept yet."""
 
     seen_at: datetime
     records: int
     detail: str
+    ranges: tuple[Missing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,11 @@ class LagReport:
         return any(p.loss_unobserved for p in self.partitions)
 
     @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What is gone or cut off now, range by range."""
+        return missing(self.partitions)
+
+    @property
     def lost(self) -> int:
         """Offsets gone or cut off now, or counted by a loss that nobody has acknowledged."""
         return max(sum(p.lost + p.cut_off for p in self.partitions), self.unacknowledged_loss)
@@ -201,6 +208,14 @@ class LagReport:
             log_starts=tuple(p.log_start for p in seen),
             staged_ends=tuple(p.staged_end for p in seen),
         )
+
+
+def missing(partitions: Iterable[PartitionLag]) -> tuple[Missing, ...]:
+    """What Kafka has deleted unread, and what is staged beyond its end."""
+    seen = tuple(partitions)
+    deleted = (OffsetRange(p.partition, p.staged_end, p.log_start) for p in seen if p.lost)
+    cut = (OffsetRange(p.partition, p.log_end, p.staged_end) for p in seen if p.cut_off)
+    return (*map(Missing, deleted), *(Missing(r, cut_off=True) for r in cut))
 
 
 def topic_changed(facts: LagFacts) -> bool:

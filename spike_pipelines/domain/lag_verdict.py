@@ -12,13 +12,16 @@ from spike_pipelines.domain.lag import (
     LagFacts,
     LagReport,
     LagVerdict,
+    Loss,
     PartitionLag,
     human,
     measure,
+    missing,
     topic_changed,
     within,
 )
 from spike_pipelines.domain.lag_history import Sample, Trend, trend
+from spike_pipelines.domain.losses import joined, records
 from spike_pipelines.domain.spike import Spike
 
 FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
@@ -45,8 +48,10 @@ class Sight:
 
     @property
     def lost(self) -> int:
-        gone = sum(p.lost for p in self.partitions)
-        return max(gone, self.facts.loss.records if self.facts.loss else 0)
+        """Offsets gone now or noted before, each once."""
+        noted = self.facts.loss
+        gone = records(joined(noted.ranges if noted else (), missing(self.partitions)))
+        return max(gone, noted.records if noted else 0)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -166,12 +171,23 @@ def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
             "are staged: its end was cut off, nothing more is read: "
             f"`spike rewind {name} --to {cut.partition}:{cut.log_end}`"
         )
-    if s.facts.loss:
+    if loss := s.facts.loss:
         return LagVerdict.LOST, (
-            f"{s.lost:,} records were lost at {s.facts.loss.seen_at:%Y-%m-%d %H:%M}Z "
-            f"({s.facts.loss.detail}): `spike ack {name} --why …` once that is dealt with"
+            f"{s.lost:,} records were lost at {loss.seen_at:%Y-%m-%d %H:%M}Z ({loss.detail}): "
+            f"{_read_again(name, loss)}`spike ack {name} --why …` once that is dealt with"
         )
     return None
+
+
+def _read_again(name: str, loss: Loss) -> str:
+    """A log that was cut off grows again, with records that nobody has read."""
+    cut = next((one.range for one in loss.ranges if one.cut_off), None)
+    if cut is None:
+        return ""
+    return (
+        f"what stands at the offsets that were cut off was never read: `spike rewind {name} --to "
+        f"{cut.partition}:{cut.start}` reads it, then "
+    )
 
 
 def _topic_changed(s: Sight) -> tuple[LagVerdict, str] | None:

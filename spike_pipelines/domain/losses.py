@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 
 
@@ -18,13 +17,6 @@ class Missing:
 
     def __str__(self) -> str:
         return f"{self.range} cut off" if self.cut_off else str(self.range)
-
-
-def missing(report: LagReport) -> tuple[Missing, ...]:
-    """What is missing now."""
-    deleted = (OffsetRange(p.partition, p.staged_end, p.log_start) for p in report.partitions if p.lost)
-    cut = (OffsetRange(p.partition, p.log_end, p.staged_end) for p in report.partitions if p.cut_off)
-    return (*map(Missing, deleted), *(Missing(r, cut_off=True) for r in cut))
 
 
 def joined(known: Iterable[Missing], seen: Iterable[Missing]) -> tuple[Missing, ...]:

@@ -9,7 +9,8 @@ from builders import HOUR, partition, spike, topic
 from spike_pipelines.domain.lag import LagFacts, LagVerdict, Life, Loss, Waiting, human, uncommitted, unstaged
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.lag_verdict import judge
-from spike_pipelines.domain.offsets import Position, RecordTime
+from spike_pipelines.domain.losses import Missing
+from spike_pipelines.domain.offsets import OffsetRange, Position, RecordTime
 from spike_pipelines.domain.spike import Start
 
 SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s; trigger 5 s; at most 4 staged batches
@@ -211,6 +212,19 @@ def test_a_loss_stays_until_it_is_acknowledged():
     assert (report.verdict, report.lost) == (LagVerdict.LOST, 5)
     assert "events:0[20,25)" in report.sentence
     assert verdict(facts()) is LagVerdict.IDLE
+
+
+def test_a_cut_off_log_that_grew_again_is_lost_with_the_rewind_that_reads_what_stands_there():
+    cut = Missing(OffsetRange(partition(), 17, 20), cut_off=True)
+    report = judge(facts(loss=Loss(ago(3600), 3, str(cut), (cut,))), HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.LOST, 3)
+    assert "`spike rewind payouts --to events:0:17` reads it, then `spike ack payouts" in report.sentence
+
+
+def test_a_second_loss_is_told_together_with_the_one_that_stands():
+    noted = Loss(ago(3600), 4, "", (Missing(OffsetRange(partition(), 5, 9)),))
+    report = judge(facts(committed=20, staged=20, start=23, loss=noted), HOUR)
+    assert report.sentence.startswith("7 records were deleted by Kafka")
 
 
 def test_a_topic_made_again_is_topic_changed_and_not_lost():

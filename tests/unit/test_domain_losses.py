@@ -6,7 +6,7 @@ import pytest
 from builders import HOUR, partition
 
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
-from spike_pipelines.domain.losses import Missing, joined, missing, records
+from spike_pipelines.domain.losses import Missing, joined, records
 from spike_pipelines.domain.offsets import OffsetRange
 
 NOTHING = LagReport(LagVerdict.OK, "fine", 0, 0.0, (), at=HOUR)
@@ -22,9 +22,9 @@ def test_what_is_missing_is_what_was_deleted_unread_and_what_is_staged_beyond_th
         PartitionLag(partition(1), 0, 0, 0.0, staged_end=20, log_end=17, cut_off=3),
         PartitionLag(partition(2), 0, 7, 1.0, staged_end=3, log_end=10),
     )
-    seen = missing(replace(NOTHING, partitions=parts))
+    seen = replace(NOTHING, partitions=parts).missing
     assert list(map(str, seen)) == ["events:0[5,9)", "events:1[17,20) cut off"]
-    assert missing(NOTHING) == ()
+    assert NOTHING.missing == ()
 
 
 @pytest.mark.parametrize(

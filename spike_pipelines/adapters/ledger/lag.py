@@ -18,7 +18,7 @@ from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Sample
-from spike_pipelines.domain.losses import Missing, joined, missing, records
+from spike_pipelines.domain.losses import Missing, joined, records
 from spike_pipelines.domain.offsets import Break, Partition, Position
 from spike_pipelines.ports import LagView, Recovery, Tally
 
@@ -106,11 +106,11 @@ class LagQueries(ABC):
             sa.update(t)
             .where(t.c.spike == spike, t.c.acknowledged_at.is_(None))
             .values(acknowledged_at=sa.func.clock_timestamp(), acknowledged_by=who, why=why)
-            .returning(t.c.seen_at, t.c.records, t.c.detail)
+            .returning(*t.c)
         )
         with translated(), self._engine.begin() as db:
-            row = db.execute(query).one_or_none()
-        return Loss(row.seen_at, row.records, row.detail) if row else None
+            row = db.execute(query).mappings().one_or_none()
+        return _loss(row) if row else None
 
     def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
         with self._snapshot() as db:
@@ -289,7 +289,12 @@ def _recoveries(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Recove
 def _losses(db: sa.Connection) -> Mapping[str, Loss]:
     t = s.losses
     query = sa.select(t).where(t.c.acknowledged_at.is_(None))
-    return {r["spike"]: Loss(r["seen_at"], r["records"], r["detail"]) for r in db.execute(query).mappings()}
+    return {row["spike"]: _loss(row) for row in db.execute(query).mappings()}
+
+
+def _loss(row: sa.RowMapping) -> Loss:
+    ranges = _MISSING.validate_python(row["ranges"])
+    return Loss(row["seen_at"], row["records"], row["detail"], ranges)
 
 
 def _history(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Sample, ...]]:
@@ -346,7 +351,7 @@ def _samples(report: LagReport, at: datetime) -> tuple[dict[str, Any], dict[str,
 def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
     """One open loss a spike; it keeps when it was first seen, and all that was missing since. Who writes the
     same spike's look waits for us at its newest report, who acknowledges the loss at its row."""
-    seen = {name: gone for name, report in reports.items() if (gone := missing(report))}
+    seen = {name: gone for name, report in reports.items() if (gone := report.missing)}
     if not seen:
         return
     t = s.losses
