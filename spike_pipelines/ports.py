@@ -894,7 +894,7 @@ class RetentionLedger(SwapLedger, Protocol):
     def superseded(
         self, dataset: str, kind: FileKind, *, gone_at: int, before: datetime, limit: int, after: int = 0
     ) -> tuple[Condemned, ...]:
-        """Superseded at a sequence number up to `gone_at`, by a commit before `before`, never deleted;
+        """Superseded at a sequence number up to `gone_at`, by a swap or rewind before `before`, not deleted;
         ids above `after`, in order."""
 
     def tombstones(self, spike: str, limit: int, after: int = 0) -> tuple[Condemned, ...]:

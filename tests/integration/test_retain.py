@@ -7,10 +7,12 @@ from datetime import timedelta
 import pytest
 from builders import BUCKET, empty, parquet
 from dying import Dead, Trap, Trapping, expire_leases
+from test_operate import ask, operator
 from test_swap import breaches, dying, new_swap, producing, rows, swapped, swapper
 
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
+from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import SwapState
 from spike_pipelines.services.register import staging_prefix
@@ -180,6 +182,18 @@ def test_a_superseded_file_stays_within_grace(world, driver):
     assert len(world.keys("final/payouts_dead_letters/")) == 1
     grow_old(world)
     assert retained(world)[Kind.SUPERSEDED].objects == 1
+
+
+def test_so_does_one_that_a_rewind_superseded(world, driver):
+    operator(world).rewind(driver.spike, Earliest(), ask())
+    world.settle(driver.spike)
+    for table in world.catalog._tables.values():
+        table.history = table.history[-1:]
+    there = len(world.keys("final/"))
+    assert retained(world)[Kind.SUPERSEDED].objects == 0
+    assert len(world.keys("final/")) == there
+    world.execute("UPDATE operations SET at = at - interval '2 hours'")
+    assert retained(world)[Kind.SUPERSEDED].objects == there
 
 
 def test_a_superseded_file_stays_while_a_snapshot_that_readers_can_reach_has_it(world, driver):
