@@ -25,9 +25,6 @@ class Broker(Protocol):
     def offsets_at(self, partitions: Iterable[Partition], at: datetime) -> Mapping[Partition, int]:
         """For each partition the first offset with a timestamp of `at` or later; the log end if none."""
 
-    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
-        """For each partition the first record at or after the offset; absent where there is none."""
-
 
 @dataclass(frozen=True, slots=True)
 class SurveyedTopic:

@@ -25,10 +25,6 @@ class Catalog(Protocol):
     def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
         """Create the table if it is not there, with columns from the spike's schema, partitioned by hour."""
 
-    def check_schema(self, table: str, spike: Spike) -> None:
-        """Raise `InvalidSpec`, naming the column, unless the spike's schema extends the table's. Changes
-        nothing; a table that is not there takes any."""
-
     def misfit(
         self,
         table: str,
