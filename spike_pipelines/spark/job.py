@@ -1,9 +1,8 @@
-"""A bounded Spark process: told by one JSON file, answers with another. `adapters/spark_job.py` starts it."""
+"""A bounded Spark process, as `adapters/spark_job.py` starts it: what it is told, logs, and ends with."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -14,19 +13,16 @@ from spike_pipelines.driver.life import summary
 
 log = logging.getLogger("spike_pipelines.spark")
 
-Work: TypeAlias = Callable[[Path, bytes], str]  # of the application file and the order, to the answer
 
-
-def run_job(arguments: list[str], work: Work) -> int:
-    """The exit status. An answer is written only where all went well; what did not is one line in the log."""
+def run_job(usage: str, arguments: list[str], work: Callable[..., None]) -> int:
+    """Call `work` with as many paths as `usage` has words; the exit status. A failure is one logged line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    if len(arguments) != 3:
-        log.error("usage: APPLICATION.yaml ORDER.json ANSWER.json")
+    if len(arguments) != len(usage.split()):
+        log.error("usage: %s", usage)
         return INVALID
-    application, told, answer = map(Path, arguments)
     try:
-        answer.write_text(work(application, told.read_bytes()))
+        work(*map(Path, arguments))
     except InvalidSpec as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return INVALID

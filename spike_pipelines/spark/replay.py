@@ -91,14 +91,15 @@ def _still(rows: Classified, untouched: DataFrame | None) -> Mapping[str, int]:
 
 
 def main(arguments: list[str]) -> int:
-    return run_job(arguments, _answer)
+    return run_job("APPLICATION.yaml ORDER.json ANSWER.json", arguments, _replay)
 
 
-def _answer(application: Path, told: bytes) -> str:
+def _replay(application: Path, told: Path, answer: Path) -> None:
     spike, env = load_application(application), SparkEnvironment.from_env()
     plan = Plan.of(spike, tasks=spike.driver.cores)
-    order, store = OrderFile.model_validate_json(told).order(), S3ObjectStore(connect(env.s3_endpoint))
-    return AnswerFile.of(reparse(start_spark(spike, env), spike, plan, order, store)).model_dump_json()
+    order, store = OrderFile.model_validate_json(told.read_bytes()).order(), connect(env.s3_endpoint)
+    done = reparse(start_spark(spike, env), spike, plan, order, S3ObjectStore(store))
+    answer.write_text(AnswerFile.of(done).model_dump_json())
 
 
 if __name__ == "__main__":
