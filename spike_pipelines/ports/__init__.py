@@ -8,7 +8,7 @@ other side did not answer or its answer is unknown, and the errors named here; n
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.ports.applications import ApplicationCluster, Clues, Manifest
 from spike_pipelines.ports.books import Books, CommittedSums, Coverage, SequenceBook, SwapBook
-from spike_pipelines.ports.broker import Broker, OffsetMirror, Survey, SurveyedTopic, Surveyor
+from spike_pipelines.ports.broker import Broker, FirstRecords, OffsetMirror, Survey, SurveyedTopic, Surveyor
 from spike_pipelines.ports.catalog import Catalog, LiveFile, SnapshotCatalog
 from spike_pipelines.ports.clock import Clock
 from spike_pipelines.ports.cluster import Cluster
@@ -60,6 +60,7 @@ __all__ = [
     "Deployed",
     "Deployer",
     "DriverState",
+    "FirstRecords",
     "HourBook",
     "HourReport",
     "HoursLedger",

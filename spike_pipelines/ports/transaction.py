@@ -64,7 +64,8 @@ class LedgerTransaction(Protocol):
         """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
 
     def bound(self, spike: str) -> Binding | None:
-        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+        """What the spike is bound to; None while it has neither an unfinished batch nor a committed file
+        that retention has not removed."""
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:
         """Every schema, as DDL, that a batch was registered under."""

@@ -21,6 +21,7 @@ from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapBusy, SwapKind, SwapState
 from spike_pipelines.ports import BackfillOrder, Broker, Rereader, SwapLedger, SwapTransaction
+from spike_pipelines.services.bound import lock_bound
 from spike_pipelines.services.operate import Request
 from spike_pipelines.services.promote import NotConserved
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
@@ -97,7 +98,7 @@ class Backfiller:
         """In one transaction: what is true of the hour, and what is frozen of it."""
         topic = self._topic(spike)
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
                 return None
