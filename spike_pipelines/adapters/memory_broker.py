@@ -78,11 +78,6 @@ class MemoryBroker:
         self._check_up()
         return {p: self._offset_at(self._log(p), at) for p in partitions}
 
-    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
-        self._check_up()
-        found = {p: self._first(self._log(p), offset) for p, offset in offsets.items()}
-        return {p: record for p, record in found.items() if record is not None}
-
     def survey(self, names: Iterable[str]) -> Survey:
         self._check_up()
         there = [name for name in sorted(set(names)) if name in self._topics]

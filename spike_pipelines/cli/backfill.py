@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spike_pipelines.cli.dlq import known, me
+from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.backfill import HOUR, HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of

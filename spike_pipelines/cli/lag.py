@@ -1,11 +1,9 @@
 """`spike lag` and `spike ack`: how far behind, over time, and the one alarm that a person must put out."""
 
-import getpass
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from socket import gethostname
 from typing import Annotated, Literal
 
 import plotext
@@ -16,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.shown import wide
-from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.lag import LagReport, human
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.orchestration.judgements import Grade, Seen
@@ -63,7 +61,7 @@ def lag(
     """How far behind every spike is, why, and when records will be lost."""
     platform = Platform()
     if name is not None:
-        _known(platform, name)
+        known(platform.spikes, name)
     if output == "json":
         typer.echo(as_json(look(platform, name)))
         return
@@ -85,8 +83,8 @@ def ack(
 ) -> None:
     """Acknowledge that records were lost, so that the verdict may be something else than LOST again."""
     platform = Platform()
-    _known(platform, name)
-    loss = platform.ledger.acknowledge_loss(name, who or f"{getpass.getuser()}@{gethostname()}", why)
+    known(platform.spikes, name)
+    loss = platform.ledger.acknowledge_loss(name, who or me(), why)
     if loss is None:
         print(f"{name}: no loss stands open")
         return
@@ -212,11 +210,6 @@ def _curve(points: Iterable[tuple[float, float]], title: str, width: int) -> str
     plotext.ylim(0, max(*y, 1.0))
     plotext.plot(x, y, marker="braille")
     return str(plotext.build())
-
-
-def _known(platform: Platform, name: str) -> None:
-    if name not in platform.spikes:
-        raise InvalidSpec(f"no spike is called {name!r}: there are {', '.join(sorted(platform.spikes))}")
 
 
 def _count(value: float | None) -> str:

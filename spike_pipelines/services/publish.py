@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.domain.promotion import LedgerFile, publication
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile, ObjectStore
@@ -38,6 +39,19 @@ class Publisher:
                     base=current,
                 )
         self.ledger.mark_published(spike.dataset.name, state.sequence)
+
+    def show(self, spike: Spike) -> SpikeError | None:
+        """What was committed just now, to readers, instead of waiting for the next appender run; the error,
+        where only that run can. If one is at it as well, one of the two does it."""
+        state = next((d for d in self.ledger.datasets() if d.name == spike.dataset.name), None)
+        if state is None or state.published >= state.sequence:
+            return None
+        try:
+            self.publish(spike, state)
+            self.clean(spike)
+        except SpikeError as error:
+            return error
+        return None
 
     def clean(self, spike: Spike) -> int:
         """Delete the staged objects of published batches (I9); answers how many batches."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from spike_pipelines.adapters.applications import load_application
@@ -25,10 +24,10 @@ from spike_pipelines.driver.metrics import announce, served
 from spike_pipelines.driver.priority import give_way
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
-from spike_pipelines.spark import config
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
-from spike_pipelines.spark.environment import Environment, SparkEnvironment
+from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.session import start_spark, submitted
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -73,25 +72,8 @@ def begin(spike: Spike, env: Environment, page: str | None) -> SparkSession:
     return start_spark(spike, env)
 
 
-def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
-    """The session of this process: started the first time, the same one after that."""
-    conf = SparkConf()
-    if not _submitted():
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a transform's functions run in this Python
-        conf.setAll(list(config.local(spike, env).items()))
-    conf.setAll(list(config.common(spike, env).items()))
-    spark = SparkSession.builder.config(conf=conf).getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
-
-
-def _submitted() -> bool:
-    """Whether spark-submit started this process: master, memory and jars are its business then."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ
-
-
 def _tasks(spike: Spike) -> int:
-    return spike.executor.instances * spike.executor.cores if _submitted() else spike.driver.cores
+    return spike.executor.instances * spike.executor.cores if submitted() else spike.driver.cores
 
 
 def _stop_on_signals(board: VitalsBoard) -> None:

@@ -29,10 +29,10 @@ from spike_pipelines.driver.life import summary
 from spike_pipelines.driver.staging import hour_to_number, new_attempt, staged_files
 from spike_pipelines.ports import BackfillOrder, ObjectStore
 from spike_pipelines.spark import classify as c
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan, classified, counted, write
 from spike_pipelines.spark.config import kafka_consumer
 from spike_pipelines.spark.environment import SparkEnvironment
+from spike_pipelines.spark.session import start_spark
 
 log = logging.getLogger("spike_pipelines.spark")
 

@@ -134,6 +134,8 @@ def test_a_record_that_was_deleted_is_followed_by_the_first_that_is_there(edge, 
     edge.admin.delete_records(topic, 0, before=2)
     first = partitions(edge, topic)[0]
     assert first_records(edge, {first: 0}) == {first: RecordTime(2, at(2))}
+    edge.admin.delete_records(topic, 0, before=3)
+    assert first_records(edge, {first: 0}) == {first: None}
 
 
 def test_behind_a_committed_transaction_there_is_only_its_end_and_no_record(edge, topic):
@@ -141,6 +143,8 @@ def test_behind_a_committed_transaction_there_is_only_its_end_and_no_record(edge
     first = partitions(edge, topic)[0]
     assert first_records(edge, {first: 0}) == {first: RecordTime(0, at(0))}
     assert first_records(edge, {first: 2}) == {first: None}
+    edge.admin.append(topic, 0, at(7))
+    assert first_records(edge, {first: 2}) == {first: RecordTime(3, at(7))}
 
 
 def test_records_of_an_aborted_transaction_are_none(edge, topic):
@@ -189,6 +193,22 @@ def test_a_cluster_that_is_down_is_transient():
             call()
     with pytest.raises(Transient):
         KafkaMirror("127.0.0.1:1", timeout_seconds=1).mirror({"g": {Partition("a", "i", 0): 1}})
+
+
+@pytest.mark.real
+def test_a_record_larger_than_a_read_is_found_in_every_partition(kafka, request):
+    edge = Real(kafka.bootstrap)
+    request.addfinalizer(edge.close)
+    name = f"survey.{secrets.token_hex(4)}"
+    edge.admin.create(name, partitions=4)
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
+    for index in range(4):
+        producer.send(
+            name, value=b"x" * 900_000, partition=index, timestamp_ms=round(at(0).timestamp() * 1000)
+        )
+    producer.close()
+    wanted = dict.fromkeys(partitions(edge, name), 0)
+    assert first_records(edge, wanted) == {p: RecordTime(0, at(0)) for p in wanted}
 
 
 @pytest.mark.real

@@ -34,10 +34,10 @@ from spike_pipelines.ports import BackfillOrder
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.register import staging_prefix
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.backfill import reread
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]

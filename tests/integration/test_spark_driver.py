@@ -33,10 +33,10 @@ from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.metrics import served
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
 from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]

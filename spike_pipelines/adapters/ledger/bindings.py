@@ -1,4 +1,4 @@
-"""What a spike is bound to: one half of `SqlTransaction`."""
+"""What a spike is bound to: the part of `SqlTransaction` that writes it down."""
 
 import sqlalchemy as sa
 
@@ -8,7 +8,7 @@ from spike_pipelines.domain.batch import UNFINISHED, FileState
 from spike_pipelines.domain.binding import Binding
 
 
-class BindingVerbs:
+class BindingStatements:
     _db: sa.Connection
 
     def bind(self, spike: str, epoch: int, binding: Binding) -> None:

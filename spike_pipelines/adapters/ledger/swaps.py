@@ -30,7 +30,7 @@ from spike_pipelines.ports import SwapBook
 _OPEN = sorted(OPEN_SWAPS)
 
 
-class SwapVerbs:
+class SwapStatements:
     """The part of `SqlTransaction` that knows swaps."""
 
     _db: sa.Connection
