@@ -14,6 +14,7 @@ from datetime import datetime
 
 from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.binding import check_schema, check_unmoved
 from spike_pipelines.domain.errors import TopicChanged
 from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
@@ -81,8 +82,8 @@ class Backfiller:
         """Read the hour again and swap it in. A backfill of the hour that died is finished instead, if its
         batch was registered, and given up if not.
 
-        Errors: `SwapBusy` (another one is at work), `Expired`, `Refused`, `SwapRefused` (aborted, with the
-        reason), `InvalidSpec`, `LeaseLost`, `Transient`.
+        Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
+        another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`, `Transient`.
         """
         if resumed := self._resumed(spike, hour):
             return self._told(hour, resumed)
@@ -192,6 +193,8 @@ def told_below(ranges: Iterable[OffsetRange]) -> str:
 def _plan(
     tx: SwapTransaction, spike: Spike, hour: datetime, topic: TopicOffsets | None, *, accept_loss: bool
 ) -> HourPlan | None:
+    check_unmoved(spike, tx.bound(spike.name))
+    check_schema(spike, tx.used_schemas(spike.name))
     facts = tx.hour_facts(spike.name, spike.dataset.name, hour)
     plan = plan_hour(facts, topic, accept_loss=accept_loss)
     if plan is not None:
