@@ -27,6 +27,7 @@ from spike_pipelines.ports import Cluster
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
+from spike_pipelines.services.fork import Forker
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
 from spike_pipelines.services.project import Projector
@@ -74,7 +75,7 @@ class Platform:
     def close(self) -> None:
         """Give back the connections of the parts that were made. Kafka's have a thread each, which would
         go on for ever."""
-        for name in ("surveyor", "mirror", "broker", "kubernetes", "ledger"):
+        for name in ("backfiller", "surveyor", "mirror", "broker", "kubernetes", "ledger"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -183,6 +184,10 @@ class Platform:
         from spike_pipelines.services.backfill import Backfiller  # noqa: PLC0415
 
         return Backfiller(self.ledger, self.swapper, self.broker, SparkRereader(self.settings))
+
+    @cached_property
+    def forker(self) -> Forker:
+        return Forker(self.ledger, self.broker)
 
     @cached_property
     def replayer(self) -> "Replayer":

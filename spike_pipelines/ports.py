@@ -773,6 +773,12 @@ class SwapLedger(Ledger, Protocol):
     ) -> tuple[LedgerFile, ...]:
         """Live dead-letter files of hours in `[since, until)`, the newest hour first."""
 
+    def fed_hours(self, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
+        """Hours that committed drivers' batches with any of these offsets counted records for."""
+
+    def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
+        """Ranges of committed drivers' batches that counted records for the hour of `since` or later."""
+
     def swap_books(self) -> tuple[SwapBook, ...]: ...
 
     def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
@@ -847,6 +853,9 @@ class Rereader(Protocol):
     def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
         """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
         every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
+
+    def close(self) -> None:
+        """Give back what the next order would have used."""
 
 
 # retention

@@ -83,7 +83,8 @@ class Backfiller:
         batch was registered, and given up if not.
 
         Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
-        another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`, `Transient`.
+        another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`,
+        `Transient`.
         """
         if resumed := self._resumed(spike, hour):
             return self._told(hour, resumed)
@@ -166,6 +167,10 @@ class Backfiller:
             except SwapRefused as refused:
                 ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
         return tuple(ended)
+
+    def close(self) -> None:
+        """After the last hour."""
+        self.rereader.close()
 
     def _told(self, hour: datetime, swap: Swap) -> Backfilled:
         with self.ledger.begin() as tx:

@@ -1,6 +1,6 @@
-"""Reads an hour again: `python -m spike_pipelines.spark.backfill APPLICATION ORDER ANSWER`.
+"""Reads hours again: `python -m spike_pipelines.spark.backfill APPLICATION`, with orders on standard input.
 
-A bounded read of exactly the order's pieces. Rules and writing are those of the live path. A record belongs
+Each is a bounded read of exactly its pieces. Rules and writing are those of the live path. A record belongs
 to the hour of its timestamp, or, where a dead letter is kept of it, to the hour it was routed to then.
 """
 
@@ -20,6 +20,7 @@ from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.adapters.spark_job import INVALID
+from spike_pipelines.adapters.spark_worker import serve
 from spike_pipelines.domain.backfill import rounds
 from spike_pipelines.domain.batch import NewBatch, StagedFile
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
@@ -112,16 +113,22 @@ def _of_hour(records: DataFrame, dead: DataFrame | None, hour: int) -> DataFrame
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    if len(arguments) != 3:
-        log.error("usage: python -m spike_pipelines.spark.backfill APPLICATION.yaml ORDER.json ANSWER.json")
+    if len(arguments) != 1:
+        log.error(
+            "usage: python -m spike_pipelines.spark.backfill APPLICATION.yaml, orders on standard input"
+        )
         return INVALID
-    application, told, answer = map(Path, arguments)
     try:
-        spike, env = load_application(application), BackfillEnvironment.from_env()
+        spike, env = load_application(Path(arguments[0])), BackfillEnvironment.from_env()
         plan = Plan.of(spike, tasks=spike.driver.cores)
-        order, store = HourOrderFile.model_validate_json(told.read_bytes()).order(), connect(env.s3_endpoint)
-        spark = start_spark(spike, env)
-        done = reread(spark, spike, plan, order, S3ObjectStore(store), bootstrap=env.kafka_bootstrap)
+        store, spark = S3ObjectStore(connect(env.s3_endpoint)), start_spark(spike, env)
+
+        def answer(told: bytes) -> str:
+            order = HourOrderFile.model_validate_json(told).order()
+            done = reread(spark, spike, plan, order, store, bootstrap=env.kafka_bootstrap)
+            return HourAnswerFile.of(done).model_dump_json()
+
+        serve(answer)
     except InvalidSpec as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return INVALID
@@ -131,7 +138,7 @@ def main(arguments: list[str]) -> int:
     except SpikeError as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return 1
-    answer.write_text(HourAnswerFile.of(done).model_dump_json())
+    spark.stop()
     return 0
 
 

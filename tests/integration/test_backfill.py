@@ -68,6 +68,9 @@ class Reading:
         hours = (HourCounts(order.hour, *(len(found[kind]) for kind in (FINAL, DEAD, FILTERED))),)
         return NewBatch((), files, len(mine), hours if mine else (), "2.0", len(read) - len(mine))
 
+    def close(self):
+        pass
+
     def _hour(self, offset):
         return HOUR if offset >= self.plain else HOURS[offset % 7]
 
@@ -472,6 +475,9 @@ class Dying:
 
     def reread(self, *arguments):
         return self.trap.around("reread", self.reading.reread)(*arguments)
+
+    def close(self):
+        pass
 
 
 @pytest.mark.parametrize(
