@@ -66,7 +66,7 @@ def dataset_assets(spike: Spike) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: BackfillConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Read hours again from Kafka beside the live stream, and swap each in."""
-        hours, ask = hours_of(context.partition_keys), config.ask(context.run_id)
+        hours, ask = hours_of(context.partition_keys), config.ask(context.run.run_id)
         found = list(run_backfill(context.resources.platform, spike, hours, ask, context.log.info))
         fail_with(found)
         yield from results(context.selected_asset_keys, found)

@@ -461,7 +461,7 @@ def test_a_backfill_that_died_is_not_finished_in_another_place(world, ran, key):
 
 def test_a_column_of_another_type_is_refused_before_anything_is_read(world, ran):
     reading = Reading(world)
-    with pytest.raises(SpecChanged, match="column 'id' is bigint and cannot become string"):
+    with pytest.raises(SpecChanged, match="column 'id' is BIGINT and cannot become STRING"):
         backfiller(world, reading).backfill(replace(ran.spike, schema="id STRING"), HOUR, Ask(ask()))
     assert reading.orders == []
 
