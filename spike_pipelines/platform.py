@@ -23,7 +23,7 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Cluster
+from spike_pipelines.ports import Cluster, Rereader
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
@@ -180,10 +180,19 @@ class Platform:
 
     @cached_property
     def backfiller(self) -> "Backfiller":
-        from spike_pipelines.adapters.backfill_job import SparkRereader  # noqa: PLC0415
         from spike_pipelines.services.backfill import Backfiller  # noqa: PLC0415
 
-        return Backfiller(self.ledger, self.swapper, self.broker, SparkRereader(self.settings))
+        return Backfiller(self.ledger, self.swapper, self.broker, self._rereader())
+
+    def _rereader(self) -> Rereader:
+        if self.settings.cluster == "kubernetes":
+            from spike_pipelines.adapters.kubernetes.rereader import KubernetesRereader  # noqa: PLC0415
+
+            api, namespace = self.kubernetes.api, self.settings.namespace
+            return KubernetesRereader(api, namespace, self.store, self.spikes)
+        from spike_pipelines.adapters.backfill_job import SparkRereader  # noqa: PLC0415
+
+        return SparkRereader(self.settings)
 
     @cached_property
     def forker(self) -> Forker:

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> Exit:
         return Exit.INVALID
     try:
         spike, env = load_application(Path(arguments[0])), Environment.from_env()
-        plan = Plan.of(spike, tasks=_tasks(spike))
+        plan = Plan.of(spike, tasks=tasks_of(spike))
     except InvalidSpec as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return Exit.INVALID
@@ -89,7 +89,8 @@ def _submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
-def _tasks(spike: Spike) -> int:
+def tasks_of(spike: Spike) -> int:
+    """How many tasks of a batch run at once."""
     return spike.executor.instances * spike.executor.cores if _submitted() else spike.driver.cores
 
 
