@@ -74,15 +74,23 @@ class Survey:
     problems: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class FirstRecords:
+    """The first committed record at or after an offset, None if there is none. A partition that could not be
+    read is not among `records`, and `problems` says why."""
+
+    records: Mapping[Partition, RecordTime | None]
+    problems: Mapping[Partition, str] = field(default_factory=dict)
+
+
 class Surveyor(Protocol):
     """Kafka as those see it who watch a fleet: one broker that is down hides its own topics only (I11)."""
 
     def survey(self, names: Iterable[str]) -> Survey:
         """One round of requests for all topics. Raises `Transient` if nobody answers."""
 
-    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
-        """For each partition the first committed record at or after the offset, None if there is none;
-        absent where that could not be read. Raises `Transient` if nobody answers."""
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> FirstRecords:
+        """For each partition, one offset. Raises `Transient` if nobody answers."""
 
 
 class OffsetMirror(Protocol):
@@ -509,7 +517,8 @@ class LedgerTransaction(Protocol):
         """A batch of the epoch is registered: from now on the spike is bound to what it was opened with."""
 
     def bound(self, spike: str) -> Binding | None:
-        """What the spike is bound to; None while it has neither an unfinished batch nor a live file."""
+        """What the spike is bound to; None while it has neither an unfinished batch nor a committed file
+        that retention has not removed."""
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:
         """Every schema, as DDL, that a batch was registered under."""

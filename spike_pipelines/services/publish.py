@@ -7,6 +7,7 @@ from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.promotion import LedgerFile, publication
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile, ObjectStore
+from spike_pipelines.services.bound import require_bound
 
 _CLEAN_AT_ONCE = 200  # batches
 
@@ -18,7 +19,9 @@ class Publisher:
     store: ObjectStore
 
     def publish(self, spike: Spike, state: DatasetState) -> None:
-        """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `Transient`."""
+        """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `SpecChanged`,
+        `Transient`."""
+        require_bound(self.ledger, spike)
         for kind, table in tables(spike).items():
             self.catalog.ensure_table(table, spike, dead_letters=kind is FileKind.DEAD_LETTER)
             current = self.catalog.sequence(table)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
-from spike_pipelines.domain.binding import check_unmoved
 from spike_pipelines.domain.errors import Conflict, InvariantBroken, NotParquet, ObjectMissing, SourceChanged
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
 from spike_pipelines.ports import SwapLedger
+from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
 log = logging.getLogger(__name__)
@@ -48,20 +48,18 @@ class Swapper:
     def plan(self, spike: Spike, new: NewSwap) -> Swap:
         """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `SpecChanged`, `Transient`."""
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
-            check_unmoved(spike, tx.bound(spike.name))
+            lock_bound(tx, spike)
             return tx.add_swap(new)
 
     def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
         """Take a swap from wherever it is to its end. A planned one needs `produce`.
 
         Errors: `SwapBusy` (another process works on it), `SwapRefused` (aborted, with the reason),
-        `LeaseLost` and `Transient` (nothing is decided: finish it again), `SpecChanged` (as well: the
-        application file names another place than the files have).
+        `LeaseLost`, `SpecChanged` and `Transient` (nothing is decided: finish it again).
         """
         lease = self._acquire(number)
         with released(self.ledger, lease):
-            self._check_unmoved(spike)
+            require_bound(self.ledger, spike)
             swap = self._look(number)
             if swap.state is SwapState.ABORTED:
                 raise SwapRefused(f"{swap} was aborted before: {swap.problem}")
@@ -103,10 +101,6 @@ class Swapper:
         if swap is None:
             raise Conflict(f"there is no swap {number}")
         return swap
-
-    def _check_unmoved(self, spike: Spike) -> None:
-        with self.ledger.begin() as tx:
-            check_unmoved(spike, tx.bound(spike.name))
 
     def _stage(self, spike: Spike, swap: Swap, produce: Produce | None, lease: Lease) -> Swap:
         if produce is None:

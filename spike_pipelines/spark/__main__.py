@@ -22,6 +22,7 @@ from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.metrics import announce, served
+from spike_pipelines.driver.priority import give_way
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark import config
@@ -58,7 +59,7 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     store = S3ObjectStore(connect(env.s3_endpoint))
     with served(board, spike, env.metrics_port) as page, HeartbeatThread(client, board):
         engine = SparkEngine(partial(begin, spike, env, page), spike, env, store, plan)
-        code = Driver(session, engine, board).run()
+        code = Driver(session, engine, board, settled=give_way).run()
         board.phase(Phase.STOPPING)
     log.info("driver %s ends: %s", env.driver_id, code.name)
     if (spark := SparkSession.getActiveSession()) is not None:

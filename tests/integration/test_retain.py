@@ -92,6 +92,39 @@ def test_of_two_attempts_at_one_range_the_unregistered_one_goes(world, driver):
     assert other not in world.keys("staging/")
 
 
+class Meanwhile:
+    """A ledger; something happens right after its `nth` call."""
+
+    def __init__(self, ledger, nth, act):
+        self._ledger, self._left, self._act = ledger, nth, act
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            found = getattr(self._ledger, name)(*arguments, **named)
+            self._left -= 1
+            if self._left == 0:
+                self._act()
+            return found
+
+        return call
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_what_is_registered_while_retention_looks_stays(world, driver, nth):
+    """A driver had to wait with its batch for longer than the grace time: one before it was held."""
+    prefix, batch = staging_prefix(driver.spike, 1), driver.write()
+    moved = {f: f"000001-{UUID}/{f.key}" for f in batch.files}
+    for f, key in moved.items():
+        world.store.put(BUCKET, prefix + key, world.store._buckets[BUCKET].pop(prefix + f.key).body)
+    batch = replace(batch, files=tuple(replace(f, key=key) for f, key in moved.items()))
+    world.store.grow_old(2 * HOURS)
+    ledger = Meanwhile(world.ledger, nth, lambda: driver.register(batch))
+    tuple(retainer(world, ledger=ledger).run())
+    assert set(world.keys("staging/")) == {prefix + key for key in moved.values()}
+    world.settle(driver.spike)
+    assert breaches(world) == {}
+
+
 def test_what_waits_to_be_promoted_or_published_stays_whatever_its_epoch(world, driver):
     driver.stage(4, 1, 1)
     driver.stage(4, 1, 1)
