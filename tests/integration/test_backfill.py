@@ -435,7 +435,7 @@ def test_a_topic_that_is_made_again_while_it_is_read_changes_nothing(world, ran)
 def test_an_application_file_that_names_another_place_is_refused_before_anything_is_read(world, ran):
     """Its new files would lie beside the old ones, in another dataset even twice."""
     elsewhere, reading = replace(ran.spike, final=Location(BUCKET, "other")), Reading(world)
-    with pytest.raises(SpecChanged, match="final: .* --as NEW"):
+    with pytest.raises(SpecChanged, match=r"final: .* --as NEW"):
         backfiller(world, reading).rehearse(elsewhere, HOUR, accept_loss=False)
     with pytest.raises(SpecChanged, match="final"):
         backfiller(world, reading).backfill(elsewhere, HOUR, Ask(ask()))
