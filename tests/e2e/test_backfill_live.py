@@ -106,6 +106,7 @@ def rows(spec, hour) -> set[tuple[int, int]]:
 @pytest.fixture
 def old(stack, spike, spec):
     """Three whole hours that have been published, and nobody has backfilled yet."""
+    stack.await_("publication", lambda: published(stack, spec.dataset.name))
     hours = last_hours(3)
     before = {hour: len(rows(spec, hour)) for hour in hours}
     produce(stack, spec, hours)
