@@ -71,3 +71,6 @@ class Rereader(Protocol):
     def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
         """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
         every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
+
+    def close(self) -> None:
+        """Give back what the next order would have used."""

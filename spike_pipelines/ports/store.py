@@ -40,6 +40,9 @@ class ObjectStore(Protocol):
 
     def head(self, bucket: str, key: str) -> ObjectInfo | None: ...
 
+    def read(self, bucket: str, key: str) -> bytes | None:
+        """A small object's content; None if it is not there."""
+
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
 

@@ -1,11 +1,12 @@
 """Swaps in the ledger: a frozen set of live files is replaced by a batch's files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.backfill import HourFacts
+from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import NewSwap, Swap
 from spike_pipelines.ports.books import SwapBook
@@ -45,6 +46,12 @@ class SwapLedger(Ledger, Protocol):
         self, dataset: str, since: datetime | None, until: datetime | None, limit: int
     ) -> tuple[LedgerFile, ...]:
         """Live dead-letter files of hours in `[since, until)`, the newest hour first."""
+
+    def fed_hours(self, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
+        """Hours that committed drivers' batches with any of these offsets counted records for."""
+
+    def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
+        """Ranges of committed drivers' batches that counted records for the hour of `since` or later."""
 
     def swap_books(self) -> tuple[SwapBook, ...]: ...
 

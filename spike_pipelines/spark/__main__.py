@@ -27,7 +27,7 @@ from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
 from spike_pipelines.spark.environment import Environment
-from spike_pipelines.spark.session import start_spark, submitted
+from spike_pipelines.spark.session import start_spark, tasks_of
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> Exit:
         return Exit.INVALID
     try:
         spike, env = load_application(Path(arguments[0])), Environment.from_env()
-        plan = Plan.of(spike, tasks=_tasks(spike))
+        plan = Plan.of(spike, tasks=tasks_of(spike))
     except InvalidSpec as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return Exit.INVALID
@@ -70,10 +70,6 @@ def begin(spike: Spike, env: Environment, page: str | None) -> SparkSession:
     """Asked for when an epoch is open: from now on this driver is the one to scrape."""
     announce(env.state_dir, spike.name, page)
     return start_spark(spike, env)
-
-
-def _tasks(spike: Spike) -> int:
-    return spike.executor.instances * spike.executor.cores if submitted() else spike.driver.cores
 
 
 def _stop_on_signals(board: VitalsBoard) -> None:

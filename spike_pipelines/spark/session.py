@@ -26,3 +26,8 @@ def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
 def submitted() -> bool:
     """Whether spark-submit started this process: master, memory and jars are its business then."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def tasks_of(spike: Spike) -> int:
+    """How many tasks of a batch run at once."""
+    return spike.executor.instances * spike.executor.cores if submitted() else spike.driver.cores
