@@ -46,7 +46,7 @@ executor: {{ instances: 1, cores: 1, coreRequest: 100m, memory: 512m }}
 staging: s3://spike-lake/staging
 final: s3://spike-lake/final
 dataset: {{ name: {dataset}, start: 2026-01-01T00:00:00Z }}
-objectives: {{ lag: 60s, warn: 30s, hang: 60s }}
+objectives: {{ lag: 5m, warn: 2m, hang: 3m }}
 """
 PLAIN, HUNGRY = "pods-v1-1.0", "hungry-v1-1.0"
 # A heap that is touched as a whole, beside which there is no room; with half as much again there is.
