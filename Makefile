@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: help setup demo test test-kubernetes check smoke chaos lock clean
+.PHONY: help setup demo test test-kubernetes test-pods check smoke chaos lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: setup ## Run all tests
 test-kubernetes: setup ## The tests that need a cluster: KUBECONFIG=…
 	@test -n "$$KUBECONFIG" || { echo "test-kubernetes: no cluster: set KUBECONFIG to one in which a namespace and a CRD may be made (kind create cluster)" >&2; exit 1; }
 	$(BIN)/pytest -m kubernetes tests/kubernetes
+
+test-pods: setup ## Spikes as pods of a cluster; docs/kubernetes.md says what it needs
+	$(BIN)/pytest -m pods tests/kubernetes
 
 smoke: setup ## The whole pipeline in a scratch folder, with faults, then an audit
 	$(BIN)/spike smoke

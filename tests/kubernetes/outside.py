@@ -1,0 +1,173 @@
+"""The platform around a cluster: its servers on this machine, its spikes as pods, its operator the stand-in.
+
+`Outside` runs what a deployment has besides drivers: appender, appender runs, supervisor. Pods come to
+this machine through `Reach`.
+"""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import uvicorn
+from kubernetes import client, config
+from reconciler import Reconciler
+from spark_submit import SparkSubmit
+
+from spike_pipelines.adapters.kafka import KafkaBroker
+from spike_pipelines.adapters.ledger import Tokens
+from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
+from spike_pipelines.appender.app import IDLE_SECONDS, ApplicationFolder, build
+from spike_pipelines.appender.gate import by_form
+from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.service_accounts import Trusted
+from spike_pipelines.platform import Platform
+from spike_pipelines.services.drain import Terms, Trouble
+from spike_pipelines.services.register import Registrar
+from spike_pipelines.settings import Settings
+from spike_pipelines.stack.parts.kafka import Kafka
+
+AUDIENCE = "spike-appender"
+TICK_SECONDS = 5.0
+NOT_SET = (
+    "drivers as pods need a cluster and a way from its pods to this machine: set KUBECONFIG, "
+    "SPIKE_TEST_IMAGE and SPIKE_TEST_HOST (docs/kubernetes.md)"
+)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """`image` has drivers and executors, as deployments/images makes it. `host` is this machine's address for
+    pods; `expose` a command that, given ports of loopback, has them answer there. `stop_api` and `start_api`
+    are commands too; without them nothing stops the API server."""
+
+    kubeconfig: str
+    image: str
+    host: str
+    expose: tuple[str, ...]
+    stop_api: tuple[str, ...]
+    start_api: tuple[str, ...]
+
+    @classmethod
+    def from_env(cls) -> "Reach | None":
+        needed = [os.environ.get(name) for name in ("KUBECONFIG", "SPIKE_TEST_IMAGE", "SPIKE_TEST_HOST")]
+        names = ("SPIKE_TEST_EXPOSE", "SPIKE_TEST_STOP_API", "SPIKE_TEST_START_API")
+        commands = [tuple(shlex.split(os.environ.get(name, ""))) for name in names]
+        return cls(*needed, *commands) if all(needed) else None
+
+    def open(self, *ports: int) -> None:
+        if self.expose:
+            subprocess.run([*self.expose, *map(str, ports)], check=True, capture_output=True, timeout=60)
+
+
+@dataclass(frozen=True)
+class KafkaForPods(Kafka):
+    """Pods are told to come to another address than clients of this machine."""
+
+    host: str = ""
+    pods_port: int = 0
+
+    def _settings(self) -> dict[str, str]:
+        usual = Kafka._settings(self)
+        return usual | {
+            "listener.security.protocol.map": f"{usual['listener.security.protocol.map']},PODS:PLAINTEXT",
+            "listeners": f"{usual['listeners']},PODS://127.0.0.1:{self.pods_port}",
+            "advertised.listeners": f"{usual['advertised.listeners']},PODS://{self.host}:{self.pods_port}",
+        }
+
+
+def api_server() -> client.Configuration:
+    """As KUBECONFIG has it."""
+    found = client.Configuration()
+    config.load_kube_config(client_configuration=found)
+    return found
+
+
+@dataclass
+class Outside:
+    """`token_file` has what the appender shows when it asks the API server whose a token is."""
+
+    settings: Settings
+    port: int
+    token_file: Path
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    troubles: list[str] = field(default_factory=list)
+    blind_since: float | None = None  # when the supervisor last saw the cluster, while it does not
+
+    def __post_init__(self) -> None:
+        self.platform = Platform(self.settings)
+        for part in ("ledger", "surveyor", "mirror", "store", "catalog", "publisher", "supervisor"):
+            getattr(self.platform, part)  # made before there are several threads
+        namespace, kubernetes = self.settings.namespace, self.platform.kubernetes
+        submit = SparkSubmit(api_server().host, namespace, self.folder)
+        self.operator = Reconciler(kubernetes.api, namespace, submit)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Outside"]:
+        server = uvicorn.Server(
+            uvicorn.Config(self._appender(), host="127.0.0.1", port=self.port, log_level="warning")
+        )
+        works = (server.run, self._appender_runs, self._supervisor, lambda: self.operator.run(self.stop))
+        threads = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self.stop.set()
+            server.should_exit = True
+            for thread in threads:
+                thread.join(120)
+            self.platform.close()
+
+    def blind_seconds(self) -> float:
+        """For how long the supervisor has not seen the cluster."""
+        return 0.0 if self.blind_since is None else time.monotonic() - self.blind_since
+
+    def _appender(self) -> object:
+        settings, api = self.settings, api_server()
+        ledger, own = self.platform.ledger, Tokens(settings.require("ledger_url")).allows
+        server = ApiServer(api.host, Path(api.ssl_ca_cert), self.token_file)
+        accounts = ServiceAccounts(server, Trusted(settings.namespace, AUDIENCE)).allows
+        registrar = Registrar(
+            ledger, KafkaBroker(settings.require("kafka_bootstrap")), timedelta(seconds=IDLE_SECONDS)
+        )
+        folder = ApplicationFolder(settings.applications_dir)
+        return build(registrar, ledger, folder.get, by_form(own, accounts))
+
+    def _appender_runs(self) -> None:
+        terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))
+        with ThreadPoolExecutor(8) as pool:
+            while not self.stop.wait(0.2):
+                for item in self.platform.drain("tests", pool, terms).run():
+                    if isinstance(item, Trouble):
+                        self.troubles.append(f"{item.spike}: {item.message}")
+
+    def _supervisor(self) -> None:
+        """A sensor's tick every few seconds, its recovery run at once."""
+        while not self.stop.wait(TICK_SECONDS):
+            looked = time.monotonic()
+            try:
+                needed = [d.spike for d in self.platform.supervisor.watch() if d.action]
+                list(self.platform.supervisor.recover_all(needed))
+                self.blind_since = None
+            except Transient:
+                self.blind_since = self.blind_since or looked
+
+
+def until(holds: Callable[[], object], seconds: float, what: str = "") -> float:
+    """How many seconds it took. Fails with `what`, or what the condition said last."""
+    started = time.monotonic()
+    while not (said := holds()):
+        passed = time.monotonic() - started
+        assert passed < seconds, f"not within {seconds:.0f} s: {what or said}"
+        time.sleep(0.2)
+    return time.monotonic() - started
