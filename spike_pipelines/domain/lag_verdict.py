@@ -130,7 +130,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
 
 
 def _badness(p: PartitionLag) -> tuple[int, bool, float, int]:
-    return p.lost, p.lag_seconds is None, p.lag_seconds or 0.0, p.lag
+    return p.lost + p.cut_off, p.lag_seconds is None, p.lag_seconds or 0.0, p.lag
 
 
 def _sight(facts: LagFacts, now: datetime) -> Sight:
