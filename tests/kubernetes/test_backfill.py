@@ -101,8 +101,9 @@ def test_a_finite_application_like_the_live_one_takes_the_order_and_answers(benc
     }
 
 
-def test_the_supervisor_does_not_see_it(bench):
+def test_the_supervisor_does_not_see_it_and_network_policies_do(bench):
     bench.reread(order())
+    assert bench.last["metadata"]["labels"]["app.kubernetes.io/part-of"] == "spike-pipelines"
     assert [app.name for app in bench.site.cluster.applications()] == ["payouts"]
 
 

@@ -15,12 +15,13 @@ from spike_pipelines.adapters.kubernetes.api import Api, Json
 from spike_pipelines.adapters.order_box import OrderBox
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import InvalidSpec, ObjectMissing, Transient
-from spike_pipelines.domain.kubernetes_names import GROUP, PLURAL, VERSION
+from spike_pipelines.domain.kubernetes_names import GROUP, PART_OF_LABEL, PLURAL, VERSION
 from spike_pipelines.domain.spark_application import AppState
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import BackfillOrder, ObjectStore
 
 BACKFILL_LABEL = "spike-pipelines.io/backfill"
+NETWORK = dict((PART_OF_LABEL,))  # its executors reach its driver where a policy asks for it
 MAIN_FILE = "local:///opt/spike/backfill.py"
 TTL_SECONDS = 3600  # from its end until the operator deletes it: time to read its log
 LOOK_SECONDS = 5.0
@@ -132,7 +133,7 @@ def finite(live: Json, name: str, orders: str) -> Json:
     return {
         "apiVersion": live["apiVersion"],
         "kind": live["kind"],
-        "metadata": {"name": name, "labels": {BACKFILL_LABEL: live["metadata"]["name"]}},
+        "metadata": {"name": name, "labels": {**NETWORK, BACKFILL_LABEL: live["metadata"]["name"]}},
         "spec": {
             **spec,
             "mainApplicationFile": MAIN_FILE,
