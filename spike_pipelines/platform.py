@@ -23,10 +23,11 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.retention import RetentionTerms
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Cluster
+from spike_pipelines.ports import Cluster, Rereader
 from spike_pipelines.services.audit import Auditor
 from spike_pipelines.services.close import Closer
 from spike_pipelines.services.drain import Drain, Terms
+from spike_pipelines.services.fork import Forker
 from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.operate import Operator
 from spike_pipelines.services.project import Projector
@@ -74,7 +75,7 @@ class Platform:
     def close(self) -> None:
         """Give back the connections of the parts that were made. Kafka's have a thread each, which would
         go on for ever."""
-        for name in ("surveyor", "mirror", "broker", "kubernetes", "ledger"):
+        for name in ("backfiller", "surveyor", "mirror", "broker", "kubernetes", "ledger"):
             if (part := self.__dict__.pop(name, None)) is not None:
                 part.close()
 
@@ -179,10 +180,23 @@ class Platform:
 
     @cached_property
     def backfiller(self) -> "Backfiller":
-        from spike_pipelines.adapters.backfill_job import SparkRereader  # noqa: PLC0415
         from spike_pipelines.services.backfill import Backfiller  # noqa: PLC0415
 
-        return Backfiller(self.ledger, self.swapper, self.broker, SparkRereader(self.settings))
+        return Backfiller(self.ledger, self.swapper, self.broker, self._rereader())
+
+    def _rereader(self) -> Rereader:
+        if self.settings.cluster == "kubernetes":
+            from spike_pipelines.adapters.kubernetes.rereader import KubernetesRereader  # noqa: PLC0415
+
+            api, namespace = self.kubernetes.api, self.settings.namespace
+            return KubernetesRereader(api, namespace, self.store, self.spikes)
+        from spike_pipelines.adapters.backfill_job import SparkRereader  # noqa: PLC0415
+
+        return SparkRereader(self.settings)
+
+    @cached_property
+    def forker(self) -> Forker:
+        return Forker(self.ledger, self.broker)
 
     @cached_property
     def replayer(self) -> "Replayer":

@@ -27,79 +27,107 @@ class Plot:
     width: int = 12
 
 
+def one(query: str, by: str = "spike") -> str:
+    """Every replica of the appender tells the same of all spikes: taken once."""
+    return f"max by ({by}) ({query})"
+
+
+def of_spike(metric: str, by: str = "spike") -> str:
+    """The same of the spike that the reader chose."""
+    return one(f'{metric}{{spike="$spike"}}', by)
+
+
 FLEET_TABLE = {
-    "loss in": "spike_time_to_loss_seconds",
-    "behind": "spike_lag_seconds",
-    "records": 'spike_lag_records{stage="committed"}',
-    "commit age": "spike_commit_age_seconds",
-    "objective": "spike_objective_seconds",
+    "loss in": one("spike_time_to_loss_seconds"),
+    "behind": one("spike_lag_seconds"),
+    "records": one('spike_lag_records{stage="committed"}'),
+    "commit age": one("spike_commit_age_seconds"),
+    "objective": one("spike_objective_seconds"),
 }
 FLEET_PLOTS = (
-    Plot("Spikes by verdict", "short", {"{{verdict}}": "sum by (verdict) (spike_verdict)"}),
-    Plot("Ten furthest behind", "s", {"{{spike}}": "topk(10, spike_lag_seconds)"}),
+    Plot(
+        "Spikes by verdict",
+        "short",
+        {"{{verdict}}": f"sum by (verdict) ({one('spike_verdict', 'spike, verdict')})"},
+    ),
+    Plot("Ten furthest behind", "s", {"{{spike}}": f"topk(10, {one('spike_lag_seconds')})"}),
     Plot(
         "In and out, all spikes",
         "cps",
-        {"{{stage}}": "sum by (stage) (spike_records_per_second)"},
+        {"{{stage}}": f"sum by (stage) ({one('spike_records_per_second', 'spike, stage')})"},
     ),
-    Plot("Since a duty last succeeded", "s", {"{{duty}}": "time() - spike_duty_success_timestamp_seconds"}),
+    Plot(
+        "Since a duty last succeeded",
+        "s",
+        {"{{duty}}": f"time() - {one('spike_duty_success_timestamp_seconds', 'duty')}"},
+    ),
 )
 SPIKE_PLOTS = (
     Plot(
         "Seconds behind, and the objective",
         "s",
-        {
-            "behind": 'spike_lag_seconds{spike="$spike"}',
-            "objective": 'spike_objective_seconds{spike="$spike"}',
-        },
+        {"behind": of_spike("spike_lag_seconds"), "objective": of_spike("spike_objective_seconds")},
     ),
-    Plot("Three lags", "short", {"{{stage}}": 'spike_lag_records{spike="$spike"}'}),
-    Plot("Rates", "cps", {"{{stage}}": 'spike_records_per_second{spike="$spike"}'}),
+    Plot("Three lags", "short", {"{{stage}}": of_spike("spike_lag_records", "stage")}),
+    Plot("Rates", "cps", {"{{stage}}": of_spike("spike_records_per_second", "stage")}),
     Plot(
         "Batch duration, and its trigger",
         "s",
         {
-            "batch": 'spike_driver_batch_seconds{spike="$spike"}',
-            "trigger": 'spike_driver_trigger_seconds{spike="$spike"}',
+            "batch": of_spike("spike_driver_batch_seconds"),
+            "trigger": of_spike("spike_driver_trigger_seconds"),
         },
     ),
     Plot(
-        "Where a batch spends its time", "s", {"{{step}}": 'spike_driver_batch_step_seconds{spike="$spike"}'}
+        "Where a batch spends its time",
+        "s",
+        {"{{step}}": of_spike("spike_driver_batch_step_seconds", "step")},
     ),
     Plot(
         "Rates as the driver sees them",
         "cps",
         {
-            "input": 'spike_driver_input_records_per_second{spike="$spike"}',
-            "processing": 'spike_driver_processed_records_per_second{spike="$spike"}',
+            "input": of_spike("spike_driver_input_records_per_second"),
+            "processing": of_spike("spike_driver_processed_records_per_second"),
         },
     ),
     Plot(
         "Appender latency: from staged to committed",
         "s",
-        {"quantile {{quantile}}": 'spike_commit_latency_seconds{spike="$spike"}'},
+        {"quantile {{quantile}}": of_spike("spike_commit_latency_seconds", "quantile")},
     ),
     Plot(
         "Until Kafka deletes what is unread",
         "s",
         {
-            "loss in": 'spike_time_to_loss_seconds{spike="$spike"}',
-            "retention": 'spike_retention_seconds{spike="$spike"}',
+            "loss in": of_spike("spike_time_to_loss_seconds"),
+            "retention": of_spike("spike_retention_seconds"),
         },
     ),
     Plot(
         "Lag by partition",
         "short",
-        {"{{partition}}": 'kafka_consumergroup_lag{consumergroup="spike.$spike"}'},
+        {"{{partition}}": one('kafka_consumergroup_lag{consumergroup="spike.$spike"}', "partition")},
     ),
-    Plot("Waiting at the appender", "short", {"{{state}}": 'spike_batches{spike="$spike"}'}),
-    Plot("Commits a minute", "short", {"commits": 'rate(spike_commits_total{spike="$spike"}[5m]) * 60'}),
-    Plot("Since the last commit", "s", {"age": 'spike_commit_age_seconds{spike="$spike"}'}),
-    Plot("Restarts in an hour", "short", {"{{cause}}": 'increase(spike_restarts_total{spike="$spike"}[1h])'}),
+    Plot("Waiting at the appender", "short", {"{{state}}": of_spike("spike_batches", "state")}),
+    Plot(
+        "Commits a minute",
+        "short",
+        {"commits": one('rate(spike_commits_total{spike="$spike"}[5m])') + " * 60"},
+    ),
+    Plot("Since the last commit", "s", {"age": of_spike("spike_commit_age_seconds")}),
+    Plot(
+        "Restarts in an hour",
+        "short",
+        {"{{cause}}": one('increase(spike_restarts_total{spike="$spike"}[1h])', "cause")},
+    ),
     Plot(
         "Commits that readers do not see yet",
         "short",
-        {"{{dataset}}": 'spike_dataset_sequence{spike="$spike"} - spike_dataset_published_sequence'},
+        {
+            "{{dataset}}": f"{of_spike('spike_dataset_sequence', 'dataset')} - "
+            f"{of_spike('spike_dataset_published_sequence', 'dataset')}"
+        },
     ),
 )
 POD = 'namespace="$namespace", container=~"spark-kubernetes-.*"'
@@ -124,8 +152,8 @@ POD_PLOTS = (
     ),
 )
 ANNOTATIONS = {
-    "driver's life begins": 'changes(spike_epoch_opened_timestamp_seconds{spike="$spike"}[2m]) > 0',
-    "restart": 'increase(spike_restarts_total{spike="$spike"}[2m]) > 0',
+    "driver's life begins": one('changes(spike_epoch_opened_timestamp_seconds{spike="$spike"}[2m])') + " > 0",
+    "restart": one('increase(spike_restarts_total{spike="$spike"}[2m])', "spike, cause") + " > 0",
 }
 
 
@@ -147,7 +175,7 @@ def fleet_table() -> table.Panel:
         made = made.with_target(target)
     sort = {"sort": [{"field": "Value #A", "desc": False}]}
     names = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(FLEET_TABLE)}
-    hidden = dict.fromkeys(("Time", "instance", "job", "stage"), True)
+    hidden = {"Time": True}
     return made.transformations(
         [
             _transformation("merge", {}),
@@ -185,10 +213,10 @@ def fleet() -> d.Dashboard:
 
 
 def spike() -> d.Dashboard:
-    verdict = query('max by (verdict) (spike_verdict{spike="$spike"})', "{{verdict}}", "A")
-    created = query('spike_created_timestamp_seconds{spike="$spike"} * 1000', "created", "A").instant()
+    verdict = query(of_spike("spike_verdict", "verdict"), "{{verdict}}", "A")
+    created = query(f"{of_spike('spike_created_timestamp_seconds')} * 1000", "created", "A").instant()
     opened = query(
-        'spike_epoch_opened_timestamp_seconds{spike="$spike"} * 1000', "driver's life", "B"
+        f"{of_spike('spike_epoch_opened_timestamp_seconds')} * 1000", "driver's life", "B"
     ).instant()
     made = (
         start("Spikes: one spike", "spike-one")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from spike_pipelines.adapters import yaml_document
 from spike_pipelines.adapters.applications import SUFFIX, load_applications, parse_application
@@ -14,8 +15,36 @@ _NAME = re.compile(r"[a-z][a-z0-9.-]*")
 _PLAIN = re.compile(r"[A-Za-z][\w .;,-]*")
 
 
-def copy_application(directory: Path, *, name: str, like: str, topic: str | None) -> Path:
-    """Write `name`.yaml and return its path. Raises `InvalidSpec`; then nothing was written."""
+def copy_application(
+    directory: Path,
+    *,
+    name: str,
+    like: str,
+    topic: str | None,
+    more: Mapping[yaml_document.Path, str] = MappingProxyType({}),
+) -> Path:
+    """Write `name`.yaml and return its path. `more` are other values than `like` has. Raises `InvalidSpec`;
+    then nothing was written."""
+    path, text = _prepared(directory, name, like, topic, more)
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except OSError as error:
+        raise InvalidSpec(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def check_copy(
+    directory: Path, *, name: str, like: str, topic: str | None, more: Mapping[yaml_document.Path, str]
+) -> None:
+    """Raise `InvalidSpec` where `copy_application` would."""
+    _prepared(directory, name, like, topic, more)
+
+
+def _prepared(
+    directory: Path, name: str, like: str, topic: str | None, more: Mapping[yaml_document.Path, str]
+) -> tuple[Path, str]:
+    """Path and text of the new file, which has been read once."""
     spikes = {spike.name: spike for spike in load_applications(directory)}
     if like not in spikes:
         raise InvalidSpec(f"--from {like}: no such application; there are: {', '.join(spikes) or 'none'}")
@@ -32,14 +61,9 @@ def copy_application(directory: Path, *, name: str, like: str, topic: str | None
         ("topic",): topic or base.replace("-", "."),
         ("dataset", "name"): _free_dataset(name, base, spikes),
     }
-    text = replace_values(source.read_text(), str(source), values)
+    text = replace_values(source.read_text(), str(source), values | dict(more))
     _check(parse_application(text, path), spikes)
-    try:
-        with path.open("x") as file:
-            file.write(text)
-    except OSError as error:
-        raise InvalidSpec(f"{path} cannot be written: {error.strerror}") from error
-    return path
+    return path, text
 
 
 def replace_values(text: str, source: str, values: Mapping[yaml_document.Path, str]) -> str:

@@ -1,12 +1,13 @@
-"""Reads an hour again in a bounded Spark process of this machine (port `Rereader`)."""
+"""Reads hours again in a bounded Spark process of this machine (port `Rereader`)."""
 
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
-from spike_pipelines.adapters.spark_job import SparkJob
+from spike_pipelines.adapters.spark_worker import SparkWorker
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.ports import BackfillOrder
 from spike_pipelines.settings import Settings
@@ -16,9 +17,10 @@ LOOK_SECONDS = 5.0
 LONGEST_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SparkRereader:
-    """See `SparkJob`."""
+    """One Spark session for all hours of a run, with the application file as the first of them found it. See
+    `SparkWorker`."""
 
     settings: Settings
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -26,9 +28,15 @@ class SparkRereader:
     longest_seconds: float = LONGEST_SECONDS
     look_seconds: float = LOOK_SECONDS
 
-    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
-        job = SparkJob(
+    @cached_property
+    def _worker(self) -> SparkWorker:
+        return SparkWorker(
             "backfill", self.settings, self.environ, self.command, self.longest_seconds, self.look_seconds
         )
-        answer = job.run(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
+
+    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+        answer = self._worker.do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
         return HourAnswerFile.model_validate_json(answer).new_batch()
+
+    def close(self) -> None:
+        self._worker.close()

@@ -2,37 +2,21 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow.fs import S3FileSystem
 
-from spike_pipelines.domain.errors import NotParquet, ObjectMissing, Transient
+from spike_pipelines.adapters.parquet_columns import ParquetColumns
 from spike_pipelines.ports import ReasonCount
 
 SAMPLE_BYTES = 120
 
 
 class S3DeadLetterReader:
-    """Ranged reads of three columns. Credentials are the AWS SDK's own."""
+    """Errors: those of `ParquetColumns`."""
 
     def __init__(self, endpoint: str | None) -> None:
-        self._files = S3FileSystem(endpoint_override=endpoint, connect_timeout=5, request_timeout=60)
+        self._files = ParquetColumns(endpoint)
 
     def reasons(self, bucket: str, key: str) -> tuple[ReasonCount, ...]:
-        name = f"s3://{bucket}/{key}"
-        try:
-            table = pq.read_table(
-                f"{bucket}/{key}",
-                columns=["reason", "detail", "value"],
-                filesystem=self._files,
-                partitioning=None,
-            )
-        except pa.ArrowInvalid as error:
-            raise NotParquet(f"{name}: {error}") from error
-        except FileNotFoundError as error:
-            raise ObjectMissing(f"{name} is not there") from error
-        except OSError as error:
-            raise Transient(f"{name} could not be read: {error}") from error
-        return reasons(table)
+        return reasons(self._files.read(bucket, key, ["reason", "detail", "value"]))
 
 
 def reasons(table: pa.Table) -> tuple[ReasonCount, ...]:

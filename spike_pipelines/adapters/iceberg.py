@@ -133,11 +133,6 @@ class IcebergCatalog:
         """Raises `InvalidSpec`, naming the column, where the spike's schema does not extend the table's."""
         self._ensured(table, spike, dead_letters=dead_letters)
 
-    def check_schema(self, table: str, spike: Spike) -> None:
-        schema = final_schema(spike.schema)
-        if (found := self.load(table)) is not None:
-            check_extends(table, found.schema(), schema)
-
     def misfit(
         self,
         table: str,

@@ -12,19 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from kafka.errors import for_code
-from kafka.protocol.consumer import FetchRequest, ListOffsetsRequest, OffsetSpec
+from kafka.protocol.consumer import ListOffsetsRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 
 from spike_pipelines.adapters.kafka_client import KafkaClient, Send
-from spike_pipelines.adapters.kafka_records import GoOn, first_record, milliseconds
+from spike_pipelines.adapters.kafka_records import milliseconds
 from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
-from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
+from spike_pipelines.domain.offsets import Partition, TopicOffsets
 
 TIMEOUT_SECONDS = 10.0
 OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, INVALID_TOPIC = 1, 3, 17
-UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID = 100, 103
-FETCH_BYTES = 64 * 1024  # a batch or a few; a larger one is sent whole to whoever is asked for first
-EXTRA_ROUNDS = 100  # runs of control records or compacted batches to step over in one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,89 +69,13 @@ class KafkaBroker:
 
         return self._client.run(talk) if wanted else {}
 
-    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
-        wanted = dict(offsets)
-
-        async def talk(send: Send) -> Mapping[Partition, RecordTime]:
-            spots = await _leaders(send, wanted)
-            return await _Search(send, spots, wanted).run()
-
-        return self._client.run(talk) if wanted else {}
-
     def close(self) -> None:
         self._client.close()
-
-
-class _Search:
-    """Fetch until every partition has shown its first record or its end.
-
-    A broker fills only the partition it is asked for first without regard to the limit, so the ones
-    that got nothing go to the front of the next round.
-    """
-
-    def __init__(self, send: Send, spots: Mapping[Partition, int], offsets: Mapping[Partition, int]) -> None:
-        self._send = send
-        self._spots = spots
-        self._open = dict(offsets)
-        self._found: dict[Partition, RecordTime] = {}
-
-    async def run(self) -> Mapping[Partition, RecordTime]:
-        rounds = len(self._open) + EXTRA_ROUNDS
-        for _ in range(rounds):
-            if not self._open:
-                return self._found
-            starved: dict[Partition, int] = {}
-            for node, partitions in _by_node({p: self._spots[p] for p in self._open}).items():
-                response = await self._send(
-                    _fetch_request({p: self._open[p] for p in partitions}), node_id=node
-                )
-                _check(response.error_code, "reading")
-                await self._take(response, partitions, starved)
-            self._open = {**starved, **{p: o for p, o in self._open.items() if p not in starved}}
-        raise Transient(f"no first record found in {rounds} reads of {', '.join(map(str, self._open))}")
-
-    async def _take(self, response: Any, partitions: list[Partition], starved: dict[Partition, int]) -> None:
-        by_place = {(p.topic_id, p.index): p for p in partitions} | {
-            (p.topic, p.index): p for p in partitions
-        }
-        for topic in response.responses:
-            name = topic_id(topic.topic_id) if topic.topic_id and topic.topic_id.int else topic.topic
-            for answer in topic.partitions:
-                await self._one(by_place[name, answer.partition_index], answer, starved)
-
-    async def _one(self, partition: Partition, answer: Any, starved: dict[Partition, int]) -> None:
-        wanted = self._open[partition]
-        if answer.error_code == OFFSET_OUT_OF_RANGE:
-            spot = {partition: self._spots[partition]}
-            start = (await _list_offsets(self._send, spot, OffsetSpec.EARLIEST))[partition]
-            self._go_on(partition, start if start > wanted else None)
-            return
-        _check(answer.error_code, str(partition))
-        found = first_record(answer.records, wanted)
-        if isinstance(found, RecordTime):
-            self._found[partition] = found
-            self._go_on(partition, None)
-        elif found.offset >= answer.high_watermark:
-            self._go_on(partition, None)
-        else:
-            self._open[partition] = found.offset
-            if found == GoOn(wanted):
-                starved[partition] = wanted
-
-    def _go_on(self, partition: Partition, offset: int | None) -> None:
-        if offset is None:
-            del self._open[partition]
-        else:
-            self._open[partition] = offset
 
 
 def topic_id(value: uuid.UUID) -> str:
     """As Kafka's own tools print it."""
     return base64.urlsafe_b64encode(value.bytes).decode().rstrip("=")
-
-
-def _uuid(value: str) -> uuid.UUID:
-    return uuid.UUID(bytes=base64.urlsafe_b64decode(f"{value}=="))
 
 
 async def _metadata(send: Send, names: Iterable[str]) -> Mapping[str, _Topic]:
@@ -223,26 +144,6 @@ def _list_request(partitions: Iterable[Partition], at: int) -> Any:
     return ListOffsetsRequest(isolation_level=0, topics=topics)
 
 
-def _fetch_request(offsets: Mapping[Partition, int]) -> Any:
-    of_topic = FetchRequest.FetchTopic
-    topics = [
-        of_topic(
-            topic=name,
-            topic_id=_uuid(some[0].topic_id),
-            partitions=[
-                of_topic.FetchPartition(
-                    partition=p.index, fetch_offset=offsets[p], partition_max_bytes=FETCH_BYTES
-                )
-                for p in some
-            ],
-        )
-        for name, some in _by_topic(offsets).items()
-    ]
-    return FetchRequest(
-        max_wait_ms=0, min_bytes=0, max_bytes=len(offsets) * FETCH_BYTES, session_epoch=-1, topics=topics
-    )
-
-
 def _by_topic(partitions: Iterable[Partition]) -> Mapping[str, list[Partition]]:
     grouped: dict[str, list[Partition]] = defaultdict(list)
     for partition in partitions:
@@ -268,8 +169,6 @@ def _offsets(topic: _Topic, starts: Mapping[Partition, int], ends: Mapping[Parti
 
 
 def _check(code: int, what: str) -> None:
-    if code in (UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID):
-        raise TopicChanged(f"{what}: the topic was deleted and made again")
     if code == UNKNOWN_TOPIC:
         raise TopicMissing(f"{what}: the topic does not exist (any more)")
     if code:

@@ -22,19 +22,15 @@ class GoOn:
     offset: int
 
 
-def first_record(data: bytes | None, offset: int) -> RecordTime | GoOn:
-    """The first record with `offset` or more; control records (ends of transactions) are none.
-
-    A batch may begin before the offset that was asked for, and one at the end may be cut off.
-    """
-    return first_committed_record(data, offset, ())
-
-
 def first_committed_record(
     data: bytes | None, offset: int, aborted: Iterable[tuple[int, int]]
 ) -> RecordTime | GoOn:
-    """The same without records of aborted transactions, given as (producer id, first offset). A producer
-    has one transaction at a time, so its next control record ends the aborted one."""
+    """The first record with `offset` or more that is neither a control record (the end of a transaction)
+    nor of an aborted transaction; these are given as (producer id, first offset).
+
+    A batch may begin before the offset that was asked for, and one at the end may be cut off. A producer has
+    one transaction at a time, so its next control record ends the aborted one.
+    """
     pending = sorted(aborted, key=lambda a: a[1], reverse=True)
     open_: set[int] = set()
     for batch in MemoryRecords(data or b""):

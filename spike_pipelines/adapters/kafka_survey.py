@@ -16,7 +16,7 @@ from spike_pipelines.adapters.kafka import INVALID_TOPIC, OFFSET_OUT_OF_RANGE, U
 from spike_pipelines.adapters.kafka_client import KafkaClient, Send
 from spike_pipelines.adapters.kafka_records import GoOn, first_committed_record
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
-from spike_pipelines.ports import Survey, SurveyedTopic
+from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
 READ_COMMITTED = 1
 TOPIC_RESOURCE = 2
@@ -52,15 +52,21 @@ class KafkaSurveyor:
 
         return self._client.run(talk) if wanted else Survey({}, {})
 
-    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> FirstRecords:
         wanted = dict(offsets)
 
-        async def talk(send: Send) -> Mapping[Partition, RecordTime | None]:
+        async def talk(send: Send) -> FirstRecords:
             round_ = _Round(send, sorted({p.topic for p in wanted}))
             places = {p.partition: p for p in await round_.places() if p.leader >= 0}
-            return await _Search(send, places, {p: o for p, o in wanted.items() if p in places}).run()
+            found = await _Search(send, places, {p: o for p, o in wanted.items() if p in places}).run()
+            left_out = {
+                p: round_.problems.get(p.topic, "it is of another topic of that name")
+                for p in wanted
+                if p not in places
+            }
+            return FirstRecords(found.records, {**left_out, **found.problems})
 
-        return self._client.run(talk) if wanted else {}
+        return self._client.run(talk) if wanted else FirstRecords({})
 
     def close(self) -> None:
         self._client.close()
@@ -128,7 +134,8 @@ class _Round:
                 for entry in topic.partitions:
                     if entry.error_code:
                         self._trouble(topic.name, for_code(entry.error_code).__name__)
-                    found[known[topic.name, entry.partition_index]] = entry.offset
+                    else:
+                        found[known[topic.name, entry.partition_index]] = entry.offset
         for place in places:
             if place.partition not in found:
                 self._trouble(place.partition.topic, f"no offsets of partition {place.partition.index}")
@@ -162,15 +169,17 @@ class _Search:
     """Fetch until every partition has shown its first committed record or its end.
 
     A broker fills only the partition it is asked for first without regard to the limit, so the ones that
-    got nothing go to the front of the next request. What fails is left out of the answer.
+    got nothing go to the front of the next request. What fails is a problem of its partition: never the
+    answer that no record follows (I12).
     """
 
     send: Send
     places: Mapping[Partition, _Place]
     open: dict[Partition, int]
     found: dict[Partition, RecordTime | None] = field(default_factory=dict)
+    problems: dict[Partition, str] = field(default_factory=dict)
 
-    async def run(self) -> Mapping[Partition, RecordTime | None]:
+    async def run(self) -> FirstRecords:
         for _ in range(MOST_ROUNDS + len(self.open)):
             if not self.open:
                 break
@@ -181,16 +190,18 @@ class _Search:
             ]
             for node, chunk in requests:
                 await self._ask(node, chunk)
-        return self.found
+        self._leave(tuple(self.open), f"no record was found in {MOST_ROUNDS} rounds")
+        return FirstRecords(self.found, self.problems)
 
     async def _ask(self, node: int, chunk: list[_Place]) -> None:
         try:
             answer = await self.send(_fetch_request(chunk, self.open), node_id=node)
-        except KafkaError:
-            self._leave(p.partition for p in chunk)
+        except KafkaError as error:
+            self._leave((p.partition for p in chunk), f"broker {node} did not answer: {type(error).__name__}")
             return
         if answer.error_code:
-            self._leave(p.partition for p in chunk)
+            problem = f"broker {node}: {for_code(answer.error_code).__name__}"
+            self._leave((p.partition for p in chunk), problem)
             return
         known = {(key, p.partition.index): p.partition for p in chunk for key in (p.uuid, p.partition.topic)}
         starved: dict[Partition, int] = {}
@@ -203,15 +214,10 @@ class _Search:
     async def _one(self, partition: Partition, entry: Any, starved: dict[Partition, int]) -> None:
         wanted = self.open[partition]
         if entry.error_code == OFFSET_OUT_OF_RANGE:
-            starts = await _Round(self.send, []).offsets([self.places[partition]], OffsetSpec.EARLIEST)
-            start = starts.get(partition)
-            if start is not None and start > wanted:
-                self.open[partition] = start
-            else:
-                self._end(partition, None)
+            await self._from_start(partition, wanted)
             return
         if entry.error_code:
-            self._leave([partition])
+            self._leave([partition], for_code(entry.error_code).__name__)
             return
         aborted = [(a.producer_id, a.first_offset) for a in entry.aborted_transactions or ()]
         seen = first_committed_record(entry.records, wanted, aborted)
@@ -224,13 +230,25 @@ class _Search:
             if seen == GoOn(wanted):
                 starved[partition] = wanted
 
+    async def _from_start(self, partition: Partition, wanted: int) -> None:
+        """What was there is deleted meanwhile. An offset that is not below the log's start is beyond its end:
+        what follows it, nobody knows."""
+        round_ = _Round(self.send, [])
+        start = (await round_.offsets([self.places[partition]], OffsetSpec.EARLIEST)).get(partition)
+        if start is not None and start > wanted:
+            self.open[partition] = start
+            return
+        unseen = round_.problems.get(partition.topic, f"its log ends below {wanted}")
+        self._leave([partition], unseen)
+
     def _end(self, partition: Partition, record: RecordTime | None) -> None:
         self.found[partition] = record
         del self.open[partition]
 
-    def _leave(self, partitions: Iterable[Partition]) -> None:
+    def _leave(self, partitions: Iterable[Partition], problem: str) -> None:
         for partition in partitions:
-            self.open.pop(partition, None)
+            if self.open.pop(partition, None) is not None:
+                self.problems[partition] = problem
 
 
 def _topic(

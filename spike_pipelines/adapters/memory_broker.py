@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
-from spike_pipelines.ports import Survey, SurveyedTopic
+from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
 
 @dataclass(slots=True)
@@ -78,11 +78,6 @@ class MemoryBroker:
         self._check_up()
         return {p: self._offset_at(self._log(p), at) for p in partitions}
 
-    def first_records(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime]:
-        self._check_up()
-        found = {p: self._first(self._log(p), offset) for p, offset in offsets.items()}
-        return {p: record for p, record in found.items() if record is not None}
-
     def survey(self, names: Iterable[str]) -> Survey:
         self._check_up()
         there = [name for name in sorted(set(names)) if name in self._topics]
@@ -94,14 +89,17 @@ class MemoryBroker:
         }
         return Survey(found, problems)
 
-    def first_records_after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+    def first_records_after(self, offsets: Mapping[Partition, int]) -> FirstRecords:
         self._check_up()
         known = {
             p: o
             for p, o in offsets.items()
             if p.topic not in self.dark and p.topic in self._topics and self._topics[p.topic].id == p.topic_id
         }
-        return {p: self._first(self._log(p), offset) for p, offset in known.items()}
+        left_out = {p: "no leader, or another topic of that name" for p in offsets if p not in known}
+        beyond = {p: f"its log ends below {o}" for p, o in known.items() if o > self._log(p).end}
+        found = {p: self._first(self._log(p), o) for p, o in known.items() if p not in beyond}
+        return FirstRecords(found, left_out | beyond)
 
     def mirror(self, groups: Mapping[str, Mapping[Partition, int]]) -> Mapping[str, str]:
         self._check_up()

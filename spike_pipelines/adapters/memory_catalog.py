@@ -42,9 +42,6 @@ class MemoryCatalog:
         with self._lock:
             self._tables.setdefault(table, _Table())
 
-    def check_schema(self, table: str, spike: Spike) -> None:  # noqa: ARG002 it knows no columns
-        parse(spike.schema)
-
     def misfit(
         self,
         table: str,

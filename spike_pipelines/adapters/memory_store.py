@@ -34,6 +34,11 @@ class MemoryObjectStore:
             stored = self._bucket(bucket).get(key)
             return None if stored is None else replace(stored.info(key), etag_is_md5=True)
 
+    def read(self, bucket: str, key: str) -> bytes | None:
+        with self._lock:
+            stored = self._bucket(bucket).get(key)
+            return None if stored is None else stored.body
+
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
         with self._lock:

@@ -89,6 +89,15 @@ class S3ObjectStore:
             key, found["ContentLength"], etag, found["Metadata"], etag_is_md5=_is_md5(etag, found)
         )
 
+    def read(self, bucket: str, key: str) -> bytes | None:
+        with translated("get", bucket, key):
+            try:
+                answer = self._s3.get_object(Bucket=bucket, Key=key)
+            except self._s3.exceptions.NoSuchKey:
+                return None
+            body: bytes = answer["Body"].read()
+            return body
+
     def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
         tail = self._tail(bucket, key, size=size, length=TAIL_BYTES)

@@ -47,8 +47,8 @@ class SparkJob:
                 try:
                     self._await(process, spike, keep_alive)
                 finally:
-                    _end(process)
-            self._check(process.returncode, spike, log)
+                    end(process)
+            check_ended(process.returncode, self.kind, spike, log)
             return answer.read_bytes()
 
     def _await(self, process: "subprocess.Popen[bytes]", spike: str, keep_alive: Callable[[], None]) -> None:
@@ -65,16 +65,18 @@ class SparkJob:
                     "choose fewer hours"
                 )
 
-    def _check(self, code: int, spike: str, log: Path) -> None:
-        if code == 0:
-            return
-        with log.open(errors="replace") as lines:
-            tail = " | ".join(line.strip() for line in deque(lines, maxlen=TAIL_LINES))
-        kind = InvalidSpec if code == INVALID else Transient
-        raise kind(f"the {self.kind} job of {spike} ended with status {code}: {tail} (all of it: {log})")
+
+def check_ended(code: int, kind: str, spike: str, log: Path) -> None:
+    """Raise `InvalidSpec` or `Transient`, with the end of the log, unless the status is 0."""
+    if code == 0:
+        return
+    with log.open(errors="replace") as lines:
+        tail = " | ".join(line.strip() for line in deque(lines, maxlen=TAIL_LINES))
+    error = InvalidSpec if code == INVALID else Transient
+    raise error(f"the {kind} job of {spike} ended with status {code}: {tail} (all of it: {log})")
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> None:
     """Nothing of ours goes on after us."""
     if process.poll() is not None:
         return

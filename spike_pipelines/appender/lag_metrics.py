@@ -7,7 +7,8 @@
 | `kminion_kafka_consumer_group_…` | redpanda-data/kminion |
 
 All come from the newest look that was written down. A look older than `STALE` says nothing about now: its
-figures are left out, and the verdict is UNKNOWN.
+figures are left out, and the verdict is UNKNOWN. But a loss stands until somebody acknowledges it, and a
+spike that the newest looks no longer have is not there any more.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ class LagCollector:
         self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
-        reports, tally = self._ledger.latest_lag(), self._ledger.tally()
+        reports, tally = watched(self._ledger.latest_lag()), self._ledger.tally()
         fresh = {name: r for name, r in reports.items() if r.at and tally.at - r.at <= STALE}
         seen = {name: r for name, r in fresh.items() if r.observed}
         yield from _spikes(reports, fresh, seen)
@@ -50,6 +51,14 @@ class LagCollector:
         yield from _lag_exporter(seen)
         yield from _kminion(seen)
         yield from _tally(tally)
+
+
+def watched(reports: Mapping[str, LagReport]) -> Mapping[str, LagReport]:
+    """Without those that were left out of later looks: one look is of all spikes that there are."""
+    newest = max((r.at for r in reports.values() if r.at), default=None)
+    return {
+        name: r for name, r in reports.items() if newest is None or r.at is None or newest - r.at <= STALE
+    }
 
 
 def _spikes(
@@ -80,7 +89,7 @@ def _spikes(
     )
     yield _each("spike_caught_up_seconds", "Until nothing is uncommitted", seen, lambda r: r.eta_seconds)
     yield _each("spike_retention_seconds", "retention.ms of its topic", seen, lambda r: r.retention_seconds)
-    yield _each("spike_lost_records", "Deleted by Kafka unread, not acknowledged", fresh, lambda r: r.lost)
+    yield _each("spike_lost_records", "Deleted unread or cut off, and open", reports, lambda r: r.lost)
     yield _each("spike_commit_age_seconds", "Since the last commit", fresh, lambda r: r.commit_age_seconds)
     yield _each("spike_objective_seconds", "What lag may be", reports, lambda r: r.objective_seconds)
     yield _each("spike_running", "1 while a driver runs", fresh, lambda r: r.running)

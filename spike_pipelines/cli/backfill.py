@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spike_pipelines.cli.dlq import known, me
+from spike_pipelines.cli.arguments import known, me
+from spike_pipelines.cli.fork import Wanted, fork
+from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
+from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
 from spike_pipelines.domain.backfill import HOUR, HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import Swap, SwapKind, SwapState
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 2.0
 LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
+MOST_RUNS = 20  # one for each stretch of hours
+SHOWN = "%Y-%m-%dT%H"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +71,17 @@ def progress(plans: Mapping[datetime, HourPlan], swaps: tuple[Swap, ...], after:
 def backfill(
     name: Annotated[str, typer.Argument(help="Name of the spike.")],
     first: Annotated[
-        datetime, typer.Option("--from", formats=list(HOUR_FORMATS), help="UTC hour, as 2026-11-22T21.")
-    ],
+        datetime | None,
+        typer.Option("--from", formats=list(HOUR_FORMATS), help="UTC hour, as 2026-11-22T21."),
+    ] = None,
     to: Annotated[
         datetime | None,
         typer.Option("--to", formats=list(HOUR_FORMATS), help="Up to this UTC hour, it included."),
     ] = None,
     *,
+    offsets: Annotated[
+        str | None, typer.Option(help="Instead: the hours of topic:partition:start-end,… (end not included).")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Until it has ended; exit code 1 if it failed.")
     ] = False,
@@ -79,6 +89,12 @@ def backfill(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Leave alone what Kafka no longer has.")
     ] = False,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", help="A new spike and dataset from the same topic; the old ones stay."),
+    ] = None,
+    staging: Annotated[str | None, typer.Option(help="With --as: its staging place, s3://…")] = None,
+    final: Annotated[str | None, typer.Option(help="With --as: its final place, s3://…")] = None,
     why: Annotated[str | None, typer.Option(help="What was changed; it is kept with the swaps.")] = None,
     who: Annotated[str | None, typer.Option(help="Who asks.", show_default="you@this-host")] = None,
 ) -> None:
@@ -87,17 +103,61 @@ def backfill(
         raise InvalidSpec("--accept-loss leaves records behind: say why with --why …")
     platform = Platform()
     spike = known(platform.spikes, name)
-    last = first if to is None else to
-    hours = check_hours(_utc(first), _utc(last), spike.dataset.start, platform.ledger.now())
+    if as_ is not None:
+        _check_alone("--as", {"--to": to, "--offsets": offsets, "--wait": wait})
+        wanted = Wanted(as_, None if first is None else _utc(first), staging, final)
+        return fork(
+            platform, spike, wanted, request(who, why) if accept_loss and why else None, dry_run=dry_run
+        )
+    if staging or final:
+        raise InvalidSpec("--staging and --final are of a new spike: name it with --as")
+    hours = asked_hours(platform, spike, first, to, offsets)
     plans = _rehearsed(platform, spike, hours, accept_loss=accept_loss)
     if dry_run or not plans:
-        return
+        return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
-    run_id = launch(spike, hours, config)
-    typer.echo(f"Dagster run {run_id}")
+    runs = [launch(spike, since, until, config) for since, until in hour_ranges(hours)]
+    typer.echo(f"Dagster run {', '.join(runs)}")
     if wait:
-        _await(platform, spike, plans, after, run_id)
+        _await(platform, spike, plans, after, runs)
+    return None
+
+
+def _check_alone(option: str, others: Mapping[str, object]) -> None:
+    if given := [name for name, value in others.items() if value]:
+        raise InvalidSpec(
+            f"{given[0]} says nothing with {option}: the new spike is a stream, which reads on to the end of "
+            "its topic and along with it"
+        )
+
+
+def asked_hours(
+    platform: Platform, spike: Spike, first: datetime | None, to: datetime | None, offsets: str | None
+) -> tuple[datetime, ...]:
+    """From `first` to `to`, or those that the offsets fed. Raises `InvalidSpec` for what cannot be."""
+    if (first is None) == (offsets is None):
+        raise InvalidSpec(
+            "spike backfill: give --from HOUR (and --to HOUR), or --offsets topic:partition:start-end"
+        )
+    if offsets is None:
+        assert first is not None
+        last = first if to is None else to
+        return check_hours(_utc(first), _utc(last), spike.dataset.start, platform.ledger.now())
+    if to is not None:
+        raise InvalidSpec("--to goes with --from; offsets say their own end")
+    positions = platform.ledger.all_positions().get(spike.name, {})
+    ranges = check_offsets(parse_offsets(offsets), spike.topic, positions)
+    hours = platform.ledger.fed_hours(spike.name, ranges)
+    stretches = hour_ranges(hours)
+    if len(stretches) > MOST_RUNS:
+        raise InvalidSpec(
+            f"the offsets went into {len(hours)} hours in {len(stretches)} places, more than {MOST_RUNS}: "
+            "choose fewer, or hours with --from and --to"
+        )
+    shown = ", ".join(f"{since:{SHOWN}} to {until:{SHOWN}}" for since, until in stretches) or "no hour"
+    typer.echo(f"{offsets}: batches with these offsets counted records for {shown}")
+    return hours
 
 
 def _rehearsed(
@@ -124,8 +184,8 @@ def _rehearsed(
     return plans
 
 
-def launch(spike: Spike, hours: tuple[datetime, ...], config: Mapping[str, object]) -> str:
-    """Ask the Dagster of `spike up`, or that DAGSTER_HOME names, for one run of all hours. Its id.
+def launch(spike: Spike, since: datetime, until: datetime, config: Mapping[str, object]) -> str:
+    """Ask the Dagster of `spike up`, or that DAGSTER_HOME names, for one run of these hours. Its id.
 
     Errors: `InvalidSpec` without an instance, `Transient` if it did not take the run."""
     from dagster._core.storage.tags import (  # noqa: PLC0415
@@ -138,8 +198,8 @@ def launch(spike: Spike, hours: tuple[datetime, ...], config: Mapping[str, objec
 
     run_id = str(uuid.uuid4())
     tags = RUN_TAGS | {
-        ASSET_PARTITION_RANGE_START_TAG: partition_key(hours[0]),
-        ASSET_PARTITION_RANGE_END_TAG: partition_key(hours[-1]),
+        ASSET_PARTITION_RANGE_START_TAG: partition_key(since),
+        ASSET_PARTITION_RANGE_END_TAG: partition_key(until),
     }
     command = (
         sys.executable, "-m", "dagster", "job", "launch", "-w", str(_workspace()), "-j", job_name(spike),
@@ -165,25 +225,27 @@ def _workspace() -> Path:
 
 
 def _await(
-    platform: Platform, spike: Spike, plans: Mapping[datetime, HourPlan], after: int, run_id: str
+    platform: Platform, spike: Spike, plans: Mapping[datetime, HourPlan], after: int, runs: Sequence[str]
 ) -> None:
-    """Tell what changes until the run has ended. Exit code 1 unless every hour is done."""
+    """Tell what changes until the runs have ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
 
     begun, said = monotonic(), None
     with dg.DagsterInstance.get() as instance:
         while True:
-            ended = _ended(instance, run_id)
+            ended = [_ended(instance, run_id) for run_id in runs]
             now = progress(plans, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
             if now != said:
                 typer.echo(now.line(timedelta(seconds=monotonic() - begun)))
             said = now
-            if ended:
+            if None not in ended:
                 break
             Event().wait(LOOK_SECONDS)
-        typer.echo(f"the run ended: {ended}")
-        if ended != "SUCCESS":
+        failed = [(run_id, end) for run_id, end in zip(runs, ended, strict=True) if end != "SUCCESS"]
+        typer.echo(f"the run ended: {failed[0][1] if failed else 'SUCCESS'}")
+        for run_id, _ in failed:
             typer.echo(_reason(instance, run_id), err=True)
+        if failed:
             raise typer.Exit(1)
 
 

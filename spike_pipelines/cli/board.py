@@ -50,7 +50,7 @@ class Board:
             self._print_changes(snapshot)
         elif time.monotonic() - self._shown_at >= REFRESH_SECONDS:
             self._shown_at = time.monotonic()
-            shown = table(self._rows, snapshot.parts, link=self._link, brief=True)
+            shown = table(self._rows, snapshot.parts, link=self._link, brief=True, width=self._console.width)
             self._live.update(shown, refresh=True)
         if snapshot.ready and not self._ready.is_set():
             self._ready.set()

@@ -1,8 +1,5 @@
 """`spike dlq …`: records that could not be read, and reading them again."""
 
-import getpass
-import socket
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -11,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.batch import hour_of
-from spike_pipelines.domain.errors import Conflict, InvalidSpec
-from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.swap import Scope
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.replay import Replayed
@@ -69,20 +66,9 @@ def replay(
     if not why:
         raise InvalidSpec("say what was mended with --why …, or look first with --dry-run")
     done = platform.replayer.replay(spike, chosen, who=who or me(), why=why)
-    publish(platform, spike)
     tell(done, "became")
-
-
-def publish(platform: Platform, spike: Spike) -> None:
-    """Show it to readers now. If an appender run is at it as well, one of the two does it."""
-    state = next((d for d in platform.ledger.datasets() if d.name == spike.dataset.name), None)
-    if state is None or state.published >= state.sequence:
-        return
-    try:
-        platform.publisher.publish(spike, state)
-        platform.publisher.clean(spike)
-    except Conflict as error:
-        typer.echo(f"an appender run publishes at the same time and will show it: {error}")
+    if why_not := platform.publisher.show(spike):
+        typer.echo(f"committed; the next appender run shows it to readers: {why_not}")
 
 
 def tell(done: Replayed | None, verb: str) -> None:
@@ -107,17 +93,6 @@ def scope(hour: datetime | None, to: datetime | None, reason: str | None) -> Sco
     if since is not None and last is not None and last < since:
         raise InvalidSpec(f"--to {last:%Y-%m-%dT%H} is before --hour {since:%Y-%m-%dT%H}")
     return Scope(since, None if last is None else last + timedelta(hours=1), reason)
-
-
-def known(spikes: Mapping[str, Spike], name: str) -> Spike:
-    """Raises `InvalidSpec` naming what there is."""
-    if name not in spikes:
-        raise InvalidSpec(f"no application file describes {name}; there are: {', '.join(sorted(spikes))}")
-    return spikes[name]
-
-
-def me() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _utc(hour: datetime) -> datetime:

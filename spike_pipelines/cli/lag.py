@@ -1,33 +1,53 @@
 """`spike lag` and `spike ack`: how far behind, over time, and the one alarm that a person must put out."""
 
-import getpass
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from socket import gethostname
 from typing import Annotated, Literal
 
 import plotext
 import typer
 from pydantic import TypeAdapter
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.cli.arguments import known, me
+from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.lag import LagReport, human
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.orchestration.judgements import Grade, Seen
 from spike_pipelines.orchestration.judgements import lag as grade
 from spike_pipelines.platform import Platform
+from spike_pipelines.stack.fitting import Columns, hidden
 
 REFRESH_SECONDS = 5.0
 MOST_PARTITIONS = 24
 PLOT_LINES = 12
-WIDTH = 110
 _REPORTS = TypeAdapter(Mapping[str, LagReport])
+FLEET = Columns(
+    (
+        "spike",
+        "verdict",
+        "lag",
+        "staged",
+        "read",
+        "behind",
+        "in/s",
+        "out/s",
+        "caught up",
+        "loss in",
+        "commit",
+    ),
+    words=frozenset({"spike", "verdict"}),
+    spare=("commit", "read", "staged", "in/s", "out/s", "caught up", "lag"),
+)
+PARTITIONS = Columns(
+    ("partition", "start", "committed", "staged", "end", "lag", "behind", "lost", "loss in"),
+    spare=("staged", "start", "end", "committed"),
+)
 _COLOURS = {Grade.PASSED: "green", Grade.WARN: "yellow", Grade.ERROR: "red"}
 
 
@@ -41,12 +61,11 @@ def lag(
     """How far behind every spike is, why, and when records will be lost."""
     platform = Platform()
     if name is not None:
-        _known(platform, name)
+        known(platform.spikes, name)
     if output == "json":
         typer.echo(as_json(look(platform, name)))
         return
-    console = Console()
-    console.width = max(console.width, WIDTH)
+    console = wide()
     if not watch:
         console.print(shown(platform, name, hours, console.width))
         return
@@ -64,15 +83,18 @@ def ack(
 ) -> None:
     """Acknowledge that records were lost, so that the verdict may be something else than LOST again."""
     platform = Platform()
-    _known(platform, name)
-    loss = platform.ledger.acknowledge_loss(name, who or f"{getpass.getuser()}@{gethostname()}", why)
+    known(platform.spikes, name)
+    loss = platform.ledger.acknowledge_loss(name, who or me(), why)
     if loss is None:
         print(f"{name}: no loss stands open")
         return
     print(f"{name}: acknowledged the loss of {loss.records:,} records, first seen {loss.seen_at:%F %T}Z")
     print(f"  {loss.detail}")
-    if sum(p.lost for p in look(platform, name)[name].partitions):
+    seen = look(platform, name)[name].partitions
+    if any(p.lost for p in seen):
         print("  The log still starts beyond what was read, so it is LOST until `spike resume`.")
+    if any(p.cut_off for p in seen):
+        print("  The log still ends below what is staged, so it is LOST until `spike rewind`.")
 
 
 def look(platform: Platform, name: str | None) -> Mapping[str, LagReport]:
@@ -88,26 +110,23 @@ def shown(platform: Platform, name: str | None, hours: float, width: int) -> Gro
     reports = look(platform, name)
     coloured = {n: _COLOURS[grade(Seen(platform.spikes[n], r)).grade] for n, r in reports.items()}
     if name is None:
-        return Group(fleet(reports, coloured), sentences(reports, coloured))
+        return Group(*fleet(reports, coloured, width), sentences(reports, coloured))
     since = (reports[name].at or platform.ledger.now()) - timedelta(hours=hours)
     samples = platform.ledger.lag_samples(name, since)
     return Group(
-        fleet(reports, coloured),
+        *fleet(reports, coloured, width),
         sentences(reports, coloured, good=True),
-        partitions(reports[name]),
+        *partitions(reports[name], width),
         Text.from_ansi(plot(samples, width)),
     )
 
 
-def fleet(reports: Mapping[str, LagReport], coloured: Mapping[str, str]) -> Table:
-    """One line a spike, the nearest to loss first."""
-    table = Table(box=None, padding=(0, 1), show_edge=False)
-    table.add_column("spike", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for column in ("lag", "staged", "read", "behind", "in/s", "out/s", "caught up", "loss in", "commit"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, r in sorted(reports.items(), key=lambda item: urgency(*item)):
-        table.add_row(
+def fleet(
+    reports: Mapping[str, LagReport], coloured: Mapping[str, str], width: int | None = None
+) -> tuple[Table, Text]:
+    """One line a spike, the nearest to loss first; below it what is left out at this width."""
+    rows = [
+        (
             name,
             Text(r.verdict, style=coloured[name]),
             _count(r.lag if r.observed else None),
@@ -120,7 +139,10 @@ def fleet(reports: Mapping[str, LagReport], coloured: Mapping[str, str]) -> Tabl
             _time(r.time_to_loss_seconds),
             _time(r.commit_age_seconds),
         )
-    return table
+        for name, r in sorted(reports.items(), key=lambda item: urgency(*item))
+    ]
+    table, left_out = FLEET.fitted(rows, width)
+    return table, hidden(left_out)
 
 
 def urgency(name: str, report: LagReport) -> tuple[float, float, str]:
@@ -143,23 +165,22 @@ def sentences(reports: Mapping[str, LagReport], coloured: Mapping[str, str], *, 
     return text
 
 
-def partitions(report: LagReport) -> Table:
-    """The worst first; of many only those."""
-    table = Table(box=None, padding=(0, 1), show_edge=False)
-    for column in ("partition", "start", "committed", "staged", "end", "lag", "behind", "lost", "loss in"):
-        table.add_column(column, justify="right", no_wrap=True)
-    ordered = sorted(report.partitions, key=lambda p: (-p.lost, -p.lag, p.partition.index))
-    for p in ordered[:MOST_PARTITIONS]:
-        table.add_row(
+def partitions(report: LagReport, width: int | None = None) -> tuple[Table, Text]:
+    """The worst first; of many only those. What is cut off at a log's end is lost too."""
+    ordered = sorted(report.partitions, key=lambda p: (-p.lost - p.cut_off, -p.lag, p.partition.index))
+    rows = [
+        (
             str(p.partition.index),
             *map(_count, (p.log_start, p.committed_end, p.staged_end, p.log_end, p.lag)),
             _time(p.lag_seconds),
-            _count(p.lost),
+            _count(p.lost + p.cut_off),
             _time(p.time_to_loss_seconds),
         )
-    if len(ordered) > MOST_PARTITIONS:
-        table.add_row(f"and {len(ordered) - MOST_PARTITIONS} more")
-    return table
+        for p in ordered[:MOST_PARTITIONS]
+    ]
+    table, left_out = PARTITIONS.fitted(rows, width)
+    more = len(ordered) - MOST_PARTITIONS
+    return table, Text(f"and {more} partitions more\n" if more > 0 else "", style="dim") + hidden(left_out)
 
 
 def plot(samples: Sequence[Sample], width: int) -> str:
@@ -178,7 +199,10 @@ def plot(samples: Sequence[Sample], width: int) -> str:
 
 
 def _curve(points: Iterable[tuple[float, float]], title: str, width: int) -> str:
-    x, y = zip(*points, strict=True)
+    known = tuple(points)
+    if not known:
+        return f"{title}: not known at any time of this plot"
+    x, y = zip(*known, strict=True)
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plot_size(width, PLOT_LINES)
@@ -186,11 +210,6 @@ def _curve(points: Iterable[tuple[float, float]], title: str, width: int) -> str
     plotext.ylim(0, max(*y, 1.0))
     plotext.plot(x, y, marker="braille")
     return str(plotext.build())
-
-
-def _known(platform: Platform, name: str) -> None:
-    if name not in platform.spikes:
-        raise InvalidSpec(f"no spike is called {name!r}: there are {', '.join(sorted(platform.spikes))}")
 
 
 def _count(value: float | None) -> str:

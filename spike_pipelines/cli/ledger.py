@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from spike_pipelines.adapters.ledger import migrate
+from spike_pipelines.cli.arguments import known
 from spike_pipelines.cli.operations import request
-from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.platform import Platform
 from spike_pipelines.settings import Settings
 
@@ -23,10 +23,7 @@ def project(
     """Bring Iceberg tables to the ledger's live files, and finish publication and clean-up."""
     platform = Platform()
     datasets = {state.spike for state in platform.ledger.datasets() if state.sequence}
-    chosen = [spike for spike in platform.spikes.values() if name in (None, spike.name)]
-    if not chosen:
-        raise InvalidSpec(f"no application file describes {name}: there are {', '.join(platform.spikes)}")
-    for spike in chosen:
+    for spike in platform.spikes.values() if name is None else [known(platform.spikes, name)]:
         if spike.name not in datasets:
             typer.echo(f"{spike.name}: nothing was ever committed")
             continue

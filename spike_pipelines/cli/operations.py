@@ -1,15 +1,14 @@
 """`spike batch`, `rewind`, `resume`, `operations`: what a person decides, audited with who and why."""
 
-import getpass
 import secrets
 from datetime import UTC, datetime
-from socket import gethostname
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.shown import batches_table, describe, operations_table, wide
 from spike_pipelines.domain.batch import BatchState
 from spike_pipelines.domain.errors import InvalidSpec, Refused
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def list_batches(name: Name, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
     """The newest batches of a spike, newest first; a held one with its reason."""
     platform = Platform()
-    _spike(platform, name)
+    known(platform.spikes, name)
     batches = platform.ledger.last_batches(name, limit)
     held = platform.ledger.held().get(name)
     if held and held.number not in {b.number for b in batches}:
@@ -55,7 +54,7 @@ def list_batches(name: Name, limit: Annotated[int, typer.Option(min=1, max=1000)
 def show(name: Name, number: Number) -> None:
     """All that is known of one batch, and what can be done about a held one."""
     platform = Platform()
-    spike = _spike(platform, name)
+    spike = known(platform.spikes, name)
     record = platform.ledger.record(number)
     if record is None or record.batch.spike != name:
         raise Refused(f"{name} has no batch {number}: `spike batch list {name}` shows those there are")
@@ -84,14 +83,14 @@ def release(name: Name, number: Number, why: Why, who: Who = None) -> None:
     """Let a held batch be promoted as its files are; the difference is written down as unaccounted for."""
     platform = Platform()
     asked = request(who, why)
-    _done(platform.operator.release(_spike(platform, name), number, asked))
+    _done(platform.operator.release(known(platform.spikes, name), number, asked))
 
 
 def discard(name: Name, number: Number, why: Why, who: Who = None) -> None:
     """Give a held batch up, and all that is staged behind it: the records are read again."""
     platform = Platform()
     asked = request(who, why)
-    _done(platform.operator.discard(_spike(platform, name), number, asked))
+    _done(platform.operator.discard(known(platform.spikes, name), number, asked))
 
 
 def rewind(
@@ -109,7 +108,7 @@ def rewind(
         raise InvalidSpec("spike rewind: give --dry-run to look, or --why to do it")
     target = parse_target(to)
     platform = Platform()
-    spike = _spike(platform, name)
+    spike = known(platform.spikes, name)
     if why is None:
         _print_plan(platform.operator.plan(spike, target))
         return
@@ -136,7 +135,7 @@ def resume(
         )
     platform = Platform()
     asked = request(who, why)
-    _done(platform.operator.accept_loss(_spike(platform, name), asked))
+    _done(platform.operator.accept_loss(known(platform.spikes, name), asked))
 
 
 def operations(
@@ -148,14 +147,8 @@ def operations(
 
 
 def request(who: str | None, why: str) -> Request:
-    author = Author(who or f"{getpass.getuser()}@{gethostname()}", why)
+    author = Author(who or me(), why)
     return Request(f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(6)}", author)
-
-
-def _spike(platform: Platform, name: str) -> Spike:
-    if name not in platform.spikes:
-        raise InvalidSpec(f"no application file describes {name}: there are {', '.join(platform.spikes)}")
-    return platform.spikes[name]
 
 
 def _done(operation: Operation) -> None:

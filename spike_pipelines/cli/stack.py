@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import running
@@ -23,7 +23,9 @@ from spike_pipelines.stack.status import table
 
 OBEYED_SECONDS = 150.0
 POLL_SECONDS = 0.1
-WIDTH = 110
+LEGEND = """\
+verdict: what the driver does (MISSING, STARTING, WAITING, …) or, while it simply runs, the lag verdict that
+`spike lag` shows of every spike; docs/lag.md has both side by side"""
 
 
 PartName = Annotated[str, typer.Argument(metavar="PART", help="As in `spike status`: kafka, s3, postgres …")]
@@ -44,9 +46,9 @@ def status(output: Annotated[Output, typer.Option("--output", "-o")] = Output.TA
         shown = [part.model_dump(mode="json") for part in parts]
         print(json.dumps({"spikes": spikes, "parts": shown}, indent=2))
     else:
-        console = Console()
-        console.width = max(console.width, WIDTH)
-        console.print(table(rows, parts, link=stack.link))
+        console = wide()
+        console.print(table(rows, parts, link=stack.link, width=console.width))
+        console.print(LEGEND, style="dim")
 
 
 def env() -> None:

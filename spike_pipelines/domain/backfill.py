@@ -86,9 +86,11 @@ def plan_hour(facts: HourFacts, topic: TopicOffsets | None, *, accept_loss: bool
     """The plan, or None for an hour that nothing was ever read for. Errors: `Expired`, `Refused`."""
     if not facts.feeds:
         return None
-    lost = {f.batch: gone for f in facts.feeds if (gone := _gone(f.ranges, topic))}
+    lost = {f.batch: missing for f in facts.feeds if (missing := gone(f.ranges, topic))}
     if lost and (not accept_loss or len(lost) == len(facts.feeds)):
-        raise Expired(_told(facts.hour, [r for gone in lost.values() for r in gone], all_of=accept_loss))
+        raise Expired(
+            _told(facts.hour, [r for missing in lost.values() for r in missing], all_of=accept_loss)
+        )
     feeds = [f for f in facts.feeds if f.batch not in lost]
     _check_accounted(facts.hour, feeds)
     readable, known = frozenset(f.batch for f in feeds), frozenset(f.batch for f in facts.feeds)
@@ -103,11 +105,11 @@ def plan_hour(facts: HourFacts, topic: TopicOffsets | None, *, accept_loss: bool
         expected=sum(f.records for f in feeds) + moved,
         dead=tuple(d.key for d in facts.dead if d.sources & readable),
         kept=tuple(f for f in facts.files if f not in replaces),
-        lost=tuple(sorted(r for gone in lost.values() for r in gone)),
+        lost=tuple(sorted(r for missing in lost.values() for r in missing)),
     )
 
 
-def _gone(ranges: Iterable[OffsetRange], topic: TopicOffsets | None) -> tuple[OffsetRange, ...]:
+def gone(ranges: Iterable[OffsetRange], topic: TopicOffsets | None) -> tuple[OffsetRange, ...]:
     """What of the ranges Kafka no longer has."""
     found = []
     for r in ranges:
@@ -126,8 +128,8 @@ def _start(partition: Partition, topic: TopicOffsets | None) -> int | None:
 
 
 def _told(hour: datetime, lost: Iterable[OffsetRange], *, all_of: bool) -> str:
-    gone = joined(lost)
-    named = ", ".join(map(str, gone[:20])) + (f" and {len(gone) - 20} more" if len(gone) > 20 else "")
+    missing = joined(lost)
+    named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if missing[20:] else "")
     way_out = (
         "no batch of the hour can be read again: its files stay as they are"
         if all_of

@@ -43,7 +43,7 @@ def check_unmoved(spike: Spike, bound: Binding | None) -> None:
             raise SpecChanged(
                 f"{key}: spike {spike.name} has batches or files with {before}, its application file says "
                 f"{now}, which would leave them behind: put {before} back, or describe a spike of another "
-                "name (`spike new … --from …`)"
+                f"name (`spike backfill {spike.name} --as NEW` reads its topic again into a new one)"
             )
 
 

@@ -15,13 +15,14 @@ Offsets behind which there is no record (ends of transactions, aborted ones, com
 The worst partition speaks for the spike; seconds are never summed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.lag_history import Sample, Trend
-from spike_pipelines.domain.offsets import Partition, Position, RecordTime, TopicOffsets
+from spike_pipelines.domain.losses import Missing
+from spike_pipelines.domain.offsets import OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.spike import Spike, Start
 
 CLOCK_TOLERANCE = timedelta(seconds=5)  # a record stamped further in the future has no known age
@@ -53,7 +54,8 @@ class PartitionLag:
     """Offsets of one partition, and what follows from them. `lag_seconds` is None where there is lag and
     the first record's time is not known, `read_lag` where no heartbeat tells, `time_to_loss_seconds`
     where nothing is in danger or its time is not known. `cut_off` are offsets that were staged and are
-    beyond the log's end."""
+    beyond the log's end. `loss_unobserved`: Kafka deletes by age, and the age of what it deletes next and
+    is not staged could not be read."""
 
     partition: Partition
     lost: int
@@ -67,16 +69,18 @@ class PartitionLag:
     log_start: int = 0
     log_end: int = 0
     cut_off: int = 0
+    loss_unobserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Records that Kafka deleted before they were read, as it was first seen; it stands until somebody
-    acknowledges it."""
+    """Records that Kafka deleted before they were read or cut off after, all that were seen since
+    `seen_at`; it stands until somebody acknowledges it. `ranges` is empty where they were not kept yet."""
 
     seen_at: datetime
     records: int
     detail: str
+    ranges: tuple[Missing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class LagFacts:
 
     `topic` is None if the broker has no such topic or, with `unobserved` as the reason, did not say. In
     `first_uncommitted` and `first_unstaged` a partition that is absent was not looked at; None says that
-    no record follows. `retention` is None where Kafka keeps records for ever. `history` is oldest first.
+    no record follows; `unread_problems` says why. `retention` is None where Kafka keeps records for ever.
+    `history` is oldest first.
     """
 
     spike: Spike
@@ -127,6 +132,7 @@ class LagFacts:
     restarts: tuple[str, ...] = ()
     loss: Loss | None = None
     history: tuple[Sample, ...] = ()
+    unread_problems: Mapping[Partition, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,9 @@ class LagReport:
 
     `sentence` is what a person reads: how far behind, the trend, what comes, what to do. `lag` counts
     offsets, `lag_seconds` is the worst partition's; None: not known. `observed` is False where the
-    broker's side is missing: then the figures say nothing. `restarts` are the last hour's causes.
+    broker's side is missing: then the figures say nothing. `topic_changed`: the topic that was read is
+    gone, whether or not there is another one. `unread_problem` is why an age is not known. `restarts` are
+    the last hour's causes.
     """
 
     verdict: LagVerdict
@@ -164,6 +172,17 @@ class LagReport:
     epoch_opened_at: datetime | None = None
     restarts: tuple[str, ...] = ()
     objective_seconds: float | None = None
+    unread_problem: str | None = None
+
+    @property
+    def loss_unobserved(self) -> bool:
+        """Whether it is not known when Kafka deletes what is not staged: then no loss may be near."""
+        return any(p.loss_unobserved for p in self.partitions)
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What is gone or cut off now, range by range."""
+        return missing(self.partitions)
 
     @property
     def lost(self) -> int:
@@ -186,16 +205,24 @@ class LagReport:
             read_lag=self.read_lag if self.observed else None,
             lag_seconds=self.lag_seconds if self.observed else None,
             time_to_loss_seconds=self.time_to_loss_seconds,
+            log_starts=tuple(p.log_start for p in seen),
+            staged_ends=tuple(p.staged_end for p in seen),
         )
 
 
+def missing(partitions: Iterable[PartitionLag]) -> tuple[Missing, ...]:
+    """What Kafka has deleted unread, and what is staged beyond its end."""
+    seen = tuple(partitions)
+    deleted = (OffsetRange(p.partition, p.staged_end, p.log_start) for p in seen if p.lost)
+    cut = (OffsetRange(p.partition, p.log_end, p.staged_end) for p in seen if p.cut_off)
+    return (*map(Missing, deleted), *(Missing(r, cut_off=True) for r in cut))
+
+
 def topic_changed(facts: LagFacts) -> bool:
-    """Whether all that was read came from another topic of the same name (I10)."""
-    return (
-        facts.topic is not None
-        and bool(facts.positions)
-        and all(p.topic_id != facts.topic.topic_id for p in facts.positions)
-    )
+    """Whether all that was read came from a topic that is gone, whatever has its name now (I10)."""
+    if facts.topic is None:
+        return facts.unobserved is None and bool(facts.positions)
+    return bool(facts.positions) and all(p.topic_id != facts.topic.topic_id for p in facts.positions)
 
 
 def measure(
@@ -261,6 +288,9 @@ def _one(
         log_start=start,
         log_end=end,
         cut_off=_cut_off(facts, partition, end),
+        loss_unobserved=staged_lag > 0
+        and facts.retention is not None
+        and partition not in facts.first_unstaged,
     )
 
 
@@ -305,9 +335,15 @@ def _time_to_loss(
     record = facts.first_unstaged.get(partition)
     if record is not None and facts.retention is not None:
         times.append((record.timestamp + facts.retention - now).total_seconds())
-    if trend is not None and trend.log_start_per_second > 0:
-        times.append(room * trend.partitions / trend.log_start_per_second)
+    per_second = trend.start_per_second(partition.index) if trend else 0.0
+    if per_second > 0:
+        times.append(room / per_second)
     return max(min(times), 0.0) if times else None
+
+
+def within(seconds: float) -> str:
+    """`in 3 min 20 s`, or that it is due: Kafka deletes when it comes by, not to the second."""
+    return f"in {human(seconds)}" if seconds >= 0.5 else "at any moment"
 
 
 def human(seconds: float) -> str:

@@ -12,12 +12,16 @@ from spike_pipelines.domain.lag import (
     LagFacts,
     LagReport,
     LagVerdict,
+    Loss,
     PartitionLag,
     human,
     measure,
+    missing,
     topic_changed,
+    within,
 )
 from spike_pipelines.domain.lag_history import Sample, Trend, trend
+from spike_pipelines.domain.losses import joined, records
 from spike_pipelines.domain.spike import Spike
 
 FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
@@ -44,8 +48,10 @@ class Sight:
 
     @property
     def lost(self) -> int:
-        gone = sum(p.lost for p in self.partitions)
-        return max(gone, self.facts.loss.records if self.facts.loss else 0)
+        """Offsets gone now or noted before, each once."""
+        noted = self.facts.loss
+        gone = records(joined(noted.ranges if noted else (), missing(self.partitions)))
+        return max(gone, noted.records if noted else 0)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -119,6 +125,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         epoch_opened_at=facts.life.opened_at,
         restarts=facts.restarts,
         objective_seconds=facts.spike.objectives.lag.total_seconds(),
+        unread_problem=_unread_problem(facts),
     )
 
 
@@ -130,7 +137,7 @@ def _sight(facts: LagFacts, now: datetime) -> Sight:
     if facts.topic is None:
         return Sight(facts, now, (), 0, None, None, None)
     plain = measure(facts, facts.topic, now, None)
-    rates = trend(facts.history, _point(facts, plain, now), len(plain))
+    rates = trend(facts.history, _point(facts, plain, now))
     partitions = measure(facts, facts.topic, now, rates) if rates else plain
     unknown = any(p.lag_seconds is None for p in partitions)
     seconds = None if unknown else max((p.lag_seconds or 0.0 for p in partitions), default=0.0)
@@ -164,17 +171,33 @@ def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
             "are staged: its end was cut off, nothing more is read: "
             f"`spike rewind {name} --to {cut.partition}:{cut.log_end}`"
         )
-    if s.facts.loss:
+    if loss := s.facts.loss:
         return LagVerdict.LOST, (
-            f"{s.lost:,} records were lost at {s.facts.loss.seen_at:%Y-%m-%d %H:%M}Z "
-            f"({s.facts.loss.detail}): `spike ack {name} --why …` once that is dealt with"
+            f"{s.lost:,} records were lost at {loss.seen_at:%Y-%m-%d %H:%M}Z ({loss.detail}): "
+            f"{_read_again(name, loss)}`spike ack {name} --why …` once that is dealt with"
         )
     return None
+
+
+def _read_again(name: str, loss: Loss) -> str:
+    """A log that was cut off grows again, with records that nobody has read."""
+    cut = next((one.range for one in loss.ranges if one.cut_off), None)
+    if cut is None:
+        return ""
+    return (
+        f"what stands at the offsets that were cut off was never read: `spike rewind {name} --to "
+        f"{cut.partition}:{cut.start}` reads it, then "
+    )
 
 
 def _topic_changed(s: Sight) -> tuple[LagVerdict, str] | None:
     if not topic_changed(s.facts):
         return None
+    if s.facts.topic is None:
+        return LagVerdict.TOPIC_CHANGED, (
+            f"topic {s.spike.topic} was deleted: what was staged of it is safe, what was not read is gone: "
+            f"create it again, then `spike resume {s.spike.name} --accept-loss` begins with the new one"
+        )
     return LagVerdict.TOPIC_CHANGED, (
         f"topic {s.spike.topic} was deleted and made again: nothing of the new one is read: "
         f"`spike resume {s.spike.name} --accept-loss` begins with it"
@@ -206,7 +229,7 @@ def _will_lose(s: Sight) -> tuple[LagVerdict, str] | None:
         return None
     comes = "it does not catch up" if eta is None else f"catching up takes {human(eta)}"
     return LagVerdict.WILL_LOSE, (
-        f"Kafka deletes unread records in {human(left)}, and {comes} ({s.behind}): raise retention.ms of "
+        f"Kafka deletes unread records {within(left)}, and {comes} ({s.behind}): raise retention.ms of "
         f"{s.spike.topic} now, then find out why"
     )
 
@@ -217,8 +240,7 @@ def _retention_risk(s: Sight) -> tuple[LagVerdict, str] | None:
         return None
     kept = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
     return LagVerdict.RETENTION_RISK, (
-        f"Kafka deletes the oldest unread records in {human(left)}{kept}: raise retention.ms of "
-        f"{s.spike.topic}"
+        f"Kafka deletes the oldest unread records {within(left)}{kept}: raise retention.ms of {s.spike.topic}"
     )
 
 
@@ -264,8 +286,10 @@ def _stalled(s: Sight) -> tuple[LagVerdict, str] | None:
 def _partly_observed(s: Sight) -> tuple[LagVerdict, str] | None:
     if s.facts.life.running is None:
         return LagVerdict.UNKNOWN, f"not known whether a driver runs: the cluster did not answer; {s.behind}"
+    why = _unread_problem(s.facts)
+    reason = f": {why}" if why else ""
     if s.lag_seconds is not None:
-        return None
+        return _loss_unobserved(s, reason)
     ahead = [r.arrived_at - s.now for r in s.facts.first_uncommitted.values() if r and r.arrived_at > s.now]
     if ahead:
         skew = human(max(ahead).total_seconds())
@@ -273,7 +297,23 @@ def _partly_observed(s: Sight) -> tuple[LagVerdict, str] | None:
             f"{s.behind}, and the first record is stamped {skew} in the future: the clocks of producer or "
             "broker and of the ledger differ"
         )
-    return LagVerdict.UNKNOWN, f"{s.behind}, and the age of the first record could not be read"
+    return LagVerdict.UNKNOWN, f"{s.behind}, and the age of the first record could not be read{reason}"
+
+
+def _loss_unobserved(s: Sight, reason: str) -> tuple[LagVerdict, str] | None:
+    if not any(p.loss_unobserved for p in s.partitions):
+        return None
+    return LagVerdict.UNKNOWN, (
+        f"{s.behind}, and when Kafka deletes what is not staged is not known: the age of the first such "
+        f"record could not be read{reason}"
+    )
+
+
+def _unread_problem(facts: LagFacts) -> str | None:
+    """The first partition's, and how many there are more."""
+    told = [f"{partition}: {problem}" for partition, problem in sorted(facts.unread_problems.items())]
+    more = f", and {len(told) - 1} partitions more" if len(told) > 1 else ""
+    return f"{told[0]}{more}" if told else None
 
 
 def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
@@ -349,6 +389,8 @@ def _loses(s: Sight) -> bool:
     """
     left, eta = s.time_to_loss_seconds, s.eta_seconds
     assert left is not None
+    if left <= 0:
+        return eta is None  # nothing is left that could shrink
     before = _margin_before(s)
     if before is not None:
         earlier, seconds = before

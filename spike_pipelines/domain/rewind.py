@@ -149,14 +149,15 @@ def align_down(points: Mapping[Partition, int], units: Sequence[Unit]) -> Aligne
 
 def align_up(floors: Mapping[Partition, int], units: Sequence[Unit]) -> Aligned:
     """The furthest back that whole units allow: one that begins below a floor stays, and with it all that
-    lies before its ranges; the others are superseded."""
+    lies before its ranges; the others are superseded. What has no floor is of a topic that was deleted, and
+    stays."""
     at = dict(floors)
     kept: set[int] = set()
     changed = True
     while changed:
         changed = False
         for i, unit in reversed(list(enumerate(units))):
-            if i not in kept and any(r.start < at.get(r.partition, 0) for r in unit.ranges):
+            if i not in kept and any(r.partition not in at or r.start < at[r.partition] for r in unit.ranges):
                 kept.add(i)
                 changed = True
                 _pull(at, unit, max, lambda r: r.end)

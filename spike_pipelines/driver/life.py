@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 class Driver:
-    """`clock` is monotonic, in seconds."""
+    """`clock` is monotonic, in seconds; `settled` is told after each batch that the ledger has."""
 
     def __init__(
         self,
@@ -40,12 +40,14 @@ class Driver:
         engine: Engine,
         board: VitalsBoard,
         *,
+        settled: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         back_off: Callable[[int], float] = back_off_seconds,
     ) -> None:
         self._session = session
         self._engine = engine
         self._board = board
+        self._settled = settled
         self._clock = clock
         self._back_off = back_off
         self._failures = Failures()
@@ -97,6 +99,7 @@ class Driver:
     def _register(self, grant: EpochGrant, batch: NewBatch) -> None:
         accepted = self._session.register(batch, grant)
         self._failures = Failures()
+        self._settled()
         log.info(
             "batch %d %s: %s; read %d, files %d",
             accepted.number,

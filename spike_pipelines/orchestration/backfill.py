@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spike_pipelines.domain.backfill import check_hours
-from spike_pipelines.domain.errors import Conflict, Refused, SpikeError
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused, SpikeError
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import HOUR_FORMAT, dataset_key, dataset_specs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 POOL = "backfill"
+DEFAULT_WHY = "materialized in Dagster"
 # Recoveries and appender runs go first, and a month of hours takes longer than any other run may.
 RUN_TAGS = {"dagster/priority": "-10", "dagster/max_runtime": str(7 * 24 * 3600)}
 
@@ -30,10 +32,13 @@ class BackfillConfig(dg.Config):
     longer has, and goes on with the others."""
 
     who: str = ""
-    why: str = "materialized in Dagster"
+    why: str = DEFAULT_WHY
     accept_loss: bool = False
 
     def ask(self, run_id: str) -> Ask:
+        """Raises `InvalidSpec` for a loss that nobody accepts in their own words."""
+        if self.accept_loss and self.why == DEFAULT_WHY:
+            raise InvalidSpec("accept_loss leaves records behind: say `why` in the run's config")
         author = Author(self.who or f"Dagster run {run_id[:8]}", self.why)
         return Ask(Request(f"backfill-{run_id}-{secrets.token_hex(4)}", author), self.accept_loss)
 
@@ -61,7 +66,7 @@ def dataset_assets(spike: Spike) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: BackfillConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Read hours again from Kafka beside the live stream, and swap each in."""
-        hours, ask = hours_of(context.partition_keys), config.ask(context.run_id)
+        hours, ask = hours_of(context.partition_keys), config.ask(context.run.run_id)
         found = list(run_backfill(context.resources.platform, spike, hours, ask, context.log.info))
         fail_with(found)
         yield from results(context.selected_asset_keys, found)
@@ -101,16 +106,17 @@ def run_backfill(
 ) -> Iterator[Backfilled | HourFailed]:
     """One hour after the other. What is wrong with one alone stops no other; what did not answer, all."""
     check_hours(min(hours), max(hours), spike.dataset.start, platform.ledger.now())
-    for hour in hours:
-        try:
-            done = platform.backfiller.backfill(spike, hour, ask)
-        except (Conflict, Refused) as problem:
-            say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
-            yield HourFailed(hour, str(problem))
-            continue
-        say(str(done))
-        show(platform, spike, say)
-        yield done
+    with closing(platform.backfiller) as backfiller:
+        for hour in hours:
+            try:
+                done = backfiller.backfill(spike, hour, ask)
+            except (Conflict, Refused) as problem:
+                say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
+                yield HourFailed(hour, str(problem))
+                continue
+            say(str(done))
+            show(platform, spike, say)
+            yield done
 
 
 def show(platform: Platform, spike: Spike, say: Callable[[str], None]) -> None:

@@ -1,21 +1,57 @@
-"""The `conserved` check of every spike: it fails, with the reason, while a batch is held (I8)."""
+"""The `conserved` check of every spike: it fails, with the reason, while a batch is held (I8).
+
+While the ledger does not answer it fails as a warning: the last answer is no answer (I12).
+"""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from spike_pipelines.domain.batch import Batch
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import spike_key
 from spike_pipelines.orchestration.judgements import Grade, news
 from spike_pipelines.orchestration.resources import DagsterPlatform
+from spike_pipelines.ports import Ledger
 
 CHECK = "conserved"
 
 
-def evaluation(spike: Spike, held: Batch | None) -> dg.AssetCheckEvaluation:
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """Held batches by spike; `problem` is why that is not known."""
+
+    held: Mapping[str, Batch]
+    problem: str | None = None
+
+    def state(self, spike: str) -> tuple[Grade, str]:
+        if self.problem is not None:
+            return Grade.WARN, "UNKNOWN"
+        batch = self.held.get(spike)
+        return (Grade.PASSED, "") if batch is None else (Grade.ERROR, str(batch.number))
+
+
+def look(ledger: Ledger) -> Holds:
+    try:
+        return Holds(ledger.held())
+    except Transient as error:
+        return Holds({}, str(error))
+
+
+def evaluation(spike: Spike, holds: Holds) -> dg.AssetCheckEvaluation:
+    held = holds.held.get(spike.name)
+    if holds.problem is not None:
+        return dg.AssetCheckEvaluation(
+            asset_key=spike_key(spike),
+            check_name=CHECK,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"not observed: {holds.problem}",
+        )
     if held is None:
         return dg.AssetCheckEvaluation(
             asset_key=spike_key(spike), check_name=CHECK, passed=True, description="no batch is held"
@@ -44,10 +80,9 @@ def conserved_checks(spikes: Iterable[Spike]) -> dg.AssetChecksDefinition:
         name="conserved_checks", specs=specs, can_subset=True, required_resource_keys={"platform"}
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        held = context.resources.platform.ledger.held()
+        holds = look(context.resources.platform.ledger)
         for selected in sorted(context.selected_asset_check_keys):
-            spike = by_key[selected.asset_key]
-            yield as_result(evaluation(spike, held.get(spike.name)))
+            yield as_result(evaluation(by_key[selected.asset_key], holds))
 
     return check
 
@@ -80,11 +115,7 @@ def conserved_sensor() -> dg.SensorDefinition:
 def held_events(platform: DagsterPlatform, cursor: str | None, now: datetime) -> dg.SensorResult:
     """The cursor has what was last told of each spike, and when."""
     told = json.loads(cursor) if cursor else {}
-    held = platform.ledger.held()
-    seen = {
-        name: (Grade.ERROR, str(held[name].number)) if name in held else (Grade.PASSED, "")
-        for name in platform.spikes
-    }
-    changed = news(told, seen, now.timestamp())
-    events = [evaluation(platform.spikes[name], held.get(name)) for name in changed]
+    holds = look(platform.ledger)
+    changed = news(told, {name: holds.state(name) for name in platform.spikes}, now.timestamp())
+    events = [evaluation(platform.spikes[name], holds) for name in changed]
     return dg.SensorResult(asset_events=events, cursor=json.dumps({**told, **changed}))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human
+from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, within
 from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
@@ -105,7 +105,7 @@ def retention(seen: Seen) -> Judgement:
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:
-        sentence = f"the oldest unread records are deleted in {human(left)}: raise retention.ms"
+        sentence = f"the oldest unread records are deleted {within(left)}: raise retention.ms"
         return Judgement(Grade.ERROR, "RISK", f"{sentence} of {spike.topic}", figures)
     if kept is not None and kept <= limit:
         sentence = (
@@ -113,6 +113,10 @@ def retention(seen: Seen) -> Judgement:
             f"{human(spike.objectives.lag.total_seconds())}; raise retention.ms of {spike.topic}"
         )
         return Judgement(Grade.WARN, "SHORT", sentence, figures)
+    if report.loss_unobserved:
+        why = f": {report.unread_problem}" if report.unread_problem else ""
+        sentence = f"the age of the first unread record could not be read{why}: it may be deleted soon"
+        return Judgement(Grade.WARN, "UNKNOWN", sentence, figures)
     kept_for = "for ever" if kept is None else f"for {human(kept)}"
     danger_ = "nothing unread is in danger" if left is None else f"unread records have {human(left)}"
     return Judgement(Grade.PASSED, "SAFE", f"the topic keeps records {kept_for}; {danger_}", figures)
@@ -141,13 +145,17 @@ def progress(seen: Seen) -> Judgement:
 def topic_identity(seen: Seen) -> Judgement:
     """Whether the topic is the one that was read (I10)."""
     report = seen.report
+    figures = _known(topic_id=report.topic_id)
+    topic, resume = seen.spike.topic, f"`spike resume {seen.spike.name} --accept-loss`"
+    if report.topic_changed and report.topic_id is None:
+        sentence = f"topic {topic} was deleted: create it again, then {resume} begins with the new one"
+        return Judgement(Grade.ERROR, "MISSING", sentence, figures)
     if not report.observed:
         return _unknown(report)
-    figures = _known(topic_id=report.topic_id)
     if report.topic_changed:
         sentence = (
-            f"topic {seen.spike.topic} was deleted and made again, its id is {report.topic_id} now: "
-            f"`spike resume {seen.spike.name} --accept-loss` begins with it"
+            f"topic {topic} was deleted and made again, its id is {report.topic_id} now: "
+            f"{resume} begins with it"
         )
         return Judgement(Grade.ERROR, "CHANGED", sentence, figures)
     return Judgement(Grade.PASSED, str(report.topic_id), f"topic id {report.topic_id}", figures)

@@ -20,6 +20,7 @@ from spike_pipelines.ports import (
     Catalog,
     CommittedSums,
     Coverage,
+    Ledger,
     ObjectInfo,
     ObjectStore,
     RetentionLedger,
@@ -74,6 +75,21 @@ class Place:
         return replace(self, dataset=dataset)
 
 
+def observed(invariant: str, promise: str, look: Callable[[], Figure]) -> Finding:
+    """What could not be observed is said to be so, and is not OK (I12)."""
+    try:
+        figure = look()
+    except Transient as error:
+        return Finding(invariant, promise, f"not observed: {error}", observed=False)
+    return Finding(invariant, promise, figure.text, tuple(figure.breaches))
+
+
+def places_of_spikes(ledger: Ledger, spikes: Mapping[str, Spike]) -> dict[str, Place]:
+    """By spike: as its batches were opened, else as its application file says."""
+    said = {name: Place.of(spike) for name, spike in spikes.items()}
+    return said | {name: Place.bound(name, binding) for name, binding in ledger.bindings().items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Auditor:
     ledger: RetentionLedger
@@ -87,30 +103,19 @@ class Auditor:
         books = self.ledger.books()
         coverage, sums, done = books.coverage, books.sums, books.operations
         swaps = self.ledger.swap_books()
-        yield self._observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
-        yield self._observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums, swaps))
-        yield self._observed("I3", "readers see the ledger's state", lambda: self._readers(books))
-        yield self._observed("I4", "every final object is explained", self._objects)
-        yield self._observed("I5", "offsets never go back", lambda: monotonic(coverage, sums, done))
-        yield self._observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
-        yield self._observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums, swaps))
-        yield self._observed("I9", "staged files are there until published", self._staged)
-        yield self._observed("I10", "topics are the ones that were read", lambda: self._identity(coverage))
-
-    @staticmethod
-    def _observed(invariant: str, promise: str, look: Callable[[], Figure]) -> Finding:
-        """What could not be observed is said to be so, and is not OK (I12)."""
-        try:
-            figure = look()
-        except Transient as error:
-            return Finding(invariant, promise, f"not observed: {error}", observed=False)
-        return Finding(invariant, promise, figure.text, tuple(figure.breaches))
+        yield observed("I1", "no record is lost", lambda: no_loss(coverage, sums, self.spikes))
+        yield observed("I2", "no record is there twice", lambda: no_duplicate(coverage, sums, swaps))
+        yield observed("I3", "readers see the ledger's state", lambda: self._readers(books))
+        yield observed("I4", "every final object is explained", self._objects)
+        yield observed("I5", "offsets never go back", lambda: monotonic(coverage, sums, done))
+        yield observed("I6", "a fenced driver wrote nothing", lambda: fenced(sums))
+        yield observed("I8", "read = final + dead-letter + filtered", lambda: conserved(sums, swaps))
+        yield observed("I9", "staged files are there until published", self._staged)
+        yield observed("I10", "topics are the ones that were read", lambda: self._identity(coverage))
 
     def _places(self) -> list[Place]:
-        """Where each dataset is: as its batches were opened, else as its application file says. One that has
-        commits and neither cannot be judged."""
-        known = {name: Place.of(spike) for name, spike in self.spikes.items()}
-        known |= {name: Place.bound(name, binding) for name, binding in self.ledger.bindings().items()}
+        """Where each dataset is. One that has commits and of which nobody says it cannot be judged."""
+        known = places_of_spikes(self.ledger, self.spikes)
         datasets = [d for d in self.ledger.datasets() if d.sequence or d.spike in known]
         if nowhere := [d.name for d in datasets if d.spike not in known]:
             raise Transient(

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import TopicChanged
 from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
@@ -21,6 +22,7 @@ from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapBusy, SwapKind, SwapState
 from spike_pipelines.ports import BackfillOrder, Broker, Rereader, SwapLedger, SwapTransaction
+from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.operate import Request
 from spike_pipelines.services.promote import NotConserved
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
@@ -74,6 +76,7 @@ class Backfiller:
     def rehearse(self, spike: Spike, hour: datetime, *, accept_loss: bool) -> HourPlan | None:
         """What would be read and replaced now; changes nothing. Errors: as `backfill`."""
         topic = self._topic(spike)
+        require_bound(self.ledger, spike)
         with self.ledger.begin() as tx:
             return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
 
@@ -81,8 +84,9 @@ class Backfiller:
         """Read the hour again and swap it in. A backfill of the hour that died is finished instead, if its
         batch was registered, and given up if not.
 
-        Errors: `SwapBusy` (another one is at work), `Expired`, `Refused`, `SwapRefused` (aborted, with the
-        reason), `InvalidSpec`, `LeaseLost`, `Transient`.
+        Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
+        another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`,
+        `Transient`.
         """
         if resumed := self._resumed(spike, hour):
             return self._told(hour, resumed)
@@ -97,7 +101,7 @@ class Backfiller:
         """In one transaction: what is true of the hour, and what is frozen of it."""
         topic = self._topic(spike)
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
                 return None
@@ -166,6 +170,10 @@ class Backfiller:
                 ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
         return tuple(ended)
 
+    def close(self) -> None:
+        """After the last hour."""
+        self.rereader.close()
+
     def _told(self, hour: datetime, swap: Swap) -> Backfilled:
         with self.ledger.begin() as tx:
             batch = tx.batch(swap.batch or 0)
@@ -192,6 +200,7 @@ def told_below(ranges: Iterable[OffsetRange]) -> str:
 def _plan(
     tx: SwapTransaction, spike: Spike, hour: datetime, topic: TopicOffsets | None, *, accept_loss: bool
 ) -> HourPlan | None:
+    check_schema(spike, tx.used_schemas(spike.name))
     facts = tx.hour_facts(spike.name, spike.dataset.name, hour)
     plan = plan_hour(facts, topic, accept_loss=accept_loss)
     if plan is not None:

@@ -21,11 +21,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from spike_pipelines.domain.batch import Batch
+from spike_pipelines.domain.errors import InvariantBroken, NotParquet, ObjectMissing, Transient
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import DatasetState, SwapLedger
-from spike_pipelines.services.audit import Finding
+from spike_pipelines.services.audit import Figure, Finding, Place, observed, places_of_spikes
 
 _FILES_AT_ONCE = 8
 _PLACE = ["partition", "offset"]
@@ -34,11 +35,13 @@ _MOST_TOLD = 1_000  # breaches of a dataset: where all is broken, the first tell
 Offsets: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Ranges: TypeAlias = Mapping[int, Sequence[OffsetRange]]
+Opened: TypeAlias = tuple[LedgerFile, pd.DataFrame, str | None]  # its records' places, what is wrong with it
 
 
 class RecordReader(Protocol):
     def places(self, bucket: str, key: str) -> pd.DataFrame:
-        """Columns `partition` and `offset`, one row for each record of a file."""
+        """Columns `partition` and `offset`, one row for each record of a file. Raises `ObjectMissing`,
+        `NotParquet`, `Transient`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +51,50 @@ class DeepAuditor:
     spikes: Mapping[str, Spike]
 
     def run(self) -> Iterator[Finding]:
-        """One finding for each dataset, as of its newest commit."""
+        """One finding for each dataset, as of its newest commit; not observed (I12) where it is not known
+        where its files are, or one of them could not be read."""
+        places = places_of_spikes(self.ledger, self.spikes)
         for state in self.ledger.datasets():
-            if state.spike in self.spikes:
-                yield self._dataset(self.spikes[state.spike], state)
+            if state.sequence or state.spike in places:
+                yield self._observed(places.get(state.spike), state)
+
+    def _observed(self, place: Place | None, state: DatasetState) -> Finding:
+        return observed("I1+2", f"{state.name}: each record once", lambda: self._dataset(place, state))
 
     def places(self, spike: Spike, sequence: int) -> pd.DataFrame:
         """Every record that is live at `sequence`, final or dead-lettered: `partition`, `offset`, `batch`.
         All of them at once: for scratch data."""
         files = self.ledger.live_files(spike.dataset.name, sequence)
-        frames = [frame.assign(batch=file.batch) for file, frame in self._read(spike, files)]
-        empty = pd.DataFrame({name: pd.Series(dtype="int64") for name in [*_PLACE, "batch"]})
+        read = list(self._read(spike.final.bucket, files))
+        if problems := [problem for _, _, problem in read if problem]:
+            raise InvariantBroken(f"{spike.dataset.name} #{sequence}: {problems[0]}")
+        frames = [frame.assign(batch=file.batch) for file, frame, _ in read]
+        empty = _nowhere().assign(batch=pd.Series(dtype="int64"))
         return pd.concat([empty, *frames], ignore_index=True)
 
-    def _read(self, spike: Spike, files: Iterable[LedgerFile]) -> Iterator[tuple[LedgerFile, pd.DataFrame]]:
-        """In order, some files ahead of the one that is looked at."""
+    def _read(self, bucket: str, files: Iterable[LedgerFile]) -> Iterator[Opened]:
+        """In order, some files ahead of the one that is looked at. One that is gone or broken has no records,
+        and a sentence that says so."""
         waiting = iter(files)
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            ahead: deque[tuple[LedgerFile, Future[pd.DataFrame]]] = deque()
+            ahead: deque[Future[Opened]] = deque()
             while True:
                 for file in islice(waiting, _FILES_AT_ONCE - len(ahead)):
-                    ahead.append((file, pool.submit(self._file, spike, file)))
+                    ahead.append(pool.submit(self._file, bucket, file))
                 if not ahead:
                     return
-                file, found = ahead.popleft()
-                yield file, found.result()
+                yield ahead.popleft().result()
 
-    def _file(self, spike: Spike, file: LedgerFile) -> pd.DataFrame:
+    def _file(self, bucket: str, file: LedgerFile) -> Opened:
         assert file.final_key is not None
-        return self.reader.places(spike.final.bucket, file.final_key)
+        try:
+            return file, self.reader.places(bucket, file.final_key), None
+        except (ObjectMissing, NotParquet) as error:
+            return file, _nowhere(), str(error)
 
-    def _dataset(self, spike: Spike, state: DatasetState) -> Finding:
+    def _dataset(self, place: Place | None, state: DatasetState) -> Figure:
+        if place is None:
+            raise Transient(f"nobody says where dataset {state.name} is: put its application file back")
         files = self.ledger.live_files(state.name, state.sequence)
         batches = self.ledger.committed_batches(state.name, state.sequence)
         swapped = self.ledger.sources(state.spike)
@@ -91,10 +107,11 @@ class DeepAuditor:
         def at(file: LedgerFile) -> int:
             return home.get(file.batch, -file.batch)  # a batch that is not committed is alone
 
-        ordered = self._read(spike, sorted(files, key=lambda f: (at(f), f.id)))
-        for number, found in groupby(ordered, key=lambda pair: at(pair[0])):
+        ordered = self._read(place.final.bucket, sorted(files, key=lambda f: (at(f), f.id)))
+        for number, found in groupby(ordered, key=lambda opened: at(opened[0])):
             seen = Seen(r for n in (groups[number] if number >= 0 else ()) for r in read.get(n, ()))
-            for file, frame in found:
+            for file, frame, problem in found:
+                told.tell([problem] if problem else [])
                 there[file.batch] += len(frame)
                 told.tell(misplaced(seen, file.batch, frame, read.get(file.batch, ())))
         told.tell(shared(batches))
@@ -103,7 +120,11 @@ class DeepAuditor:
         told.tell(unaccounted(there, batches, swapped, again))
         filtered = sum(b.counts.filtered - again.get(b.number, 0) for b in batches)
         figure = f"{there.total():,} records read, {filtered:,} filtered"
-        return Finding("I1+2", f"{state.name}: each record once", figure, told.breaches())
+        return Figure(figure, told.breaches())
+
+
+def _nowhere() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype="int64") for name in _PLACE})
 
 
 class _Told:

@@ -86,11 +86,12 @@ class Observer:
             return Survey({}, dict.fromkeys(topics, str(error)))
 
     def _looked_again(self, survey: Survey, view: LagView) -> Survey:
-        """Topics whose log seems cut off are asked for once more: the ledger's answer is the newer one, and a
-        replica that is behind is not blamed."""
-        spikes = [s for s in self.spikes.values() if s.topic in survey.topics]
+        """Topics that are gone or whose log seems cut off are asked for once more: the ledger's answer is the
+        newer one, and a broker or a replica that is behind is not blamed."""
         doubtful = {
-            s.topic for s in spikes if cut_off(view.positions.get(s.name, {}), survey.topics[s.topic].offsets)
+            s.topic
+            for s in self.spikes.values()
+            if (positions := view.positions.get(s.name)) and _doubtful(s.topic, survey, positions)
         }
         if not doubtful:
             return survey
@@ -109,7 +110,7 @@ class Observer:
             found[driver.spike] += (driver,)
         return found
 
-    def _firsts(self, survey: Survey, view: LagView) -> Mapping[tuple[Partition, int], RecordTime | None]:
+    def _firsts(self, survey: Survey, view: LagView) -> "_Firsts":
         """The first record at or after each offset that a lagging spike stands at: those that are not
         committed and, where they differ, those that are not staged."""
         wanted: set[tuple[Partition, int]] = set()
@@ -118,21 +119,24 @@ class Observer:
                 topic, positions = survey.topics[spike.topic].offsets, view.positions.get(name, {})
                 wanted |= set(uncommitted(spike, positions, topic).items())
                 wanted |= set(unstaged(spike, positions, topic).items())
-        found: dict[tuple[Partition, int], RecordTime | None] = {}
+        records: dict[tuple[Partition, int], RecordTime | None] = {}
+        problems: dict[tuple[Partition, int], str] = {}
         try:
             for one_each in _layers(wanted):
-                records = self.broker.first_records_after(one_each)
-                found |= {(p, one_each[p]): record for p, record in records.items()}
+                seen = self.broker.first_records_after(one_each)
+                records |= {(p, one_each[p]): record for p, record in seen.records.items()}
+                problems |= {(p, one_each[p]): problem for p, problem in seen.problems.items()}
         except Transient as error:
             log.warning("the first unread records could not be read: %s", error)
-        return found
+            problems = dict.fromkeys(wanted - records.keys(), str(error)) | problems
+        return _Firsts(records, problems)
 
     def _facts(
         self,
         spike: Spike,
         survey: Survey,
         view: LagView,
-        firsts: Mapping[tuple[Partition, int], RecordTime | None],
+        firsts: "_Firsts",
         drivers: Mapping[str, tuple[ObservedDriver, ...]] | None,
     ) -> LagFacts:
         name, seen = spike.name, survey.topics.get(spike.topic)
@@ -145,8 +149,9 @@ class Observer:
             topic=seen.offsets if seen else None,
             unobserved=survey.problems.get(spike.topic),
             retention=seen.retention if seen else None,
-            first_uncommitted={p: firsts[p, o] for p, o in behind.items() if (p, o) in firsts},
-            first_unstaged={p: firsts[p, o] for p, o in unsafe.items() if (p, o) in firsts},
+            first_uncommitted=firsts.after(behind),
+            first_unstaged=firsts.after(unsafe),
+            unread_problems={**firsts.unseen(behind), **firsts.unseen(unsafe)},
             read=view.read.get(name, {}),
             life=_life(name, view, None if drivers is None else drivers.get(name, ())),
             waiting=view.waiting.get(name),
@@ -171,6 +176,26 @@ class Observer:
         for name, reason in refused.items():
             log.warning("consumer group %s does not follow the ledger: %s", name, reason)
         self.ledger.mark_mirrored({name: None if group(name) in refused else sums[name] for name in stale})
+
+
+@dataclass(frozen=True, slots=True)
+class _Firsts:
+    """By partition and offset: spikes of one topic stand at offsets of their own."""
+
+    records: Mapping[tuple[Partition, int], RecordTime | None]
+    problems: Mapping[tuple[Partition, int], str]
+
+    def after(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, RecordTime | None]:
+        return {p: self.records[p, o] for p, o in offsets.items() if (p, o) in self.records}
+
+    def unseen(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, str]:
+        return {p: self.problems[p, o] for p, o in offsets.items() if (p, o) in self.problems}
+
+
+def _doubtful(name: str, survey: Survey, positions: Mapping[Partition, Position]) -> bool:
+    if (seen := survey.topics.get(name)) is None:
+        return name not in survey.problems
+    return cut_off(positions, seen.offsets)
 
 
 def _committed(positions: Mapping[Partition, Position]) -> int:

@@ -46,6 +46,7 @@ from spike_pipelines.domain.rewind import (
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, ObjectStore
+from spike_pipelines.services.bound import lock_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Operator:
         counted = self._recount(spike, batch, files)
 
         def act(tx: LedgerTransaction) -> None:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
             if require_held(tx.batch(number), number, spike.name) != batch:
                 raise Conflict(f"batch {number} was changed meanwhile: look again")
             summary = f"batch {number} released with {counted.counts.unaccounted:,} records unaccounted for"
@@ -133,7 +134,7 @@ class Operator:
             if waiting[0].number != number:
                 raise Conflict(f"batch {waiting[0].number} waits before {number}: decide on that one first")
             positions = tx.positions(spike.name, LIVE_LANE)
-            _check_open(waiting, positions)
+            _check_open(waiting, positions, "Release the batch, or mend what it is held for")
             moves = moves_to({p: x.committed_end for p, x in positions.items()}, positions)
             check_readable(moves, topic)
             self._still_readable(spike, moves)
@@ -192,7 +193,8 @@ class Operator:
             raise TopicMissing(f"topic {spike.topic} does not exist: create it first")
 
         def act(tx: LedgerTransaction) -> None:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
+            self._still_the_same(spike, topic)
             positions = tx.positions(spike.name, LIVE_LANE)
             if any(p.topic_id != topic.topic_id for p in positions):
                 _begin_anew(tx, spike, topic, positions, request)
@@ -207,7 +209,7 @@ class Operator:
     @staticmethod
     def _take(tx: LedgerTransaction, spike: Spike) -> None:
         """From here to the end of the transaction no driver registers and no run commits for the spike."""
-        tx.lock_spike(spike.name, spike.dataset.name)
+        lock_bound(tx, spike)
         tx.revoke_lease(lease_name(spike.name))
 
     def _once(self, request: Request, act: Callable[[LedgerTransaction], None]) -> Operation:
@@ -234,6 +236,13 @@ class Operator:
         """Look once more, where nothing but the commit is left: what Kafka deleted since the first look is
         in committed files only, and a rewind would take those away. Raises `Refused`."""
         check_readable(moves, self._topic(spike))
+
+    def _still_the_same(self, spike: Spike, topic: TopicOffsets) -> None:
+        """Look once more: positions in a topic that was made again meanwhile would never end. Raises
+        `Conflict`."""
+        now = self._topic(spike)
+        if now is None or now.topic_id != topic.topic_id:
+            raise Conflict(f"topic {spike.topic} was deleted or made again meanwhile: look again")
 
     def _at_time(self, spike: Spike, target: Target) -> Mapping[Partition, int]:
         topic = self._topic(spike) if isinstance(target, datetime) else None
@@ -271,6 +280,9 @@ def _plan(
     moves = moves_to(aligned.points, positions)
     check_readable(moves, topic)
     gone = frozenset(aligned.superseded)
+    _check_open(
+        (b for b in committed if b.number in gone), positions, "A later point, or `earliest`, keeps it"
+    )
     waiting = tx.unfinished_batches(spike.name, LIVE_LANE)
     return RewindPlan(
         moves,
@@ -308,13 +320,15 @@ def _check_topic(positions: Mapping[Partition, Position], topic: TopicOffsets | 
     check_readable([Move(p, nowhere, nowhere, nowhere) for p in positions], topic)
 
 
-def _check_open(batches: Sequence[Batch], positions: Mapping[Partition, Position]) -> None:
+def _check_open(batches: Iterable[Batch], positions: Mapping[Partition, Position], way_out: str) -> None:
+    """Raise `Refused` for a batch that was read from a topic which is no more: a swap ties such a one to
+    those of the topic that took its name."""
     for b in batches:
         for r in b.ranges:
             if r.partition not in positions:
                 raise Refused(
                     f"{r.partition} of batch {b.number} belongs to a topic that was deleted: its records "
-                    "cannot be read again. Release the batch, or mend what it is held for"
+                    f"cannot be read again. {way_out}"
                 )
 
 

@@ -13,6 +13,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile
+from spike_pipelines.services.bound import require_bound
 from spike_pipelines.services.operate import Request
 from spike_pipelines.services.publish import Publisher, live_file, tables
 
@@ -38,7 +39,8 @@ class Projector:
     def project(self, spike: Spike, request: Request, *, events: bool = False) -> tuple[Projected, ...]:
         """Bring both tables to the ledger's live files, remove staged objects that were published. With
         `events` the next appender run tells every hour again. Errors: `Conflict` for a spike without
-        dataset, `Transient`."""
+        dataset, `SpecChanged`, `Transient`."""
+        require_bound(self.ledger, spike)
         done = tuple(
             self._table(spike, kind, table, replace(request, name=f"{request.name}/{table}"))
             for kind, table in tables(spike).items()

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.domain.promotion import LedgerFile, publication
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile, ObjectStore
+from spike_pipelines.services.bound import require_bound
 
 _CLEAN_AT_ONCE = 200  # batches
 
@@ -18,7 +20,9 @@ class Publisher:
     store: ObjectStore
 
     def publish(self, spike: Spike, state: DatasetState) -> None:
-        """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `Transient`."""
+        """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `SpecChanged`,
+        `Transient`."""
+        require_bound(self.ledger, spike)
         for kind, table in tables(spike).items():
             self.catalog.ensure_table(table, spike, dead_letters=kind is FileKind.DEAD_LETTER)
             current = self.catalog.sequence(table)
@@ -35,6 +39,19 @@ class Publisher:
                     base=current,
                 )
         self.ledger.mark_published(spike.dataset.name, state.sequence)
+
+    def show(self, spike: Spike) -> SpikeError | None:
+        """What was committed just now, to readers, instead of waiting for the next appender run; the error,
+        where only that run can. If one is at it as well, one of the two does it."""
+        state = next((d for d in self.ledger.datasets() if d.name == spike.dataset.name), None)
+        if state is None or state.published >= state.sequence:
+            return None
+        try:
+            self.publish(spike, state)
+            self.clean(spike)
+        except SpikeError as error:
+            return error
+        return None
 
     def clean(self, spike: Spike) -> int:
         """Delete the staged objects of published batches (I9); answers how many batches."""

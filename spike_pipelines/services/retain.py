@@ -89,14 +89,14 @@ class Retainer:
         return total
 
     def _doomed(self, spike: Spike, folder: str, page: list[ObjectInfo]) -> list[ObjectInfo]:
-        """What of a page may go. Whether an epoch or swap is over is asked first, what is registered after:
-        so nothing can be registered between the two and be missed."""
+        """What of a page may go. Whether an epoch or swap is over is asked first, whether a file is
+        registered last: what is registered in between is not missed, nor taken for another attempt's."""
         now = self.ledger.now()
         places = {info.key: place_of(info.key.removeprefix(folder)) for info in page}
         over = self._over(spike, places.values())
-        fates = self.ledger.staged_fates(places)
-        shared = {k: _shared(folder, p) for k, p in places.items() if k not in fates and p not in over}
+        shared = {k: _shared(folder, p) for k, p in places.items() if p not in over}
         registered = self.ledger.registered_below({prefix for prefix in shared.values() if prefix})
+        fates = self.ledger.staged_fates(places)
         doomed = []
         for info in page:
             place, fate = places[info.key], fates.get(info.key)

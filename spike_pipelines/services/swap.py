@@ -19,6 +19,7 @@ from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
 from spike_pipelines.ports import SwapLedger
+from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
 log = logging.getLogger(__name__)
@@ -45,19 +46,20 @@ class Swapper:
     lease_seconds: float = SWAP_LEASE_SECONDS
 
     def plan(self, spike: Spike, new: NewSwap) -> Swap:
-        """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `Transient`."""
+        """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `SpecChanged`, `Transient`."""
         with self.ledger.begin() as tx:
-            tx.lock_spike(spike.name, spike.dataset.name)
+            lock_bound(tx, spike)
             return tx.add_swap(new)
 
     def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
         """Take a swap from wherever it is to its end. A planned one needs `produce`.
 
         Errors: `SwapBusy` (another process works on it), `SwapRefused` (aborted, with the reason),
-        `LeaseLost` and `Transient` (nothing is decided: finish it again).
+        `LeaseLost`, `SpecChanged` and `Transient` (nothing is decided: finish it again).
         """
         lease = self._acquire(number)
         with released(self.ledger, lease):
+            require_bound(self.ledger, spike)
             swap = self._look(number)
             if swap.state is SwapState.ABORTED:
                 raise SwapRefused(f"{swap} was aborted before: {swap.problem}")

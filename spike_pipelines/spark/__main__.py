@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from spike_pipelines.adapters.applications import load_application
@@ -22,12 +21,13 @@ from spike_pipelines.driver.client import AppenderClient
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.metrics import announce, served
+from spike_pipelines.driver.priority import give_way
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
-from spike_pipelines.spark import config
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
-from spike_pipelines.spark.environment import Environment, SparkEnvironment
+from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.session import start_spark, tasks_of
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> Exit:
         return Exit.INVALID
     try:
         spike, env = load_application(Path(arguments[0])), Environment.from_env()
-        plan = Plan.of(spike, tasks=_tasks(spike))
+        plan = Plan.of(spike, tasks=tasks_of(spike))
     except InvalidSpec as error:
         log.error("%s", error)  # noqa: TRY400 the message is complete
         return Exit.INVALID
@@ -58,7 +58,7 @@ def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     store = S3ObjectStore(connect(env.s3_endpoint))
     with served(board, spike, env.metrics_port) as page, HeartbeatThread(client, board):
         engine = SparkEngine(partial(begin, spike, env, page), spike, env, store, plan)
-        code = Driver(session, engine, board).run()
+        code = Driver(session, engine, board, settled=give_way).run()
         board.phase(Phase.STOPPING)
     log.info("driver %s ends: %s", env.driver_id, code.name)
     if (spark := SparkSession.getActiveSession()) is not None:
@@ -70,27 +70,6 @@ def begin(spike: Spike, env: Environment, page: str | None) -> SparkSession:
     """Asked for when an epoch is open: from now on this driver is the one to scrape."""
     announce(env.state_dir, spike.name, page)
     return start_spark(spike, env)
-
-
-def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
-    """The session of this process: started the first time, the same one after that."""
-    conf = SparkConf()
-    if not _submitted():
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a transform's functions run in this Python
-        conf.setAll(list(config.local(spike, env).items()))
-    conf.setAll(list(config.common(spike, env).items()))
-    spark = SparkSession.builder.config(conf=conf).getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
-
-
-def _submitted() -> bool:
-    """Whether spark-submit started this process: master, memory and jars are its business then."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ
-
-
-def _tasks(spike: Spike) -> int:
-    return spike.executor.instances * spike.executor.cores if _submitted() else spike.driver.cores
 
 
 def _stop_on_signals(board: VitalsBoard) -> None:

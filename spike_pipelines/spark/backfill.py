@@ -1,15 +1,18 @@
-"""Reads an hour again: `python -m spike_pipelines.spark.backfill APPLICATION ORDER ANSWER`.
+"""Reads hours again: `python -m spike_pipelines.spark.backfill APPLICATION`, with orders on standard input;
+or `… APPLICATION s3://bucket/prefix/`, with orders there (`adapters/order_box.py`).
 
-A bounded read of exactly the order's pieces. Rules and writing are those of the live path. A record belongs
+Each is a bounded read of exactly its pieces. Rules and writing are those of the live path. A record belongs
 to the hour of its timestamp, or, where a dead letter is kept of it, to the hour it was routed to then.
 """
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
+from threading import Event
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -18,23 +21,29 @@ from pyspark.sql.functions import broadcast, col, expr
 
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.order_box import OrderBox, serve_box
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.adapters.spark_job import INVALID
+from spike_pipelines.adapters.spark_worker import serve
 from spike_pipelines.domain.backfill import rounds
 from spike_pipelines.domain.batch import NewBatch, StagedFile
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import summary
+from spike_pipelines.driver.priority import NICE
 from spike_pipelines.driver.staging import hour_to_number, new_attempt, staged_files
 from spike_pipelines.ports import BackfillOrder, ObjectStore
 from spike_pipelines.spark import classify as c
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan, classified, counted, write
 from spike_pipelines.spark.config import kafka_consumer
 from spike_pipelines.spark.environment import SparkEnvironment
+from spike_pipelines.spark.session import start_spark, tasks_of
 
 log = logging.getLogger("spike_pipelines.spark")
+
+NICER = 2 * NICE  # than live drivers on the same machine: they get three times its share of a busy core
+IDLE_SECONDS = 900.0  # without an order: who gave them is gone, or commits for very long
 
 _SOURCE = ("topic", "partition", "offset", "timestamp", "key", "value")
 
@@ -112,27 +121,40 @@ def _of_hour(records: DataFrame, dead: DataFrame | None, hour: int) -> DataFrame
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    if len(arguments) != 3:
-        log.error("usage: python -m spike_pipelines.spark.backfill APPLICATION.yaml ORDER.json ANSWER.json")
+    os.nice(NICER)
+    if len(arguments) not in {1, 2}:
+        log.error("usage: python -m spike_pipelines.spark.backfill APPLICATION.yaml [s3://… of orders]")
         return INVALID
-    application, told, answer = map(Path, arguments)
+    box: OrderBox | None = None
     try:
-        spike, env = load_application(application), BackfillEnvironment.from_env()
-        plan = Plan.of(spike, tasks=spike.driver.cores)
-        order, store = HourOrderFile.model_validate_json(told.read_bytes()).order(), connect(env.s3_endpoint)
-        spark = start_spark(spike, env)
-        done = reread(spark, spike, plan, order, S3ObjectStore(store), bootstrap=env.kafka_bootstrap)
-    except InvalidSpec as error:
-        log.error("%s", error)  # noqa: TRY400 the message is complete
-        return INVALID
-    except (Py4JError, PySparkException) as error:
-        log.error("%s", summary(error))  # noqa: TRY400 its trace is the JVM's
-        return 1
-    except SpikeError as error:
-        log.error("%s", error)  # noqa: TRY400 the message is complete
-        return 1
-    answer.write_text(HourAnswerFile.of(done).model_dump_json())
+        env = BackfillEnvironment.from_env()
+        store = S3ObjectStore(connect(env.s3_endpoint))
+        box = OrderBox.at(arguments[1], store) if arguments[1:] else None
+        take_orders(load_application(Path(arguments[0])), env, store, box)
+    except (SpikeError, Py4JError, PySparkException) as error:
+        message = str(error) if isinstance(error, SpikeError) else summary(error)
+        log.error("%s", message)  # noqa: TRY400 the message is complete; a longer trace is the JVM's
+        invalid = isinstance(error, InvalidSpec)
+        if box is not None:
+            box.fail(message, invalid=invalid)
+        return INVALID if invalid else 1
     return 0
+
+
+def take_orders(spike: Spike, env: BackfillEnvironment, store: ObjectStore, box: OrderBox | None) -> None:
+    """From the box, or from standard input, until there are no more."""
+    plan, spark = Plan.of(spike, tasks=tasks_of(spike)), start_spark(spike, env)
+
+    def answer(told: bytes) -> str:
+        order = HourOrderFile.model_validate_json(told).order()
+        done = reread(spark, spike, plan, order, store, bootstrap=env.kafka_bootstrap)
+        return HourAnswerFile.of(done).model_dump_json()
+
+    if box is None:
+        serve(answer)
+    else:
+        serve_box(box, answer, idle_seconds=IDLE_SECONDS, pause=Event().wait)
+    spark.stop()
 
 
 if __name__ == "__main__":

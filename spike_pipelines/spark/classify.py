@@ -3,7 +3,7 @@
 Columns of the platform itself begin with `__spike_`, so that they meet no column of a schema. The order
 of `reasons` is the order of the rules: the first that holds names the dead letter. Rules are Spark's
 own for JSON (`from_json`, PERMISSIVE): unknown fields are ignored, a number is accepted for a STRING
-column, what follows the first JSON value is not looked at.
+column. But a record is one object: Spark itself does not look at what follows, `_not_one_object` does.
 """
 
 from collections.abc import Iterator
@@ -158,6 +158,7 @@ def _reasons(columns: tuple[ddl.Column, ...], start: datetime, planned_at: datet
     unread = f"({_RECORD} IS NULL OR {_RECORD}.{_CORRUPT} IS NOT NULL)"
     yield Reason("malformed_json", f"({unread} AND try_parse_json({_TEXT}) IS NULL)")
     yield Reason("wrong_type", unread, _mistyped(columns))
+    yield Reason("not_one_object", _not_one_object())
     names = count()
     strange = tuple(_out_of_years(columns, _RECORD, names))
     if strange:
@@ -167,6 +168,20 @@ def _reasons(columns: tuple[ddl.Column, ...], start: datetime, planned_at: datet
     if missing:
         holds = " OR ".join(condition for _, condition in missing)
         yield Reason("null_in_required_column", f"({holds})", _listed(missing))
+
+
+def _not_one_object() -> str:
+    """Whether something follows the object that `from_json` made a row of: it reads no further.
+
+    In a list of the text and a 0 there are two elements if it is one value, and not the head of a list (`}`
+    ends it). `json_array_length` only counts tokens; what it cannot read (NaN, which `from_json` takes) is
+    parsed.
+    """
+    both = f"concat('[', {_TEXT}, ',0]')"
+    counted = f"json_array_length({both}) <=> 2"
+    parsed = f"size(from_json({both}, 'ARRAY<STRING>')) <=> 2"
+    ended = f"endswith(rtrim(' \\t\\n\\r', {_TEXT}), '}}')"
+    return f"(NOT ({ended}) OR (NOT ({counted}) AND NOT ({parsed})))"
 
 
 def _required(

@@ -4,34 +4,27 @@ The rules are those of the live path (`classify`), on the raw bytes that the dea
 that stays dead keeps bytes and place, also its place among the hours, and gets today's reason.
 """
 
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import expr
 
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.domain.batch import HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.driver.life import summary
 from spike_pipelines.driver.staging import HOUR_COLUMN, hour_from_number, new_attempt, staged_files
 from spike_pipelines.ports import ObjectStore, Reparsed, ReplayOrder
 from spike_pipelines.spark import classify as c
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Classified, Plan, classified, counted, write
 from spike_pipelines.spark.environment import SparkEnvironment
-
-log = logging.getLogger("spike_pipelines.spark")
+from spike_pipelines.spark.job import run_job
+from spike_pipelines.spark.session import start_spark
 
 # Of the dead-letter table, named as the Kafka source names them.
 _AS_READ = (
@@ -98,28 +91,15 @@ def _still(rows: Classified, untouched: DataFrame | None) -> Mapping[str, int]:
 
 
 def main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    if len(arguments) != 3:
-        log.error("usage: python -m spike_pipelines.spark.replay APPLICATION.yaml ORDER.json ANSWER.json")
-        return INVALID
-    application, told, answer = map(Path, arguments)
-    try:
-        spike, env = load_application(application), SparkEnvironment.from_env()
-        plan = Plan.of(spike, tasks=spike.driver.cores)
-        order = OrderFile.model_validate_json(told.read_bytes()).order()
-        done = reparse(start_spark(spike, env), spike, plan, order, S3ObjectStore(connect(env.s3_endpoint)))
-    except InvalidSpec as error:
-        log.error("%s", error)  # noqa: TRY400 the message is complete
-        return INVALID
-    except (Py4JError, PySparkException) as error:
-        log.error("%s", summary(error))  # noqa: TRY400 its trace is the JVM's
-        return 1
-    except SpikeError as error:
-        log.error("%s", error)  # noqa: TRY400 the message is complete
-        return 1
+    return run_job("APPLICATION.yaml ORDER.json ANSWER.json", arguments, _replay)
+
+
+def _replay(application: Path, told: Path, answer: Path) -> None:
+    spike, env = load_application(application), SparkEnvironment.from_env()
+    plan = Plan.of(spike, tasks=spike.driver.cores)
+    order, store = OrderFile.model_validate_json(told.read_bytes()).order(), connect(env.s3_endpoint)
+    done = reparse(start_spark(spike, env), spike, plan, order, S3ObjectStore(store))
     answer.write_text(AnswerFile.of(done).model_dump_json())
-    return 0
 
 
 if __name__ == "__main__":

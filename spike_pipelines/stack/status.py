@@ -8,15 +8,24 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from spike_pipelines.stack.fitting import Columns, hidden
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState
 
 GOOD = frozenset({"OK", "IDLE", "RUNNING"})
 PASSING = frozenset({"STARTING", "CATCHING_UP", "WAITING", "RETRYING", "UNKNOWN", "BACKPRESSURED"})
 
 
+COLUMNS = Columns(
+    ("spike", "verdict", "epoch", "committed", "lag", "lag s", "rec/s", "commit"),
+    words=frozenset({"spike", "verdict"}),
+    spare=("epoch", "committed", "rec/s", "lag"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SpikeRow:
-    """One spike at one moment. `committed` is the sum of its partitions' committed ends, `lag` counts
+    """One spike at one moment. `verdict` is what its driver does if that is not simply running, else how its
+    lag is. `committed` is the sum of its partitions' committed ends, `lag` counts
     offsets, `records_per_second` is the rate of commits, `commit_age_seconds` the time since the last
     one. None: not known. `problem` is a sentence for a person."""
 
@@ -39,20 +48,18 @@ class StatusSource(Protocol):
 
 
 def table(
-    rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], *, link: str | None = None, brief: bool = False
+    rows: Iterable[SpikeRow],
+    parts: Iterable[PartSnapshot],
+    *,
+    link: str | None = None,
+    brief: bool = False,
+    width: int | None = None,
 ) -> Table:
     """One line a spike; below it what is to be said of them (only the first sentence of each if `brief`),
-    the parts' health and Dagster's address."""
+    the parts' health and Dagster's address. Columns for which `width` is too small are left out."""
     rows = tuple(replace(row, problem=_first_sentence(row.problem)) if brief else row for row in rows)
-    shown = Table(
-        box=SIMPLE_HEAD, padding=(0, 1), caption=_caption(rows, parts, link), caption_justify="left"
-    )
-    shown.add_column("spike", no_wrap=True)
-    shown.add_column("verdict", no_wrap=True)
-    for name in ("epoch", "committed", "lag", "lag s", "rec/s", "commit"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(
+    cells = [
+        (
             row.spike,
             Text(row.verdict, style=_colour(row.verdict)),
             _number(row.epoch),
@@ -62,6 +69,10 @@ def table(
             _number(row.records_per_second),
             _age(row.commit_age_seconds),
         )
+        for row in rows
+    ]
+    shown, left_out = COLUMNS.fitted(cells, width, SIMPLE_HEAD)
+    shown.caption, shown.caption_justify = hidden(left_out) + _caption(rows, parts, link), "left"
     return shown
 
 

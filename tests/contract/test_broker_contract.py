@@ -14,7 +14,7 @@ from kafka.admin import KafkaAdminClient
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
-from spike_pipelines.domain.offsets import Partition, RecordTime
+from spike_pipelines.domain.offsets import Partition
 from spike_pipelines.ports import Broker
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -169,13 +169,12 @@ def test_topic_made_again_has_another_id_and_its_old_partitions_are_refused(brok
     admin.delete(topic)
     assert broker.topics([topic]) == {}
     with pytest.raises(TopicMissing, match=topic):
-        broker.first_records({old: 0})
+        broker.offsets_at([old], at(0))
     admin.create(topic)
     (new,) = partitions(broker, topic)
     assert new.topic_id != old.topic_id
-    for call in (lambda: broker.first_records({old: 0}), lambda: broker.offsets_at([old], at(0))):
-        with pytest.raises(TopicChanged, match=old.topic_id):
-            call()
+    with pytest.raises(TopicChanged, match=old.topic_id):
+        broker.offsets_at([old], at(0))
 
 
 def test_added_partition_appears(broker, admin, topic):
@@ -185,50 +184,32 @@ def test_added_partition_appears(broker, admin, topic):
     assert [p.index for p in partitions(broker, topic)] == [0, 1]
 
 
-def test_truncated_log_starts_later_and_the_first_record_is_the_one_still_there(broker, admin, topic):
+def test_truncated_log_starts_later(broker, admin, topic):
     admin.create(topic)
     admin.append(topic, 0, *(at(n) for n in range(5)))
     admin.delete_records(topic, 0, before=3)
-    (p,) = partitions(broker, topic)
     assert dict(broker.topics([topic])[topic].log_start) == {0: 3}
-    assert broker.first_records({p: 0}) == {p: RecordTime(3, at(3))}
 
 
-def test_log_truncated_to_its_end_has_no_first_record(broker, admin, topic):
+def test_log_truncated_to_its_end_has_its_end_at_any_time(broker, admin, topic):
     admin.create(topic)
     admin.append(topic, 0, at(0), at(1))
     admin.delete_records(topic, 0, before=2)
     (p,) = partitions(broker, topic)
-    assert broker.first_records({p: 0}) == {}
     assert broker.offsets_at([p], at(0)) == {p: 2}
 
 
-def test_empty_partition_has_no_first_record_and_its_end_at_any_time(broker, admin, topic):
+def test_empty_partition_has_its_end_at_any_time(broker, admin, topic):
     admin.create(topic, partitions=2)
     admin.append(topic, 0, at(0))
     full, empty = partitions(broker, topic)
-    assert broker.first_records({full: 0, empty: 0}) == {full: RecordTime(0, at(0))}
     assert broker.offsets_at([full, empty], at(0)) == {full: 0, empty: 0}
 
 
-def test_first_record_is_at_or_after_the_offset_and_absent_from_the_end_on(broker, admin, topic):
-    admin.create(topic)
-    admin.append(topic, 0, *(at(n) for n in range(10)))
-    (p,) = partitions(broker, topic)
-    for offset in (0, 4, 9):
-        assert broker.first_records({p: offset}) == {p: RecordTime(offset, at(offset))}
-    for offset in (10, 11, 1_000):
-        assert broker.first_records({p: offset}) == {}
-
-
-def test_control_records_are_stepped_over(broker, admin, topic):
+def test_control_records_take_an_offset(broker, admin, topic):
     admin.create(topic)
     admin.append_transaction(topic, 0, at(0), at(1))
-    (p,) = partitions(broker, topic)
     assert dict(broker.topics([topic])[topic].log_end) == {0: 3}
-    assert broker.first_records({p: 2}) == {}
-    admin.append(topic, 0, at(7))
-    assert broker.first_records({p: 2}) == {p: RecordTime(3, at(7))}
 
 
 def test_offset_at_a_time_is_the_first_that_is_not_older(broker, admin, topic):
@@ -247,21 +228,6 @@ def test_late_record_does_not_hide_an_earlier_offset(broker, admin, topic):
     admin.append(topic, 0, at(30), at(0), at(40))
     (p,) = partitions(broker, topic)
     assert broker.offsets_at([p], at(5)) == {p: 0}
-
-
-@pytest.mark.real
-def test_record_larger_than_a_read_is_found_in_every_partition(kafka, kafka_admin, topic):
-    kafka_admin.create(topic, partitions=4)
-    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
-    for index in range(4):
-        producer.send(
-            topic, value=b"x" * 900_000, partition=index, timestamp_ms=round(NOW.timestamp() * 1000)
-        )
-    producer.close()
-    broker = KafkaBroker(kafka.bootstrap)
-    wanted = dict.fromkeys(partitions(broker, topic), 0)
-    assert broker.first_records(wanted) == {p: RecordTime(0, NOW) for p in wanted}
-    broker.close()
 
 
 def test_broker_that_is_down_in_memory_is_transient():

@@ -27,10 +27,16 @@ REPORT = LagReport(
 )
 
 
-def lost(records):
-    return replace(
-        REPORT, partitions=(PartitionLag(partition(), records, 10, 1.0, staged_end=5, log_start=9),)
-    )
+def lost(records, staged_end=5, index=0):
+    start = staged_end + records
+    gone = PartitionLag(partition(index), records, 10, 1.0, staged_end=staged_end, log_start=start)
+    return replace(REPORT, partitions=(gone,))
+
+
+def cut_off(log_end, staged_end=20):
+    behind = max(staged_end - log_end, 0)
+    gone = PartitionLag(partition(), 0, 0, 0.0, staged_end=staged_end, log_end=log_end, cut_off=behind)
+    return replace(REPORT, partitions=(gone,))
 
 
 def count(ledger, table):
@@ -59,6 +65,7 @@ def test_a_look_is_a_sample_with_all_its_sums(ledger):
     (sample,) = view(ledger).history["payouts"]
     assert replace(sample, at=HOUR) == REPORT.sample(HOUR)
     assert (sample.log_start, sample.log_end, sample.staged_end, sample.committed_end) == (2, 100, 95, 90)
+    assert (sample.log_starts, sample.staged_ends) == ((2,), (95,))
 
 
 def test_what_was_not_observed_is_a_sample_without_figures(ledger):
@@ -122,6 +129,32 @@ def test_a_loss_keeps_when_it_was_first_seen_and_the_most_that_was_missing(ledge
     assert (standing.records, standing.seen_at) == (6, first.seen_at)
 
 
+def test_a_second_loss_before_the_first_is_acknowledged_adds_to_it(ledger):
+    """The first was accepted, the spike went on behind it and fell behind again: fewer records, others."""
+    ledger.record_lag({"payouts": lost(4)})
+    for again in (lost(3, 20), lost(3, 20), lost(2, 0, index=1)):
+        ledger.record_lag({"payouts": again})
+    standing = view(ledger).losses["payouts"]
+    assert (standing.records, standing.detail) == (9, "events:0[5,9), events:0[20,23), events:1[0,2)")
+    assert ledger.acknowledge_loss("payouts", "ann", "both known").records == 9
+
+
+def test_a_log_that_was_cut_off_and_grew_again_stays_lost_until_it_is_acknowledged(ledger):
+    """What stands at these offsets now was never read: nothing has healed."""
+    ledger.record_lag({"payouts": cut_off(log_end=17)})
+    ledger.record_lag({"payouts": cut_off(log_end=25)})
+    standing = view(ledger).losses["payouts"]
+    assert (standing.records, standing.detail) == (3, "events:0[17,20) cut off")
+
+
+def test_a_loss_that_was_written_before_ranges_were_kept_is_not_made_smaller(ledger):
+    ledger.record_lag({"payouts": lost(6)})
+    with ledger._engine.begin() as db:
+        db.execute(sa.update(s.losses).values(ranges=[]))
+    ledger.record_lag({"payouts": lost(1, 20)})
+    assert view(ledger).losses["payouts"].records == 6
+
+
 def test_a_loss_is_acknowledged_once_and_by_name(ledger):
     ledger.record_lag({"payouts": lost(4), "session": lost(1)})
     assert ledger.acknowledge_loss("payouts", "ann@host", "test data").records == 4
@@ -160,6 +193,29 @@ def test_ranges_that_do_not_end_at_the_committed_end_are_a_break(world):
     world.execute("UPDATE positions SET committed_end = 5")
     (broken,) = world.ledger.recent_breaks(world.ledger.now() - timedelta(minutes=10))["payouts"]
     assert (broken.expected, broken.found) == (6, 5)
+
+
+def test_the_first_range_of_late_continues_what_was_committed_before_the_window(world):
+    """However long ago: a gap does not hide behind an hour without commits."""
+    driver = world.driver(world.spike())
+    driver.stage(), driver.stage()
+    world.settle(driver.spike)
+    world.execute("UPDATE batches SET committed_at = committed_at - interval '1 hour' WHERE number = "
+                  "(SELECT min(number) FROM batches)")  # fmt: skip
+    since = world.ledger.now() - timedelta(minutes=10)
+    assert world.ledger.recent_breaks(since) == {"payouts": ()}
+    world.execute("UPDATE batch_ranges SET start_offset = 7 WHERE start_offset = 6")
+    (broken,) = world.ledger.recent_breaks(since)["payouts"]
+    assert (broken.expected, broken.found) == (6, 7)
+
+
+def test_the_first_range_of_all_begins_at_the_baseline(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    world.settle(driver.spike)
+    world.execute("UPDATE batch_ranges SET start_offset = 2 WHERE start_offset = 0")
+    (broken,) = world.ledger.recent_breaks(world.ledger.now() - timedelta(minutes=10))["payouts"]
+    assert (broken.expected, broken.found) == (0, 2)
 
 
 def test_without_a_commit_lately_there_is_nothing_to_prove(world):

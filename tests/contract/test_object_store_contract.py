@@ -78,6 +78,12 @@ def test_head_tells_size_and_etag_of_what_was_put(bench):
     assert (head.size, '"' in head.etag) == (5, False)
 
 
+def test_an_object_is_read_whole_or_is_not_there(bench):
+    bench.put("a", b"whole")
+    assert bench.store.read(BUCKET, bench.key("a")) == b"whole"
+    assert bench.store.read(BUCKET, bench.key("b")) is None
+
+
 def test_copy_keeps_the_bytes_and_replaces_the_metadata(bench):
     source = bench.put("a", b"12345")
     copied = bench.copy("a", "b", source.etag, size=5, **{"spike-batch": "7"})

@@ -13,6 +13,7 @@ from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
 from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import Partition, RecordTime
+from spike_pipelines.ports import FirstRecords
 
 
 class Memory:
@@ -89,6 +90,12 @@ def partitions(edge, topic):
     return edge.surveyor.survey([topic]).topics[topic].offsets.partitions()
 
 
+def first_records(edge, offsets):
+    found = edge.surveyor.first_records_after(offsets)
+    assert found.problems == {}
+    return found.records
+
+
 def test_ids_starts_ends_and_retention_of_all_topics_come_in_one_look(edge, topic):
     edge.admin.append(topic, 0, at(0), at(1), at(2))
     edge.admin.delete_records(topic, 0, before=1)
@@ -103,7 +110,7 @@ def test_ids_starts_ends_and_retention_of_all_topics_come_in_one_look(edge, topi
 
 def test_nothing_is_asked_for_no_topics(edge):
     assert edge.surveyor.survey([]).topics == {}
-    assert edge.surveyor.first_records_after({}) == {}
+    assert edge.surveyor.first_records_after({}) == FirstRecords({})
     assert edge.mirror.mirror({}) == {}
 
 
@@ -111,37 +118,49 @@ def test_the_first_record_after_an_offset_or_that_there_is_none(edge, topic):
     edge.admin.append(topic, 0, *(at(n) for n in range(3)))
     full, empty = partitions(edge, topic)
     found = edge.surveyor.first_records_after({full: 1, empty: 0})
-    assert found == {full: RecordTime(1, at(1)), empty: None}
-    assert edge.surveyor.first_records_after({full: 3}) == {full: None}
+    assert found == FirstRecords({full: RecordTime(1, at(1)), empty: None})
+    assert first_records(edge, {full: 3}) == {full: None}
+
+
+def test_what_follows_an_offset_beyond_the_end_is_not_known_which_is_not_that_nothing_does(edge, topic):
+    edge.admin.append(topic, 0, at(0))
+    full, _ = partitions(edge, topic)
+    found = edge.surveyor.first_records_after({full: 9})
+    assert (dict(found.records), dict(found.problems)) == ({}, {full: "its log ends below 9"})
 
 
 def test_a_record_that_was_deleted_is_followed_by_the_first_that_is_there(edge, topic):
     edge.admin.append(topic, 0, *(at(n) for n in range(3)))
     edge.admin.delete_records(topic, 0, before=2)
     first = partitions(edge, topic)[0]
-    assert edge.surveyor.first_records_after({first: 0}) == {first: RecordTime(2, at(2))}
+    assert first_records(edge, {first: 0}) == {first: RecordTime(2, at(2))}
+    edge.admin.delete_records(topic, 0, before=3)
+    assert first_records(edge, {first: 0}) == {first: None}
 
 
 def test_behind_a_committed_transaction_there_is_only_its_end_and_no_record(edge, topic):
     edge.admin.append_transaction(topic, 0, at(0), at(1))
     first = partitions(edge, topic)[0]
-    assert edge.surveyor.first_records_after({first: 0}) == {first: RecordTime(0, at(0))}
-    assert edge.surveyor.first_records_after({first: 2}) == {first: None}
+    assert first_records(edge, {first: 0}) == {first: RecordTime(0, at(0))}
+    assert first_records(edge, {first: 2}) == {first: None}
+    edge.admin.append(topic, 0, at(7))
+    assert first_records(edge, {first: 2}) == {first: RecordTime(3, at(7))}
 
 
 def test_records_of_an_aborted_transaction_are_none(edge, topic):
     edge.append_aborted(topic, at(0), at(1))
     first = partitions(edge, topic)[0]
-    assert edge.surveyor.first_records_after({first: 0}) == {first: None}
+    assert first_records(edge, {first: 0}) == {first: None}
     edge.admin.append(topic, 0, at(9))
-    assert edge.surveyor.first_records_after({first: 0}) == {first: RecordTime(3, at(9))}
+    assert first_records(edge, {first: 0}) == {first: RecordTime(3, at(9))}
 
 
 def test_partitions_of_another_incarnation_are_left_out(edge, topic):
     first = partitions(edge, topic)[0]
     other = Partition(topic, "AAAAAAAAAAAAAAAAAAAAAA", 0)
     edge.admin.append(topic, 0, at(0))
-    assert edge.surveyor.first_records_after({first: 0, other: 0}) == {first: RecordTime(0, at(0))}
+    found = edge.surveyor.first_records_after({first: 0, other: 0})
+    assert (found.records, set(found.problems)) == ({first: RecordTime(0, at(0))}, {other})
 
 
 def test_a_group_has_the_offsets_it_was_given_last_lower_ones_too(edge, topic):
@@ -174,6 +193,22 @@ def test_a_cluster_that_is_down_is_transient():
             call()
     with pytest.raises(Transient):
         KafkaMirror("127.0.0.1:1", timeout_seconds=1).mirror({"g": {Partition("a", "i", 0): 1}})
+
+
+@pytest.mark.real
+def test_a_record_larger_than_a_read_is_found_in_every_partition(kafka, request):
+    edge = Real(kafka.bootstrap)
+    request.addfinalizer(edge.close)
+    name = f"survey.{secrets.token_hex(4)}"
+    edge.admin.create(name, partitions=4)
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all")
+    for index in range(4):
+        producer.send(
+            name, value=b"x" * 900_000, partition=index, timestamp_ms=round(at(0).timestamp() * 1000)
+        )
+    producer.close()
+    wanted = dict.fromkeys(partitions(edge, name), 0)
+    assert first_records(edge, wanted) == {p: RecordTime(0, at(0)) for p in wanted}
 
 
 @pytest.mark.real

@@ -70,6 +70,14 @@ def test_python_examples_parse(page):
         ast.parse(block)
 
 
+def test_the_map_names_every_package_and_every_service():
+    rows = dict(re.findall(r"^\| (`[^|]+) \| (.+) \|$", text("docs/architecture.md"), re.MULTILINE))
+    packages = {f"{p.parent.name}/" for p in (ROOT / "spike_pipelines").glob("*/__init__.py")}
+    assert packages <= {name for cell in rows for name in re.findall(r"`([\w/]+)`", cell)}
+    services = {p.stem.replace("_", " ") for p in (ROOT / "spike_pipelines/services").glob("[a-z]*.py")}
+    assert services <= set(re.split(r"[,;:] ", rows["`services/`"]))
+
+
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_every_path_that_is_named_exists(page):
     named = set(re.findall(r"`([\w./-]+/[\w./-]*)`", text(page)))

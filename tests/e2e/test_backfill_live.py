@@ -1,14 +1,36 @@
-"""An hour is backfilled by the command line on the whole stack, while its stream runs."""
+"""Hours are backfilled on the whole stack while its stream runs: by `spike`, by Dagster's commands, beside
+closed hours; and a new dataset is made of an old topic.
+
+    SPIKE_PICTURES=docs/images .venv/bin/pytest tests/e2e/test_backfill_live.py
+
+also makes the picture of docs/backfill.md.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from kafka import KafkaProducer
 from test_stack import audited, published
+from watching import picture
 
 from spike_pipelines import read as reading
 from spike_pipelines.domain.swap import SwapKind, SwapState
 from spike_pipelines.orchestration.assets import dataset_key, partition_key
+from spike_pipelines.orchestration.backfill import job_name
+from spike_pipelines.orchestration.closed import closed_key
+from spike_pipelines.producer.records import Shares, make
+from spike_pipelines.stack import running
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+AN_HOUR = timedelta(hours=1)
+PER_HOUR = 300
+NEW = "crt-payout-paid-v1-1.0"
 
 
 def test_an_hour_is_read_again_after_a_change_and_the_stream_goes_on(stack, spike, spec):
@@ -38,10 +60,129 @@ def test_an_hour_is_read_again_after_a_change_and_the_stream_goes_on(stack, spik
     assert not frame.duplicated(["kafka_partition", "kafka_offset"]).any()
     assert mine, "some payouts are paid"
 
+    assert turned(spec, hour), "the partition turned"
+    assert audited(stack) == []
+
+
+def turned(spec, hour) -> int:
+    """How often a backfill materialized the partition."""
+    asked = dg.AssetRecordsFilter(dataset_key(spec.dataset.name), asset_partitions=[partition_key(hour)])
     with dg.DagsterInstance.get() as instance:
-        key = partition_key(hour)
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dataset_key(spec.dataset.name), asset_partitions=[key]), limit=50
-        )
-    assert any("swaps" in r.asset_materialization.metadata for r in records.records), "the partition turned"
+        records = instance.fetch_materializations(asked, limit=100).records
+    return sum("swaps" in r.asset_materialization.metadata for r in records)
+
+
+def dagster(*arguments: str) -> None:
+    """As in a shell prepared by `eval "$(spike env)"`."""
+    command = (sys.executable, "-m", "dagster", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def last_hours(count: int) -> list[datetime]:
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    return [now - n * AN_HOUR for n in range(count, 0, -1)]
+
+
+def produce(stack, spec, hours) -> None:
+    """What a producer that was cut off for hours brings in the end: payouts of each of these hours."""
+    producer = KafkaProducer(bootstrap_servers=stack.platform.settings.require("kafka_bootstrap"))
+    for hour in hours:
+        for n in range(PER_HOUR):
+            record = make(spec.topic, 7, n, hour, Shares(malformed=0.02, late=0))
+            millis = int((hour + n * AN_HOUR / PER_HOUR).timestamp() * 1000)
+            producer.send(spec.topic, record.value, key=record.key, timestamp_ms=millis)
+    producer.flush()
+    producer.close()
+
+
+def rows(spec, hour) -> set[tuple[int, int]]:
+    frame = reading.read(spec.dataset.name, hour)
+    places = list(zip(frame["kafka_partition"], frame["kafka_offset"], strict=True))
+    assert len(places) == len(set(places))
+    return set(places)
+
+
+@pytest.fixture
+def old(stack, spike, spec):
+    """Three whole hours that have been published, and nobody has backfilled yet."""
+    stack.await_("publication", lambda: published(stack, spec.dataset.name))
+    hours = last_hours(3)
+    before = {hour: len(rows(spec, hour)) for hour in hours}
+    produce(stack, spec, hours)
+
+    def there() -> bool:
+        return all(len(rows(spec, hour)) > before[hour] + PER_HOUR * 0.9 for hour in hours)
+
+    stack.await_("three old hours are published", there)
+    assert audited(stack) == []
+    return hours
+
+
+def test_hours_are_backfilled_by_dagsters_own_commands_while_the_stream_runs(stack, spike, spec, old):
+    before, committed = {hour: rows(spec, hour) for hour in old}, stack.committed(spike)
+    ends = (partition_key(old[0]), partition_key(old[1]))
+    dagster(
+        "asset", "materialize", "-m", "spike_pipelines.definitions", "--select",
+        f'key:"{dataset_key(spec.dataset.name).to_user_string()}"', "--partition-range", "...".join(ends),
+    )  # fmt: skip
+    assert [turned(spec, hour) for hour in old] == [1, 1, 0]
+
+    workspace = f"{os.environ['DAGSTER_HOME']}/workspace.yaml"
+    dagster(
+        "job", "backfill", "-w", workspace, "-j", job_name(spec), "--noprompt", "--from",
+        partition_key(old[1]), "--to", partition_key(old[2]),
+    )  # fmt: skip
+    assert audited(stack) == [], "meanwhile"
+    stack.await_("two runs", lambda: [turned(spec, hour) for hour in old] == [1, 2, 1], 400)
+    stack.await_("publication", lambda: published(stack, spec.dataset.name))
+    assert all(rows(spec, hour) >= before[hour] for hour in old), "late ones may have come"
+    swaps = {s.scope.since: s.batch for s in stack.platform.ledger.swaps(spike, 9)[::-1]}
+    live = {(f.hour, f.batch) for f in live_files(stack, spec)}
+    assert {(hour, swaps[hour]) for hour in old} <= live, "from other files"
+    assert stack.committed(spike) > committed, "the live stream went on"
+    assert audited(stack) == []
+    link = running.find(stack.folder).link
+    picture("backfill-partitions", f"{link}/assets/dataset/{spec.dataset.name}?view=partitions")
+
+
+def live_files(stack, spec):
+    state = next(d for d in stack.platform.ledger.datasets() if d.name == spec.dataset.name)
+    return stack.platform.ledger.live_files(state.name, state.sequence)
+
+
+def test_hours_that_are_over_are_closed_and_told_again_when_they_are_backfilled(stack, spike, spec, old):
+    """The newest one may wait for the lateness allowed."""
+    hour = old[0]
+
+    def closed() -> bool:
+        found = json.loads(stack.run("hours", spec.dataset.name, "-o", "json"))
+        return any(h["hour"] == hour.isoformat() and h["closed_at"] for h in found)
+
+    def told() -> int:
+        asked = dg.AssetRecordsFilter(closed_key(spec.dataset.name), asset_partitions=[partition_key(hour)])
+        with dg.DagsterInstance.get() as instance:
+            return len(instance.fetch_materializations(asked, limit=100).records)
+
+    stack.await_("an old hour is closed", closed)
+    stack.await_("Dagster is told", lambda: told() > 0)
+    before = told()
+    stack.run("backfill", spike, "--from", f"{hour:%Y-%m-%dT%H}", "--why", "again", "--wait")
+    stack.await_("and told again, since it changed", lambda: told() > before)
+    assert closed()
+    assert audited(stack) == []
+
+
+def test_a_new_dataset_of_an_old_topic_has_all_of_its_records(stack, spike, spec):
+    hour = reading.hours(spec.dataset.name).index[0].to_pydatetime()
+    said = stack.run("backfill", spike, "--as", NEW, "--from", f"{hour:%Y-%m-%dT%H}")
+    assert f"wrote {stack.applications / NEW}.yaml" in said
+    stack.run("down")
+    stack.up()
+    stack.await_commit(NEW)
+    new = stack.platform.spikes[NEW]
+    before, goal = rows(spec, hour), stack.committed(spike)
+    stack.await_("it has caught up", lambda: stack.committed(NEW) >= goal)
+    stack.await_("publication", lambda: published(stack, new.dataset.name))
+    assert rows(new, hour) >= before
     assert audited(stack) == []

@@ -113,14 +113,15 @@ def test_what_goes_wrong_is_told_by_the_right_check_sentence_and_alert(stack, wa
     since = time.time()
     stop_driver_for_good(stack, watch, PAYOUT)
     pause_appender(stack, watch)
+    paused = time.time()
     watch.red(PAYOUT, "lag", "STOPPED: no driver runs", since)
     watch.red(PAYOUT, "progress", "no driver runs", since)
-    watch.red(SESSION, "lag", "BACKPRESSURED: ", since)
+    watch.red(SESSION, "lag", "BACKPRESSURED: ", paused)
     assert watch.shown(PAYOUT)["verdict"] == "STOPPED"
     assert "batches wait for the appender" in watch.shown(SESSION)["sentence"]
     assert watch.shown(SESSION)["unacknowledged_loss"] == 0, "what is staged is safe"
     watch.fires(PAYOUT, "STOPPED", since)
-    watch.fires(SESSION, "BACKPRESSURED", since)
+    watch.fires(SESSION, "BACKPRESSURED", paused)
     assert watch.prometheus.value('count(up{job="spike-driver"} == 0)') == 1
 
     since = time.time()

@@ -10,7 +10,7 @@ import pytest
 import test_swap
 from builders import BUCKET, HOUR, parquet
 
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import NotParquet, ObjectMissing, Transient
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.ports import LiveFile
 from spike_pipelines.services.audit import Auditor
@@ -403,6 +403,42 @@ def test_the_deep_audit_has_a_few_files_in_memory_however_many_there_are(world):
     (finding,) = DeepAuditor(world.ledger, reader, world.spikes).run()
     assert (finding.breaches, finding.figure) == ((), "120 records read, 0 filtered")
     assert 0 < reader.most <= 12
+
+
+class Fails:
+    def __init__(self, error):
+        self._error = error
+
+    def places(self, bucket, key):
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ObjectMissing("x is not there"), NotParquet("x is cut off")])
+def test_a_file_that_is_gone_or_broken_is_a_breach_and_its_records_are_missed(world, error):
+    world.driver(world.spike()).stage(4, 0, 0)
+    world.promoter().promote(world.spikes["payouts"], limit=9)
+    (finding,) = DeepAuditor(world.ledger, Fails(error), world.spikes).run()
+    *said, missed = finding.breaches
+    assert set(said) == {str(error)}
+    assert missed.endswith("4 records to be found, 0 are")
+
+
+def test_a_file_that_could_not_be_read_is_not_observed_and_hides_no_other_dataset(ran):
+    good = Counts(ran)
+
+    class Half:
+        def places(self, bucket, key):
+            if "payouts" in key:
+                raise Transient("the store is down")
+            return good.places(bucket, key)
+
+    findings = list(DeepAuditor(ran.ledger, Half(), ran.spikes).run())
+    assert sorted((f.observed, f.ok) for f in findings) == [(False, False), (True, True)]
+
+
+def test_a_dataset_whose_application_file_is_gone_is_opened_where_its_batches_are(ran):
+    everything = list(DeepAuditor(ran.ledger, Counts(ran), ran.spikes).run())
+    assert list(DeepAuditor(ran.ledger, Counts(ran), {}).run()) == everything
 
 
 def test_where_all_is_broken_the_first_breaches_are_told(world):

@@ -19,9 +19,9 @@ from test_swap import producing
 
 from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
+from spike_pipelines.domain.errors import LeaseLost, Refused, SpecChanged, Transient
 from spike_pipelines.domain.operations import OperationKind
-from spike_pipelines.domain.spike import Start
+from spike_pipelines.domain.spike import Location, Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
@@ -66,6 +66,9 @@ class Reading:
         )
         hours = (HourCounts(order.hour, *(len(found[kind]) for kind in (FINAL, DEAD, FILTERED))),)
         return NewBatch((), files, len(mine), hours if mine else (), "2.0", len(read) - len(mine))
+
+    def close(self):
+        pass
 
     def _hour(self, offset):
         return HOUR if offset >= self.plain else HOURS[offset % 7]
@@ -429,6 +432,37 @@ def test_a_topic_that_is_made_again_while_it_is_read_changes_nothing(world, ran)
         backfilled(world, ran.spike, meanwhile=again)
 
 
+def test_an_application_file_that_names_another_place_is_refused_before_anything_is_read(world, ran):
+    """Its new files would lie beside the old ones, in another dataset even twice."""
+    elsewhere, reading = replace(ran.spike, final=Location(BUCKET, "other")), Reading(world)
+    with pytest.raises(SpecChanged, match=r"final: .* --as NEW"):
+        backfiller(world, reading).rehearse(elsewhere, HOUR, accept_loss=False)
+    with pytest.raises(SpecChanged, match="final"):
+        backfiller(world, reading).backfill(elsewhere, HOUR, Ask(ask()))
+    assert reading.orders == []
+    assert world.ledger.swaps("payouts", 9) == ()
+
+
+def test_a_backfill_that_died_is_not_finished_in_another_place(world, ran):
+    trap = Trap(None, 1, False, Transient)
+    dying = replace(world.promoter("dies"), store=Trapped(world, trap).promoter().store)
+    with pytest.raises(Transient):
+        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
+    expire_leases(world)
+    with pytest.raises(SpecChanged, match="final"):
+        backfiller(world).abandon(replace(ran.spike, final=Location(BUCKET, "other")))
+    assert backfilled(world, ran.spike).swap.state is SwapState.SWAPPED
+    assert world.keys("other/") == []
+    assert breaches(world) == {}
+
+
+def test_a_column_of_another_type_is_refused_before_anything_is_read(world, ran):
+    reading = Reading(world)
+    with pytest.raises(SpecChanged, match="column 'id' is BIGINT and cannot become STRING"):
+        backfiller(world, reading).backfill(replace(ran.spike, schema="id STRING"), HOUR, Ask(ask()))
+    assert reading.orders == []
+
+
 # dying
 
 
@@ -438,6 +472,9 @@ class Dying:
 
     def reread(self, *arguments):
         return self.trap.around("reread", self.reading.reread)(*arguments)
+
+    def close(self):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ from spike_pipelines.ports import BackfillOrder
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.register import staging_prefix
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.backfill import reread
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]
@@ -239,4 +239,9 @@ def test_a_backfill_turns_dead_letters_and_filtered_records_into_rows_that_reade
     assert breaches(real) == {}
     (deep,) = DeepAuditor(real.ledger, platform.deep_auditor.reader, real.spikes).run()
     assert deep.ok, deep.breaches
+    worker = platform.backfiller.rereader._worker._running.process
+    again = platform.backfiller.backfill(ran.spike, HOUR, Ask(ask()))
+    assert (again.final, again.dead_letter) == (2, 1)
+    assert platform.backfiller.rereader._worker._running.process is worker, "one session for all hours"
     platform.close()
+    assert worker.poll() is not None

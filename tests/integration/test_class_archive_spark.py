@@ -11,8 +11,8 @@ from builders import spike
 from spark_jvm import own_jvm
 
 from spike_pipelines.spark import config
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.environment import SparkEnvironment
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]

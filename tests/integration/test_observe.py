@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from spike_pipelines.appender.metrics import Page
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagVerdict
-from spike_pipelines.ports import DriverState, ObservedDriver
+from spike_pipelines.ports import DriverState, ObservedDriver, Survey
 from spike_pipelines.services.drain import Drain, Terms
 from spike_pipelines.services.mirror import follow
 from spike_pipelines.services.observe import Observer
@@ -127,6 +127,42 @@ def test_a_topic_made_again_is_told(world, spike, observer):
     world.broker.create(spike.topic)
     report = observer.watch()["payouts"]
     assert (report.verdict, report.topic_changed) == (LagVerdict.TOPIC_CHANGED, True)
+
+
+def test_a_topic_that_is_gone_is_asked_for_again_and_then_told(world, spike, observer):
+    """A broker that is behind does not know a topic for a moment."""
+    world.driver(spike)
+
+    class Late:
+        asked = 0
+
+        def __getattr__(self, name):
+            return getattr(world.broker, name)
+
+        def survey(self, names):
+            self.asked += 1
+            return Survey({}, {}) if self.asked == 1 else world.broker.survey(names)
+
+    assert replace(observer, broker=Late()).lag()["payouts"].observed
+    world.broker.delete(spike.topic)
+    report = observer.watch()["payouts"]
+    assert (report.verdict, report.topic_changed) == (LagVerdict.TOPIC_CHANGED, True)
+    assert "create it again" in report.sentence
+
+
+def test_why_an_age_could_not_be_read_is_in_the_sentence(world, spike, observer):
+    world.driver(spike)
+
+    class Deaf:
+        def __getattr__(self, name):
+            return getattr(world.broker, name)
+
+        def first_records_after(self, offsets):
+            raise Transient("Kafka at b:9092 did not answer")
+
+    report = replace(observer, broker=Deaf()).lag()["payouts"]
+    assert report.verdict is LagVerdict.UNKNOWN
+    assert "could not be read: payouts-topic:0: Kafka at b:9092 did not answer" in report.sentence
 
 
 def test_the_end_of_a_transaction_is_no_lag(world, spike, observer):

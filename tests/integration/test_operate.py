@@ -569,6 +569,38 @@ def test_a_topic_made_again_begins_anew_and_what_came_from_the_old_one_stays(wor
     clean(world)
 
 
+def test_a_topic_that_is_made_again_while_a_loss_is_accepted_is_seen_before_the_commit(world, driver):
+    """Positions would be those of a topic that is gone, and the ones in the newest could not be had again."""
+    driver.stage()
+    world.settle(driver.spike)
+
+    def make_again():
+        world.broker.delete(driver.spike.topic)
+        world.broker.create(driver.spike.topic, 1)
+        world.broker.append(driver.spike.topic, 0, *[HOUR] * 30)
+
+    class MadeAgain:
+        """Kafka, whose topic is made again after the first look, and somebody else is faster."""
+
+        looked = False
+
+        def topics(self, names):
+            seen = world.broker.topics(names)
+            if not self.looked:
+                self.looked = True
+                make_again()
+                operator(world).accept_loss(driver.spike, ask())
+            return seen
+
+    make_again()
+    with pytest.raises(Conflict, match="made again meanwhile"):
+        Operator(world.ledger, MadeAgain(), world.store).accept_loss(driver.spike, ask())
+    world.driver(driver.spike, "b").stage()
+    world.settle(driver.spike)
+    assert rows(world, driver.spike) == (8, 2)
+    clean(world)
+
+
 def test_a_held_batch_of_a_deleted_topic_cannot_be_discarded(world, driver):
     number = hold(world, driver)
     world.broker.delete(driver.spike.topic)

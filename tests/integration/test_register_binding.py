@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from builders import BUCKET
+from test_backfill import backfilled
+from test_operate import ask, clean, hold, operator
+from test_project import project
+from test_swap import new_swap, producing, swapper
 
 from spike_pipelines.adapters.ledger.schema import metadata
 from spike_pipelines.domain.errors import Refused, SpecChanged
+from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.domain.spike import Dataset, Location
 
 pytestmark = pytest.mark.real
@@ -73,6 +78,59 @@ def test_a_move_does_not_promote_what_waits_to_another_place(world, bound, key):
     assert (batch.state, world.keys("other/")) == ("staged", [])
     world.settle(bound)
     assert world.dataset(bound).sequence == 1
+
+
+ACTS = {
+    "rewind": lambda world, spike: operator(world).rewind(spike, Earliest(), ask()),
+    "accept_loss": lambda world, spike: operator(world).accept_loss(spike, ask()),
+    "backfill": backfilled,
+    "replay": lambda world, spike: swapper(world).plan(spike, new_swap(world, spike)),
+    "publish": lambda world, spike: world.publisher.publish(spike, world.ledger.datasets()[0]),
+    "project": project,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("key", KEYS)
+def test_nobody_acts_on_rows_by_a_file_that_names_another_place(world, bound, key, act):
+    world.settle(bound)
+    before = rows(world)
+    with pytest.raises(SpecChanged, match=key):
+        ACTS[act](world, moved(bound, key))
+    assert rows(world) == before
+
+
+@pytest.mark.parametrize("act", ["release", "discard"])
+def test_nobody_decides_on_a_held_batch_by_a_file_that_names_another_dataset(world, bound, act):
+    number = hold(world, world.driver(bound, after=1))
+    before = rows(world)
+    with pytest.raises(SpecChanged, match="dataset"):
+        getattr(operator(world), act)(moved(bound, "dataset"), number, ask())
+    assert rows(world) == before
+
+
+def test_a_swap_is_not_finished_by_a_file_that_names_another_place(world, bound):
+    world.settle(bound)
+    swap = swapper(world).plan(bound, new_swap(world, bound))
+    with pytest.raises(SpecChanged, match="final"):
+        swapper(world).finish(moved(bound, "final"), swap.number, producing(world, bound))
+    assert swapper(world).finish(bound, swap.number, producing(world, bound)).state == "swapped"
+
+
+def test_superseded_files_are_not_left_behind_either(world, bound):
+    """Publication would look for them in the new place: they would stay in the table, beside what is read
+    again; and so would retention."""
+    world.settle(bound)
+    operator(world).rewind(bound, Earliest(), ask())
+    with pytest.raises(SpecChanged, match="final"):
+        world.publisher.publish(moved(bound, "final"), world.dataset(bound))
+    world.settle(bound)
+    assert world.catalog.files(bound.dataset.name) == {}
+    with pytest.raises(SpecChanged, match="final"):
+        world.driver(moved(bound, "final"), "b")
+    clean(world)
+    world.execute("UPDATE files SET swept_at = clock_timestamp()")
+    assert world.driver(moved(bound, "final"), "b").token.number > 1
 
 
 def test_a_spike_without_rows_may_move(world):

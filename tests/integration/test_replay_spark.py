@@ -21,10 +21,10 @@ from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.spike import Dataset, Location, Resources
 from spike_pipelines.ports import ReplayOrder
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
 from spike_pipelines.spark.replay import main, reparse
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]

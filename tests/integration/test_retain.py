@@ -7,10 +7,12 @@ from datetime import timedelta
 import pytest
 from builders import BUCKET, empty, parquet
 from dying import Dead, Trap, Trapping, expire_leases
+from test_operate import ask, operator
 from test_swap import breaches, dying, new_swap, producing, rows, swapped, swapper
 
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
+from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import SwapState
 from spike_pipelines.services.register import staging_prefix
@@ -92,6 +94,39 @@ def test_of_two_attempts_at_one_range_the_unregistered_one_goes(world, driver):
     assert other not in world.keys("staging/")
 
 
+class Meanwhile:
+    """A ledger; something happens right after its `nth` call."""
+
+    def __init__(self, ledger, nth, act):
+        self._ledger, self._left, self._act = ledger, nth, act
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            found = getattr(self._ledger, name)(*arguments, **named)
+            self._left -= 1
+            if self._left == 0:
+                self._act()
+            return found
+
+        return call
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_what_is_registered_while_retention_looks_stays(world, driver, nth):
+    """A driver had to wait with its batch for longer than the grace time: one before it was held."""
+    prefix, batch = staging_prefix(driver.spike, 1), driver.write()
+    moved = {f: f"000001-{UUID}/{f.key}" for f in batch.files}
+    for f, key in moved.items():
+        world.store.put(BUCKET, prefix + key, world.store._buckets[BUCKET].pop(prefix + f.key).body)
+    batch = replace(batch, files=tuple(replace(f, key=key) for f, key in moved.items()))
+    world.store.grow_old(2 * HOURS)
+    ledger = Meanwhile(world.ledger, nth, lambda: driver.register(batch))
+    tuple(retainer(world, ledger=ledger).run())
+    assert set(world.keys("staging/")) == {prefix + key for key in moved.values()}
+    world.settle(driver.spike)
+    assert breaches(world) == {}
+
+
 def test_what_waits_to_be_promoted_or_published_stays_whatever_its_epoch(world, driver):
     driver.stage(4, 1, 1)
     driver.stage(4, 1, 1)
@@ -147,6 +182,18 @@ def test_a_superseded_file_stays_within_grace(world, driver):
     assert len(world.keys("final/payouts_dead_letters/")) == 1
     grow_old(world)
     assert retained(world)[Kind.SUPERSEDED].objects == 1
+
+
+def test_so_does_one_that_a_rewind_superseded(world, driver):
+    operator(world).rewind(driver.spike, Earliest(), ask())
+    world.settle(driver.spike)
+    for table in world.catalog._tables.values():
+        table.history = table.history[-1:]
+    there = len(world.keys("final/"))
+    assert retained(world)[Kind.SUPERSEDED].objects == 0
+    assert len(world.keys("final/")) == there
+    world.execute("UPDATE operations SET at = at - interval '2 hours'")
+    assert retained(world)[Kind.SUPERSEDED].objects == there
 
 
 def test_a_superseded_file_stays_while_a_snapshot_that_readers_can_reach_has_it(world, driver):

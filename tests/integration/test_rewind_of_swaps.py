@@ -1,6 +1,7 @@
 """A rewind takes along what swaps made of the batches that go, and splits no file of theirs."""
 
 import pytest
+from builders import HOUR
 from test_operate import ask, operator, to
 from test_swap import breaches, new_swap, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
 
@@ -52,6 +53,26 @@ def test_earliest_keeps_a_swap_whose_first_batch_is_gone_from_kafka(world, ran):
     world.broker.delete_records(ran.spike.topic, 0, before=3)
     assert [m.to for m in operator(world).rewind(ran.spike, Earliest(), ask()).moves] == [14]
     world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_what_was_read_from_a_deleted_topic_goes_with_no_rewind(world, ran):  # noqa: F811
+    """A replay over both topics' dead letters ties their batches: nobody could read the older ones again."""
+    spike = ran.spike
+    world.broker.delete(spike.topic)
+    world.broker.create(spike.topic, 1)
+    world.broker.append(spike.topic, 0, *[HOUR] * 100)
+    operator(world).accept_loss(spike, ask())
+    world.driver(spike, "b").stage(4, 2, 1)
+    world.settle(spike)
+    swapped(world, spike, final=1)
+    world.settle(spike)
+    before = rows(world, spike)
+    with pytest.raises(Refused, match="belongs to a topic that was deleted"):
+        operator(world).rewind(spike, to(spike, 0), ask())
+    assert operator(world).rewind(spike, Earliest(), ask()) is None, "no whole unit can be read again"
+    world.settle(spike)
+    assert rows(world, spike) == before == {"payouts": 13, "payouts_dead_letters": 5}
     assert breaches(world) == {}
 
 

@@ -33,10 +33,10 @@ from spike_pipelines.driver.life import Driver
 from spike_pipelines.driver.metrics import served
 from spike_pipelines.driver.session import Session
 from spike_pipelines.driver.vitals import VitalsBoard
-from spike_pipelines.spark.__main__ import start_spark
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.engine import SparkEngine
 from spike_pipelines.spark.environment import Environment
+from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]
@@ -168,6 +168,15 @@ CASES = {
     b'{"id": "x", "device": "phone", "n": 1.5}': ("wrong_type", "n, device"),
     b'{"id": "x", "at": 1763900000000}': ("value_out_of_range", "at"),  # milliseconds, where seconds are read
     b'{"id": "x", "at": "0000-01-01T00:00:00Z"}': ("value_out_of_range", "at"),
+    b'{"id": "x"}{"id": "y"}': ("not_one_object", None),
+    b'{"id": "x"}\n{"id": "y"}\n': ("not_one_object", None),
+    b'{"id": "x"} trailing': ("not_one_object", None),
+    b'{"id": "x"}}': ("not_one_object", None),
+    b'{"id": "x"},{"id": "y"}': ("not_one_object", None),
+    b'{"id": "x", "tags": {}},{"id": "y"}]': ("not_one_object", None),
+    b'{"id": "x"}{"id": "y': ("not_one_object", None),
+    b'[{"id": "x"},{"id": "y"}]': ("wrong_type", None),
+    b'[{"id": "x"}]': ("wrong_type", None),
     b'{"n": 1}': ("null_in_required_column", "id"),
     b'{"id": null}': ("null_in_required_column", "id"),
     b'{"id": "x", "device": {"v": 1}}': ("null_in_required_column", "device.os"),
@@ -182,18 +191,19 @@ def test_every_kind_of_record_ends_where_it_belongs(stack):
     nested = good("nested", at="2026-05-01T10:00:00Z", device={"os": "ios", "v": 1, "new": 1}, more=[1],
                   items=[{"sku": "a", "qty": 2}, None], tags={"k": "v"})  # fmt: skip
     big = good("big", tags={"k": "x" * 900_000})
+    braces = b" \t" + good("braces", tags={"k": "}{ } trailing ]}", "l": "},{{"}) + b"\r\n"
     unkept = [b'{"id": "f", "keep": false}', b'{"id": "f", "keep": null}', b'{"id": "f"}']
     with producer(stack) as client:
-        for value in (nested, big, *unkept, *CASES):
+        for value in (nested, big, braces, *unkept, *CASES):
             client.send("kinds", value=value, key=b"\xff\x00key", partition=0)
-    total = 5 + len(CASES)
+    total = 6 + len(CASES)
     with driving(stack, what, {0: 0}) as run:
         run.appender.wait_for(lambda: run.appender.ends[0] == total)
     batches = run.appender.batches
     assert sum(b.read for b in batches) == total
     assert sum(h.filtered for b in batches for h in b.hours) == len(unkept)
     final = {row["id"]: row for row in rows(stack, what, batches, FileKind.FINAL)}
-    assert set(final) == {"nested", "big"}
+    assert set(final) == {"nested", "big", "braces"}
     assert len(dict(final["big"]["tags"])["k"]) == 900_000
     assert final["nested"]["device"] == {"os": "ios", "v": 1}
     assert final["nested"]["items"] == [{"sku": "a", "qty": 2}, None]
@@ -203,7 +213,7 @@ def test_every_kind_of_record_ends_where_it_belongs(stack):
     assert {row["value"]: (row["reason"], row["detail"]) for row in dead} == CASES
     assert {row["key"] for row in dead} == {b"\xff\x00key"}
     assert {row["kafka_topic"] for row in dead} == {"kinds"}
-    assert {row["kafka_offset"] for row in dead} == set(range(5, total))
+    assert {row["kafka_offset"] for row in dead} == set(range(6, total))
     assert all(row["routed_timestamp"] == row["kafka_timestamp"] for row in dead)
 
 

@@ -243,6 +243,19 @@ def rewound_after_a_replay(play: Play) -> None:
     play.end()
 
 
+def rewound_after_a_recreation(play: Play) -> None:
+    """A replay put records of a topic that is gone into a file with those of the one that took its name."""
+    committed(play)
+    made_again_and_accepted(play)
+    answered(play.world.post(play.world.stage(play.world.take_over("b"), 3)), Registered)
+    play.world.settle()
+    desk(play).replay().finish()
+    desk(play).rewind(to(play, 0)).finish()
+    play.world.settle()
+    play.check()
+    play.end()
+
+
 def apart(units, sources):
     return list(units)
 
@@ -256,13 +269,17 @@ def discarded_though_not_held(play: Play) -> None:
 
 def read_on_after_a_recreation(play: Play) -> None:
     committed(play)
+    made_again_and_accepted(play)
+    play.check()
+    play.end()
+
+
+def made_again_and_accepted(play: Play) -> None:
     play.world.stopped = "topic recreated"
     play.world.broker.delete(play.world.spike.topic)
     play.world.broker.create(play.world.spike.topic)
     play.produce(6)
     desk(play).accept_loss().finish()
-    play.check()
-    play.end()
 
 
 # retention
@@ -398,6 +415,8 @@ PROTECTIONS = (
     Protection("swaps go back with their batches", "domain/rewind.py:joined", "I2",
                patched(operate, "joined", apart), rewound_after_a_replay,
                given=(patched(SqlTransaction, "_require_unreplaced", nothing),)),
+    Protection("what nobody can read again stays", "services/operate.py:_check_open", "I1",
+               patched(operate, "_check_open", nothing), rewound_after_a_recreation),
     Protection("only held batches are decided on", "domain/held.py:require_held", "I5",
                patched(operate, "require_held", lambda batch, *_: batch), discarded_though_not_held),
     Protection("the topic before is closed", "adapters/ledger/operations.py:close_positions", "I10",

@@ -1,6 +1,7 @@
 """Alert rules and dashboards as files: each rule has a runbook, promtool agrees, JSON is what is built."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +26,28 @@ def test_every_rule_fires_on_what_it_is_for_and_is_quiet_just_below():
     command = ["promtool", "test", "rules", "spike.rules.test.yaml"]
     done = subprocess.run(command, cwd=RULES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_two_replicas_of_the_appender_tell_the_same_and_every_rule_takes_it_once(tmp_path):
+    """Each case again, with every series of the page twice: the same alerts, as many, the same labels."""
+    cases = YAML(typ="safe").load(RULES.parent / "spike.rules.test.yaml")
+    cases["rule_files"] = [str(RULES)]
+    doubled = 0
+    for case in cases["tests"]:
+        page = [s for s in case["input_series"] if s["series"].startswith("spike_")]
+        others = [s for s in case["input_series"] if s not in page]
+        case["input_series"] = others + [on(replica, s) for s in page for replica in ("a:1", "b:1")]
+        doubled += len(page)
+    assert doubled > 2 * len(ALERTS)
+    YAML(typ="safe").dump(cases, tmp_path / "twice.yaml")
+    command = ["promtool", "test", "rules", tmp_path / "twice.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def on(replica, series):
+    return series | {"series": series["series"].replace("{", f'{{instance="{replica}",', 1)}
 
 
 def test_every_rule_has_both_cases():
@@ -53,6 +76,20 @@ def test_every_verdict_that_is_not_good_has_an_alert():
     named = {m for rule in ALERTS.values() for m in re.findall(r'verdict="(\w+)"', rule["expr"])}
     by_figure = {LagVerdict.LOST, LagVerdict.FALLING_BEHIND, LagVerdict.CATCHING_UP}
     assert named | by_figure == set(LagVerdict) - GOOD
+
+
+QUERIES = [
+    (name, target["expr"])
+    for name in ("fleet", "spike")
+    for panel in json.loads((GRAFANA / f"{name}.json").read_text())["panels"]
+    for target in panel["targets"]
+]
+
+
+@pytest.mark.parametrize(("board", "expr"), QUERIES)
+def test_a_panel_takes_what_two_replicas_tell_once(board, expr):
+    bare = re.sub(r"max by \([a-z, ]+\) \((?:[^()]|\([^()]*\))*\)", "", expr)
+    assert not re.search(r"\b(?:spike|kafka)_\w+", bare), f"{board}.json: {expr}"
 
 
 @pytest.mark.parametrize("name", ["fleet", "spike", "pods"])

@@ -48,7 +48,7 @@ class Platform:
     """Refuses the hours in `refused`."""
 
     def __init__(self, *, now=NEXT_HOUR, refused=(), error=Refused):
-        self.asked = []
+        self.asked, self.closed = [], 0
         self.ledger = SimpleNamespace(now=lambda: now, datasets=lambda: ())
         self.backfiller = self
         self._refused, self._error = refused, error
@@ -58,6 +58,9 @@ class Platform:
         if hour in self._refused:
             raise self._error("it cannot be")
         return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9)
+
+    def close(self):
+        self.closed += 1
 
 
 def run(platform, tags=RANGE, config=None, selection=None, instance=None):
@@ -126,6 +129,14 @@ def test_what_does_not_answer_stops_the_run():
     platform = Platform(refused=[HOUR], error=Transient)
     assert not run(platform).success
     assert [hour for hour, _ in platform.asked] == [HOUR]
+    assert platform.closed == 1, "its Spark session goes too"
+
+
+def test_a_loss_is_accepted_in_somebodys_own_words_only():
+    platform = Platform()
+    assert "say `why` in the run's config" in failure(run(platform, config={"accept_loss": True}))
+    assert platform.asked == []
+    assert run(platform, config={"accept_loss": True, "why": "all there is"}).success
 
 
 def test_an_hour_that_has_not_begun_is_refused_clearly():

@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from spike_pipelines.cli import dlq, retain
 from spike_pipelines.cli.main import app
+from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, Removal
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.retention import retention_metadata
-from spike_pipelines.ports import DatasetState, ReasonCount
+from spike_pipelines.ports import ReasonCount
 from spike_pipelines.services.replay import DeadLetterGroup, Replayed
 
 SWAP = Swap(
@@ -25,6 +26,7 @@ class Platform:
     """Remembers what it was asked."""
 
     asked: ClassVar[list] = []
+    trouble: ClassVar[Exception | None] = None
 
     def __init__(self):
         self.spikes = {"payouts": spike()}
@@ -42,14 +44,9 @@ class Platform:
         self.asked.append((scope, who, why))
         return DONE
 
-    def datasets(self):
-        return (DatasetState("payouts", "payouts", 5, 4, 4),)
-
-    def publish(self, spike, state):
-        self.asked.append(("publish", state.sequence))
-
-    def clean(self, spike):
-        pass
+    def show(self, spike):
+        self.asked.append(("show", spike.name))
+        return self.trouble
 
     def run(self, *, dry_run=False):
         self.asked.append(dry_run)
@@ -89,14 +86,22 @@ def test_a_replay_needs_a_why_and_shows_the_outcome_to_readers(say):
     assert refused.exit_code == 1
     assert "--why" in refused.output
     done = say("dlq", "replay", "payouts", "--why", "mended", "--who", "ada")
-    assert Platform.asked == [(Scope(), "ada", "mended"), ("publish", 5)]
+    assert Platform.asked == [(Scope(), "ada", "mended"), ("show", "payouts")]
     assert "swap 7, batch 40, swapped" in done.output
+    assert "committed;" not in done.output
+
+
+def test_a_replay_that_readers_cannot_see_yet_is_committed_all_the_same(say, monkeypatch):
+    monkeypatch.setattr(Platform, "trouble", Transient("the catalog is down"))
+    done = say("dlq", "replay", "payouts", "--why", "mended")
+    assert done.exit_code == 0
+    assert "committed; the next appender run shows it to readers: the catalog is down" in done.output
 
 
 def test_a_spike_that_is_none_is_answered_with_those_there_are(say):
     done = say("dlq", "list", "payoust")
     assert done.exit_code == 1
-    assert "there are: payouts" in done.output
+    assert "there are payouts" in done.output
 
 
 def test_retention_says_objects_and_bytes_by_kind(say):

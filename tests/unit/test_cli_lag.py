@@ -40,9 +40,9 @@ class Platform:
         return [self._reports[name].sample(HOUR + timedelta(minutes=m)) for m in range(5)]
 
 
-def text(renderable):
-    console = Console(width=130, color_system=None, file=io.StringIO(), record=True)
-    console.print(renderable)
+def text(*renderables, width=130):
+    console = Console(width=width, color_system=None, file=io.StringIO(), record=True)
+    console.print(*renderables)
     return console.export_text()
 
 
@@ -72,20 +72,63 @@ def test_the_table_has_the_spike_nearest_to_loss_first_and_says_what_is_wrong():
 
 
 def test_what_is_not_known_is_a_dash_and_never_a_zero():
-    assert text(fleet({"c": DARK}, {"c": "yellow"})).splitlines()[1].split() == ["c", "UNKNOWN", *"-" * 9]
+    shown_ = text(*fleet({"c": DARK}, {"c": "yellow"}))
+    assert shown_.splitlines()[1].split() == ["c", "UNKNOWN", *"-" * 9]
 
 
 def test_one_spike_has_its_partitions_the_worst_first_its_creation_and_a_plot():
     out = text(shown(Platform(a=REPORT), "a", 1.0, 110))
     assert "spike created 2026-11-22 21:00:00Z" in out
     assert "seconds behind, over minutes" in out
-    rows = [line.split() for line in text(partitions(REPORT)).splitlines()]
-    assert (rows[1][0], rows[-1]) == ("29", ["and", "6", "more"])
+    rows = [line.split() for line in text(*partitions(REPORT)).splitlines() if line.strip()]
+    assert (rows[1][0], rows[-1]) == ("29", ["and", "6", "partitions", "more"])
+
+
+def test_at_eighty_columns_nothing_is_cut_off_and_what_is_left_out_is_named():
+    """The name, the verdict and when records are lost stay; the sentence wraps."""
+    name = "cct-adtracking-failure-v1-1.1"
+    many = {
+        name: replace(REPORT, lag=123_456_789, staged_lag=123_456_789, sentence="so far behind. " * 9),
+        "crt-payout-v1-1.0": FINE,
+    }
+    out = text(shown(Platform(**many), None, 1.0, 80), width=80)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out
+    assert lines[0].split()[:2] == ["spike", "verdict"]
+    assert lines[0].split()[-2:] == ["loss", "in"]
+    assert lines[1].split()[:2] == [name, "FALLING_BEHIND"]
+    assert "not shown at this width: commit, read" in out
+    assert " ".join(out.split()).count("so far behind.") == 9
+    wide = text(shown(Platform(**many), None, 1.0, 160), width=160)
+    assert "not shown" not in wide
+    one = text(shown(Platform(**many), name, 1.0, 80), width=80)
+    assert max(map(len, one.splitlines())) <= 80
+
+
+def test_a_terminal_too_narrow_for_a_name_folds_it():
+    table, _ = fleet({"cct-adtracking-failure-v1-1.1": FINE}, {"cct-adtracking-failure-v1-1.1": "green"}, 40)
+    lines = text(table, width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "".join(line.split()[0] for line in lines[1:]) == "cct-adtracking-failure-v1-1.1"
+
+
+def test_what_was_cut_off_counts_as_lost_in_its_partition():
+    cut = replace(REPORT, partitions=(PartitionLag(partition(), 0, 0, 0.0, cut_off=7),))
+    assert text(*partitions(cut)).splitlines()[1].split()[-2] == "7"
 
 
 def test_without_history_the_plot_says_why():
     assert "no history yet" in plot([], 80)
     assert "no history yet" in plot([DARK.sample(HOUR), REPORT.sample(HOUR)], 80)
+
+
+def test_a_history_without_one_known_age_has_no_curve_of_it_and_the_other_one():
+    """Every look of the last hour found lag, and none its age."""
+    blind = replace(REPORT, lag_seconds=None)
+    out = plot([blind.sample(HOUR + timedelta(minutes=m)) for m in range(5)], 80)
+    assert "seconds behind: not known at any time of this plot" in out
+    assert "records behind, over minutes" in out
 
 
 def test_json_has_every_figure_of_every_partition():

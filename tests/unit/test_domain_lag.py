@@ -9,7 +9,8 @@ from builders import HOUR, partition, spike, topic
 from spike_pipelines.domain.lag import LagFacts, LagVerdict, Life, Loss, Waiting, human, uncommitted, unstaged
 from spike_pipelines.domain.lag_history import Sample
 from spike_pipelines.domain.lag_verdict import judge
-from spike_pipelines.domain.offsets import Position, RecordTime
+from spike_pipelines.domain.losses import Missing
+from spike_pipelines.domain.offsets import OffsetRange, Position, RecordTime
 from spike_pipelines.domain.spike import Start
 
 SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s; trigger 5 s; at most 4 staged batches
@@ -63,6 +64,8 @@ def sample(seconds, committed=0, end=0, staged=None, start=0, **changes):
         read_lag=0,
         lag_seconds=1.0,
         time_to_loss_seconds=None,
+        log_starts=(start,),
+        staged_ends=(committed if staged is None else staged,),
     )
     return replace(plain, **changes)
 
@@ -84,7 +87,9 @@ def verdict(seen):
         (facts(90, age=5, life=Life(running=None)), LagVerdict.UNKNOWN),
         (facts(life=Life(running=None)), LagVerdict.UNKNOWN),
         (facts(90, age=None), LagVerdict.UNKNOWN),
-        (facts(topic=None), LagVerdict.UNKNOWN),
+        (facts(topic=None), LagVerdict.TOPIC_CHANGED),
+        (facts(topic=None, positions={}), LagVerdict.UNKNOWN),
+        (facts(topic=None, unobserved="down"), LagVerdict.UNKNOWN),
         (facts(90, age=99, waiting=waiting(), life=Life(running=False)), LagVerdict.BACKPRESSURED),
         (facts(90, age=99, waiting=waiting(), retention=timedelta(seconds=120)), LagVerdict.RETENTION_RISK),
         (facts(90, age=99, waiting=waiting(held="counts differ")), LagVerdict.HELD),
@@ -207,6 +212,19 @@ def test_a_loss_stays_until_it_is_acknowledged():
     assert (report.verdict, report.lost) == (LagVerdict.LOST, 5)
     assert "events:0[20,25)" in report.sentence
     assert verdict(facts()) is LagVerdict.IDLE
+
+
+def test_a_cut_off_log_that_grew_again_is_lost_with_the_rewind_that_reads_what_stands_there():
+    cut = Missing(OffsetRange(partition(), 17, 20), cut_off=True)
+    report = judge(facts(loss=Loss(ago(3600), 3, str(cut), (cut,))), HOUR)
+    assert (report.verdict, report.lost) == (LagVerdict.LOST, 3)
+    assert "`spike rewind payouts --to events:0:17` reads it, then `spike ack payouts" in report.sentence
+
+
+def test_a_second_loss_is_told_together_with_the_one_that_stands():
+    noted = Loss(ago(3600), 4, "", (Missing(OffsetRange(partition(), 5, 9)),))
+    report = judge(facts(committed=20, staged=20, start=23, loss=noted), HOUR)
+    assert report.sentence.startswith("7 records were deleted by Kafka")
 
 
 def test_a_topic_made_again_is_topic_changed_and_not_lost():
@@ -342,8 +360,16 @@ def test_a_held_batch_and_an_open_loss_are_known_without_the_broker():
     assert verdict(facts(**dark, loss=Loss(ago(9), 1, "x"))) is LagVerdict.LOST
 
 
-def test_a_missing_topic_is_unknown_and_says_what_to_do():
-    assert "create it" in judge(facts(topic=None), HOUR).sentence
+def test_a_topic_that_was_never_there_is_unknown_and_says_what_to_do():
+    assert "create it" in judge(facts(topic=None, positions={}), HOUR).sentence
+
+
+def test_a_topic_that_was_read_and_is_gone_is_topic_changed_and_says_what_to_do():
+    report = judge(facts(topic=None), HOUR)
+    assert (report.verdict, report.topic_changed, report.observed) == (LagVerdict.TOPIC_CHANGED, True, False)
+    assert "was deleted: what was staged of it is safe, what was not read is gone" in report.sentence
+    assert "create it again, then `spike resume payouts --accept-loss`" in report.sentence
+    assert not judge(facts(topic=None, unobserved="Kafka is down"), HOUR).topic_changed
 
 
 def test_one_partition_of_unknown_age_makes_the_whole_unknown():
@@ -374,6 +400,71 @@ def test_a_log_that_is_deleted_by_size_is_seen_in_its_moving_start():
     report = judge(seen, HOUR)
     assert report.time_to_loss_seconds == pytest.approx((500 - 400) / (400 / 100))
     assert report.verdict is LagVerdict.WILL_LOSE
+
+
+def skewed(*starts, before, **changes):
+    """Partitions with 1,000 offsets staged of 2,000, whose log starts were `before` 100 s ago."""
+    indexes = range(len(starts))
+    old = sample(100, 500 * len(starts), log_starts=before, staged_ends=(1_000,) * len(starts))
+    plain = {
+        "positions": {partition(i): position(i, 1_000, 1_000) for i in indexes},
+        "topic": topic(*[2_000] * len(starts), starts=starts),
+        "first_uncommitted": {partition(i): RecordTime(1_000, ago(50)) for i in indexes},
+        "first_unstaged": {partition(i): RecordTime(1_000, ago(50)) for i in indexes},
+        "retention": None,
+        "history": (old,),
+    }
+    return judge(facts(**plain | changes), HOUR)
+
+
+def test_the_partition_whose_log_is_deleted_fastest_is_the_one_that_tells_when_records_are_lost():
+    """A hot partition is deleted at 8/s, the others are not: an average over them would say four times as
+    long. Where all are deleted alike, each has its own time too."""
+    report = skewed(800, 0, 0, 0, before=(0, 0, 0, 0))
+    assert report.time_to_loss_seconds == pytest.approx((1_000 - 800) / 8)
+    assert [p.time_to_loss_seconds is None for p in report.partitions] == [False, True, True, True]
+    assert skewed(800, 800, 800, before=(0, 0, 0)).time_to_loss_seconds == pytest.approx(25)
+
+
+def test_a_partition_that_was_added_meanwhile_has_no_rate_of_deletion_yet():
+    assert skewed(0, 800, before=(0,)).time_to_loss_seconds is None
+
+
+def test_a_loss_in_one_partition_forecasts_nothing_and_hides_no_other_partition():
+    """The first partition's start jumped beyond all that was staged then; the second's moves on."""
+    past = sample(100, 500, log_starts=(0, 0), staged_ends=(300, 1_000))
+    report = skewed(400, 800, before=(0, 0), history=(past,))
+    assert [p.time_to_loss_seconds for p in report.partitions] == [None, pytest.approx(25)]
+
+
+def test_a_loss_that_is_due_is_will_lose_for_as_long_as_it_does_not_catch_up():
+    """Nothing is left of the margin that could shrink: at its worst it is not taken back."""
+    old = [sample(s, committed=90, end=100, time_to_loss_seconds=0.0) for s in (300, 100)]
+    due = facts(90, age=WEEK.total_seconds() + 60, history=tuple(old))
+    report = judge(due, HOUR)
+    assert (report.time_to_loss_seconds, report.verdict) == (0.0, LagVerdict.WILL_LOSE)
+    assert "Kafka deletes unread records at any moment, and it does not catch up" in report.sentence
+    gains = tuple(replace(s, committed_end=10) for s in old)
+    assert verdict(replace(due, history=gains)) is LagVerdict.RETENTION_RISK
+
+
+def test_when_what_is_not_staged_is_deleted_is_unknown_where_its_age_could_not_be_read():
+    """Lag itself is known and small: it is not OK all the same."""
+    seen = facts(
+        80, staged=90, age=3, unread_problems={partition(): "broker 2 did not answer", partition(1): "x"}
+    )
+    report = judge(seen, HOUR)
+    assert (report.verdict, report.lag_seconds) == (LagVerdict.UNKNOWN, 3.0)
+    assert report.loss_unobserved
+    assert "when Kafka deletes what is not staged is not known" in report.sentence
+    assert "events:0: broker 2 did not answer, and 1 partitions more" in report.sentence
+    assert verdict(replace(seen, retention=None)) is LagVerdict.OK
+    assert verdict(replace(seen, first_unstaged={partition(): None})) is LagVerdict.OK
+
+
+def test_an_age_that_could_not_be_read_is_told_with_its_cause():
+    seen = facts(90, unread_problems={partition(): "NotLeaderForPartitionError"})
+    assert "could not be read: events:0: NotLeaderForPartitionError" in judge(seen, HOUR).sentence
 
 
 def test_after_a_loss_its_jump_of_the_log_start_forecasts_no_other():
@@ -438,6 +529,7 @@ def test_records_add_up_seconds_never_do_and_the_worst_partition_is_named():
             partition(0): RecordTime(90, ago(3)),
             partition(1): RecordTime(90, ago(48)),
         },
+        retention=None,
     )
     report = judge(seen, HOUR)
     assert (report.lag, report.lag_seconds, report.worst) == (15, 48.0, partition(1))

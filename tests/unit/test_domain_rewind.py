@@ -66,6 +66,11 @@ def test_a_batch_that_stays_keeps_what_lies_before_it():
     assert align_up({P: 5, Q: 0}, units) == Aligned({P: 10, Q: 20}, (3,))
 
 
+def test_earliest_keeps_what_has_no_floor_because_its_topic_is_gone():
+    units = [unit(1, (partition(topic_id="id-0"), 0, 10)), unit(2, (P, 0, 10))]
+    assert align_up({P: 0}, units) == Aligned({P: 0}, (2,))
+
+
 def test_a_file_of_a_swap_is_not_split():
     """Its unit has the ranges of all batches whose rows it holds."""
     swapped = Unit((1, 2), (OffsetRange(P, 0, 10), OffsetRange(P, 10, 20)))

@@ -86,6 +86,14 @@ def test_retention_fails_when_unread_records_are_about_to_be_deleted():
     assert judged("retention", replace(FINE, retention_seconds=None)).grade is Grade.PASSED
 
 
+def test_retention_never_passes_while_the_age_of_what_is_unread_is_not_known():
+    """It may be deleted in a minute, or in a week."""
+    part = replace(FINE.partitions[0], staged_lag=5, loss_unobserved=True)
+    made = judged("retention", replace(FINE, partitions=(part,), unread_problem="events:0: broker 2 is down"))
+    assert (made.grade, made.state) == (Grade.WARN, "UNKNOWN")
+    assert "could not be read: events:0: broker 2 is down" in made.sentence
+
+
 def test_progress_fails_for_what_stands_still_and_warns_where_the_appender_is_to_blame():
     stalled = replace(FINE, stalled=True, verdict=LagVerdict.FALLING_BEHIND)
     assert judged("progress", stalled).grade is Grade.ERROR
@@ -98,6 +106,14 @@ def test_topic_identity_fails_when_the_topic_was_made_again():
     made = judged("topic_identity", replace(FINE, topic_changed=True, topic_id="new"))
     assert (made.grade, made.state) == (Grade.ERROR, "CHANGED")
     assert "its id is new now" in made.sentence
+
+
+def test_topic_identity_fails_when_the_topic_is_gone():
+    gone = replace(DARK, verdict=LagVerdict.TOPIC_CHANGED, topic_changed=True)
+    made = judged("topic_identity", gone)
+    assert (made.grade, made.state) == (Grade.ERROR, "MISSING")
+    assert "create it again, then `spike resume payouts --accept-loss`" in made.sentence
+    assert judged("lag", gone).grade is Grade.ERROR
 
 
 def test_offsets_contiguous_names_the_break():

@@ -4,11 +4,13 @@ import asyncio
 import uuid
 from types import SimpleNamespace as Answer
 
+import pytest
 from kafka.errors import KafkaConnectionError
 from kafka.protocol.admin import DescribeConfigsRequest
+from kafka.protocol.consumer import FetchRequest
 from kafka.protocol.metadata import MetadataRequest
 
-from spike_pipelines.adapters.kafka import topic_id
+from spike_pipelines.adapters.kafka import OFFSET_OUT_OF_RANGE, topic_id
 from spike_pipelines.adapters.kafka_survey import _Place, _Round, _Search
 from spike_pipelines.domain.offsets import Partition
 
@@ -55,11 +57,45 @@ def test_a_topic_is_seen_whole_or_has_a_problem_that_names_the_broker():
     }
 
 
-def test_records_at_a_broker_that_is_down_are_left_out_and_not_called_none():
-    place = _Place(Partition("silent", topic_id(IDS["silent"]), 1), IDS["silent"], 2)
+PLACE = _Place(Partition("silent", topic_id(IDS["silent"]), 1), IDS["silent"], 2)
 
+
+def searched(send):
+    """What is found behind offset 5 of that partition: records, and problems."""
+    found = asyncio.run(_Search(send, {PLACE.partition: PLACE}, {PLACE.partition: 5}).run())
+    return found.records, found.problems
+
+
+def test_records_at_a_broker_that_is_down_are_left_out_and_not_called_none():
     async def down(request, node_id=None):
         raise KafkaConnectionError("broker 2 is down")
 
-    search = _Search(down, {place.partition: place}, {place.partition: 0})
-    assert asyncio.run(search.run()) == {}
+    assert searched(down) == ({}, {PLACE.partition: "broker 2 did not answer: KafkaConnectionError"})
+
+
+def refusing(fetch_error, start_error=0, start=0):
+    """A broker that answers each Fetch with an error, and where the log starts."""
+
+    async def answer(request, node_id=None):
+        if isinstance(request, FetchRequest):
+            entry = Answer(partition_index=1, error_code=fetch_error)
+            topic = Answer(topic_id=IDS["silent"], topic="silent", partitions=[entry])
+            return Answer(error_code=0, responses=[topic])
+        entry = Answer(partition_index=1, error_code=start_error, offset=start)
+        return Answer(topics=[Answer(name="silent", partitions=[entry])])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("broker", "problem"),
+    [
+        (refusing(6), "NotLeaderForPartitionError"),
+        (refusing(OFFSET_OUT_OF_RANGE, 6, -1), "topic silent: NotLeaderForPartitionError"),
+        (refusing(OFFSET_OUT_OF_RANGE, 0, 0), "its log ends below 5"),
+        (refusing(OFFSET_OUT_OF_RANGE, 0, 6), "its log ends below 6"),
+    ],
+)
+def test_an_error_of_the_broker_is_a_problem_and_never_that_no_record_follows(broker, problem):
+    """None would make the spike IDLE."""
+    assert searched(broker) == ({}, {PLACE.partition: problem})

@@ -31,7 +31,7 @@ from spike_pipelines.orchestration.appender import (
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
-from spike_pipelines.orchestration.conserved import held_events
+from spike_pipelines.orchestration.conserved import conserved_checks, held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import in_recovery, observation, recovery, recovery_request
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
@@ -474,3 +474,30 @@ def test_a_held_batch_fails_its_spikes_check_with_the_reason_until_it_is_decided
     ledger.found = {}
     (event,) = held_events(platform, first.cursor, HOUR + timedelta(seconds=60)).asset_events
     assert (event.passed, event.asset_key.path[-1]) == (True, "payouts")
+
+
+def test_while_the_ledger_is_down_no_spike_is_said_to_be_conserved():
+    class Ledger:
+        up = True
+
+        def held(self):
+            if not self.up:
+                raise Transient("the ledger database does not answer")
+            return {}
+
+    platform = Platform(ledger=Ledger(), spikes={"payouts": spike()})
+    green = held_events(platform, None, HOUR)
+    platform.ledger.up = False
+    dark = held_events(platform, green.cursor, HOUR + timedelta(seconds=30))
+    (event,) = dark.asset_events
+    assert (event.passed, event.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert event.description == "not observed: the ledger database does not answer"
+    (result,) = dg.materialize(
+        [conserved_checks([spike()])], selection=dg.AssetSelection.all_asset_checks(),
+        resources={"platform": platform},
+    ).get_asset_check_evaluations()  # fmt: skip
+    assert (result.passed, result.description) == (False, event.description)
+    assert held_events(platform, dark.cursor, HOUR + timedelta(seconds=60)).asset_events == []
+    platform.ledger.up = True
+    (again,) = held_events(platform, dark.cursor, HOUR + timedelta(seconds=90)).asset_events
+    assert again.passed

@@ -1,6 +1,7 @@
 """The table, rendered as a terminal would show it."""
 
 import io
+from dataclasses import replace
 
 from builders import HOUR, NEXT_HOUR
 from rich.console import Console
@@ -23,9 +24,9 @@ ROW = SpikeRow(
 )
 
 
-def shown(*args, **kwargs) -> str:
-    console = Console(width=110, color_system=None, record=True, file=io.StringIO())
-    console.print(table(*args, **kwargs))
+def shown(*args, width=110, **kwargs) -> str:
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
+    console.print(table(*args, width=width, **kwargs))
     return console.export_text()
 
 
@@ -41,6 +42,20 @@ def test_the_live_table_has_the_first_sentence_only():
     lines = [line.strip() for line in shown([row], [], brief=True).splitlines()]
     assert "a: Kafka at 127.0.0.1:9092 does not answer" in lines
     assert "Look at" not in shown([row], [], brief=True)
+
+
+def test_at_eighty_columns_nothing_is_cut_off_and_the_sentence_wraps():
+    row = replace(
+        ROW, spike="cct-adtracking-failure-v1-1.1", verdict="RETENTION_RISK", problem="behind. " * 20
+    )
+    text = shown([row], [], width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count("behind.") == 20
+    line = next(line for line in text.splitlines() if "RETENTION_RISK" in line)
+    assert line.split()[0] == "cct-adtracking-failure-v1-1.1"
+    assert line.split()[-2:] == ["7", "s"]
+    assert "not shown at this width: epoch, committed" in text
 
 
 def test_what_is_not_known_is_a_dash_and_never_a_number():

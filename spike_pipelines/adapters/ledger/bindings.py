@@ -1,4 +1,4 @@
-"""What a spike is bound to: one half of `SqlTransaction`."""
+"""What a spike is bound to: the part of `SqlTransaction` that writes it down."""
 
 import sqlalchemy as sa
 
@@ -8,7 +8,7 @@ from spike_pipelines.domain.batch import UNFINISHED, FileState
 from spike_pipelines.domain.binding import Binding
 
 
-class BindingVerbs:
+class BindingStatements:
     _db: sa.Connection
 
     def bind(self, spike: str, epoch: int, binding: Binding) -> None:
@@ -39,8 +39,9 @@ class BindingVerbs:
     def bound(self, spike: str) -> Binding | None:
         t, b, f = s.bindings, s.batches, s.files
         waits = sa.exists().where(b.c.spike == spike, b.c.state.in_(sorted(UNFINISHED)))
-        live = sa.exists().where(f.c.dataset == t.c.dataset, f.c.state == FileState.LIVE).correlate(t)
-        newest = sa.select(t).where(t.c.spike == spike, t.c.used, waits | live)
+        kept = sa.or_(f.c.state == FileState.LIVE, f.c.swept_at.is_(None))
+        there = sa.exists().where(f.c.dataset == t.c.dataset, kept).correlate(t)
+        newest = sa.select(t).where(t.c.spike == spike, t.c.used, waits | there)
         return self._binding(newest.order_by(t.c.epoch.desc()).limit(1))
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved
-from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState
+from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved, joined
+from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState, hour_of
 from spike_pipelines.domain.errors import Refused
+from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import SwapKind, SwapState
 
@@ -36,6 +37,40 @@ def hour_facts(
         moved=tuple(m for m, _ in moved),
         dead=_dead(db, dataset, origin),
     )
+
+
+def fed_hours(db: sa.Connection, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
+    r, h = s.batch_ranges, s.batch_hours
+    found: set[datetime] = set()
+    for wanted in ranges:
+        touching = (
+            sa.select(h.c.hour)
+            .select_from(_committed_ranges().join(h, h.c.batch == r.c.batch))
+            .where(*_live_of(spike), _read > 0)
+            .where(r.c.topic_id == wanted.partition.topic_id, r.c.partition == wanted.partition.index)
+            .where(r.c.start_offset < wanted.end, r.c.end_offset > wanted.start)
+        )
+        found.update(db.execute(touching.distinct()).scalars())
+    return tuple(sorted(found))
+
+
+def fed_ranges(db: sa.Connection, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
+    r, h = s.batch_ranges, s.batch_hours
+    fed = sa.exists().where(h.c.batch == r.c.batch, h.c.hour >= hour_of(since), _read > 0)
+    query = sa.select(r).select_from(_committed_ranges()).where(*_live_of(spike), fed)
+    return joined(rows.offset_range(row) for row in db.execute(query).mappings())
+
+
+def _committed_ranges() -> sa.Join:
+    return s.batch_ranges.join(s.batches, s.batches.c.number == s.batch_ranges.c.batch)
+
+
+def _live_of(spike: str) -> tuple[sa.ColumnElement[bool], ...]:
+    b, r = s.batches, s.batch_ranges
+    return (
+        r.c.spike == spike, r.c.lane == LIVE_LANE, r.c.live,
+        b.c.state == BatchState.COMMITTED, b.c.removed.is_(None),
+    )  # fmt: skip
 
 
 def _records(db: sa.Connection, spike: str, hour: datetime) -> Mapping[int, int]:

@@ -18,6 +18,7 @@ from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.losses import Missing, joined, records
 from spike_pipelines.domain.offsets import Break, Partition, Position
 from spike_pipelines.ports import LagView, Recovery, Tally
 
@@ -26,6 +27,7 @@ RINGS = ((60, 180), (600, 1008))
 LATELY = timedelta(minutes=5)  # batches committed since count towards the appender's latency
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
+_MISSING = TypeAdapter(tuple[Missing, ...])
 _SAMPLE = tuple(field.name for field in fields(Sample))
 _UNFINISHED = sorted(UNFINISHED)
 
@@ -104,11 +106,11 @@ class LagQueries(ABC):
             sa.update(t)
             .where(t.c.spike == spike, t.c.acknowledged_at.is_(None))
             .values(acknowledged_at=sa.func.clock_timestamp(), acknowledged_by=who, why=why)
-            .returning(t.c.seen_at, t.c.records, t.c.detail)
+            .returning(*t.c)
         )
         with translated(), self._engine.begin() as db:
-            row = db.execute(query).one_or_none()
-        return Loss(row.seen_at, row.records, row.detail) if row else None
+            row = db.execute(query).mappings().one_or_none()
+        return _loss(row) if row else None
 
     def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
         with self._snapshot() as db:
@@ -160,8 +162,9 @@ class LagQueries(ABC):
             db.execute(query)
 
 
-# For each range that was committed since then: where the one before it in the same partition ended, and for
-# the newest one where the committed end is. Superseded ranges are not live and do not count.
+# For each range that was committed since then: where the one before it in the same partition ended, however
+# long ago that was committed (where there is none: the baseline), and for the newest one where the committed
+# end is. Superseded ranges are not live and do not count.
 _BREAKS = sa.text(
     """
     WITH recent AS (
@@ -171,7 +174,18 @@ _BREAKS = sa.text(
         WHERE b.committed_at >= :since AND b.lane = :lane AND b.state = 'committed' AND r.live
         WINDOW w AS (PARTITION BY r.spike, r.topic_id, r.partition ORDER BY r.start_offset)
     )
-    SELECT spike, topic, topic_id, partition, before AS expected, start_offset AS found FROM recent
+    SELECT recent.spike, recent.topic, recent.topic_id, recent.partition,
+           coalesce(recent.before, earlier.end_offset, p.baseline) AS expected, recent.start_offset AS found
+    FROM recent
+    LEFT JOIN LATERAL (
+        SELECT r.end_offset FROM batch_ranges r JOIN batches b ON b.number = r.batch
+        WHERE recent.before IS NULL AND r.spike = recent.spike AND r.lane = :lane
+              AND r.topic_id = recent.topic_id AND r.partition = recent.partition
+              AND r.start_offset < recent.start_offset AND r.live AND b.state = 'committed'
+        ORDER BY r.start_offset DESC LIMIT 1
+    ) AS earlier ON true
+    LEFT JOIN positions p ON p.spike = recent.spike AND p.lane = :lane
+         AND p.topic_id = recent.topic_id AND p.partition = recent.partition
     UNION ALL
     SELECT recent.spike, recent.topic, recent.topic_id, recent.partition,
            recent.end_offset, p.committed_end
@@ -275,7 +289,12 @@ def _recoveries(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Recove
 def _losses(db: sa.Connection) -> Mapping[str, Loss]:
     t = s.losses
     query = sa.select(t).where(t.c.acknowledged_at.is_(None))
-    return {r["spike"]: Loss(r["seen_at"], r["records"], r["detail"]) for r in db.execute(query).mappings()}
+    return {row["spike"]: _loss(row) for row in db.execute(query).mappings()}
+
+
+def _loss(row: sa.RowMapping) -> Loss:
+    ranges = _MISSING.validate_python(row["ranges"])
+    return Loss(row["seen_at"], row["records"], row["detail"], ranges)
 
 
 def _history(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Sample, ...]]:
@@ -288,7 +307,8 @@ def _history(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Sample, .
 
 
 def _sample(row: sa.RowMapping) -> Sample:
-    return Sample(**{name: row[name] for name in _SAMPLE})
+    lists = {"log_starts": tuple(row["log_starts"]), "staged_ends": tuple(row["staged_ends"])}
+    return Sample(**{name: row[name] for name in _SAMPLE} | lists)
 
 
 def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
@@ -307,10 +327,9 @@ def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
 
 def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
     values = [
-        {"spike": name, "step_seconds": step, "slot": int(at.timestamp()) // step % slots}
-        | asdict(report.sample(at))
+        {"spike": name, "step_seconds": step, "slot": int(at.timestamp()) // step % slots} | sample
         for name, report in reports.items()
-        for step, slots in RINGS
+        for (step, slots), sample in zip(RINGS, _samples(report, at), strict=True)
     ]
     query = insert(s.lag_history)
     keys = ("spike", "step_seconds", "slot")
@@ -322,30 +341,49 @@ def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: date
     )
 
 
+def _samples(report: LagReport, at: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For each ring. The second one is for plots: without what is kept by partition."""
+    sample = asdict(report.sample(at))
+    by_partition = {name: list(sample[name]) for name in ("log_starts", "staged_ends")}
+    return sample | by_partition, sample | {name: [] for name in by_partition}
+
+
 def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
-    """One open loss a spike; it keeps when it was first seen, and the most that was ever missing."""
-    values = [
-        {"spike": name, "seen_at": at, "records": gone, "detail": _detail(report)}
-        for name, report in reports.items()
-        if (gone := sum(p.lost for p in report.partitions))
-    ]
-    if not values:
+    """One open loss a spike; it keeps when it was first seen, and all that was missing since. Who writes the
+    same spike's look waits for us at its newest report, who acknowledges the loss at its row."""
+    seen = {name: gone for name, report in reports.items() if (gone := report.missing)}
+    if not seen:
         return
-    query = insert(s.losses)
+    t = s.losses
+    standing = (
+        sa.select(t.c.spike, t.c.records, t.c.ranges)
+        .where(t.c.spike.in_(sorted(seen)), t.c.acknowledged_at.is_(None))
+        .with_for_update()
+    )
+    known = {row.spike: (row.records, _MISSING.validate_python(row.ranges)) for row in db.execute(standing)}
+    values = []
+    for name, gone in seen.items():
+        most, before = known.get(name, (0, ()))
+        total = joined(before, gone)
+        values.append(
+            {
+                "spike": name,
+                "seen_at": at,
+                "records": max(records(total), most),
+                "detail": ", ".join(map(str, total))[:2000],
+                "ranges": _MISSING.dump_python(total, mode="json"),
+            }
+        )
+    query = insert(t)
     db.execute(
         query.on_conflict_do_update(
-            index_elements=[s.losses.c.spike],
-            index_where=s.losses.c.acknowledged_at.is_(None),
-            set_={"records": query.excluded.records, "detail": query.excluded.detail},
-            where=query.excluded.records > s.losses.c.records,
+            index_elements=[t.c.spike],
+            index_where=t.c.acknowledged_at.is_(None),
+            set_={name: query.excluded[name] for name in ("records", "detail", "ranges")},
+            where=query.excluded.ranges != t.c.ranges,
         ),
         values,
     )
-
-
-def _detail(report: LagReport) -> str:
-    gone = [f"{p.partition}[{p.staged_end},{p.log_start})" for p in report.partitions if p.lost]
-    return ", ".join(gone)[:2000]
 
 
 def _forget(db: sa.Connection, at: datetime) -> None:

@@ -90,17 +90,6 @@ class OperationStatements:
         row = self._db.execute(query).mappings().one_or_none()
         return rows.operation(row) if row else None
 
-    def next_sequence(self, dataset: str, *, above: int = 0) -> int:
-        """The dataset's next sequence number, beyond `above`; it is the dataset's from now on."""
-        d = s.datasets
-        sequence: int = self._db.execute(
-            sa.update(d)
-            .where(d.c.name == dataset)
-            .values(sequence=sa.func.greatest(d.c.sequence, above) + 1)
-            .returning(d.c.sequence)
-        ).scalar_one()
-        return sequence
-
     def unfinished_batches(self, spike: str, lane: str) -> tuple[Batch, ...]:
         b = s.batches
         query = (

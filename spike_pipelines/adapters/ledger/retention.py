@@ -56,11 +56,12 @@ class RetentionQueries(ABC):
     def superseded(
         self, dataset: str, kind: FileKind, *, gone_at: int, before: datetime, limit: int, after: int = 0
     ) -> tuple[Condemned, ...]:
-        f, c, d = s.files, s.commits, s.datasets
-        # Without a commit of its own (a rewind's), the history of snapshots is what the file outlives.
+        f, b, c, d, o = s.files, s.batches, s.commits, s.datasets, s.operations
+        # By the commit of a swap, or by a rewind, which has none.
         query = (
             self._condemned()
             .outerjoin(c, sa.and_(c.c.dataset == f.c.dataset, c.c.sequence == f.c.removed))
+            .outerjoin(o, o.c.id == b.c.operation)
             .join(d, d.c.name == f.c.dataset)
             .where(
                 f.c.state == FileState.SUPERSEDED,
@@ -68,7 +69,7 @@ class RetentionQueries(ABC):
                 f.c.kind == kind,
                 f.c.removed <= gone_at,
                 f.c.removed <= d.c.published,
-                sa.func.coalesce(c.c.committed_at, sa.literal("-infinity").cast(s.Time)) < before,
+                sa.func.coalesce(c.c.committed_at, o.c.at) < before,
                 f.c.condemned_at.is_(None),
             )
         )

@@ -3,7 +3,7 @@
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.sql.functions import GenericFunction
 
 metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"})
@@ -441,6 +441,9 @@ lag_history = sa.Table(
     sa.Column("read_lag", sa.BigInteger),
     sa.Column("lag_seconds", sa.Float),
     sa.Column("time_to_loss_seconds", sa.Float),
+    # By partition number, for the rates of the last minutes; empty in the slots that are for plots only.
+    sa.Column("log_starts", ARRAY(sa.BigInteger), nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("staged_ends", ARRAY(sa.BigInteger), nullable=False, server_default=sa.text("'{}'")),
 )
 
 losses = sa.Table(
@@ -451,6 +454,8 @@ losses = sa.Table(
     sa.Column("seen_at", Time, nullable=False),
     sa.Column("records", sa.BigInteger, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    # All that is missing, each offset once, so that a second loss is told from the first one seen again.
+    sa.Column("ranges", JSONB, nullable=False, server_default=sa.text("'[]'")),
     sa.Column("acknowledged_at", Time),
     sa.Column("acknowledged_by", sa.Text),
     sa.Column("why", sa.Text),

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 
@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.adapters.ledger.hours import hour_facts
+from spike_pipelines.adapters.ledger.hours import fed_hours, fed_ranges, hour_facts
 from spike_pipelines.domain.backfill import HourFacts
 from spike_pipelines.domain.batch import FileKind, FileState
 from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import (
     OPEN_SWAPS,
@@ -30,7 +31,7 @@ from spike_pipelines.ports import SwapBook
 _OPEN = sorted(OPEN_SWAPS)
 
 
-class SwapVerbs:
+class SwapStatements:
     """The part of `SqlTransaction` that knows swaps."""
 
     _db: sa.Connection
@@ -216,6 +217,14 @@ class SwapQueries(ABC):
     def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
         with self._read() as db:
             return _sources(db, spike)
+
+    def fed_hours(self, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
+        with self._read() as db:
+            return fed_hours(db, spike, ranges)
+
+    def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
+        with self._read() as db:
+            return fed_ranges(db, spike, since)
 
     def _swaps(self, query: sa.Select[tuple[object, ...]]) -> tuple[Swap, ...]:
         with self._read() as db:

@@ -1,0 +1,45 @@
+"""What a spike has lost, range by range: losses add up until somebody acknowledges them."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spike_pipelines.domain.offsets import OffsetRange, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Offsets that Kafka deleted before they were read or, with `cut_off`, that were staged and are beyond
+    the log's end now: other records may come to stand there, which nobody has read."""
+
+    range: OffsetRange
+    cut_off: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.range} cut off" if self.cut_off else str(self.range)
+
+
+def joined(known: Iterable[Missing], seen: Iterable[Missing]) -> tuple[Missing, ...]:
+    """Both, each offset once: the same loss seen again adds nothing, a second one adds its own."""
+    spans: dict[tuple[bool, Partition], list[tuple[int, int]]] = defaultdict(list)
+    for one in (*known, *seen):
+        spans[one.cut_off, one.range.partition].append((one.range.start, one.range.end))
+    return tuple(
+        Missing(OffsetRange(partition, start, end), cut_off)
+        for (cut_off, partition), mine in sorted(spans.items())
+        for start, end in _union(mine)
+    )
+
+
+def records(lost: Iterable[Missing]) -> int:
+    return sum(len(one.range) for one in lost)
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
+    return found

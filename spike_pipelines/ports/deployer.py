@@ -1,0 +1,45 @@
+"""What a rollout needs of a cluster."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from spike_pipelines.domain.spike import Spike
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before."""
+
+    revision: int
+    changed: bool
+
+
+class Deployer(Protocol):
+    """What puts a spike into the cluster, and remembers what was there before. Raises `InvalidSpec` where the
+    application cannot be deployed as it is, `Conflict` while somebody else deploys the same."""
+
+    def deploy(self, spike: Spike, application: Path) -> Deployed: ...
+
+    def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
+        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked."""
+
+    def roll_back(self, spike: Spike, revision: int) -> None: ...
+
+    def application(self, spike: Spike, revision: int) -> str:
+        """The text of the application file of that revision."""
+
+
+class ApplicationShelf(Protocol):
+    """Where appender and code location of a cluster read the application files."""
+
+    def put(self, name: str, text: str) -> None:
+        """Twice is as once; other spikes' files stay."""
+
+
+class Appender(Protocol):
+    """The appender API, seen from outside."""
+
+    def since(self) -> datetime | None:
+        """When it began to answer; None if it does not answer now. Never raises."""

@@ -1,0 +1,75 @@
+"""The ledger's side of watching lag."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from spike_pipelines.domain.epochs import Epoch
+from spike_pipelines.domain.lag import LagReport, Loss, Waiting
+from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.observed import Recovery
+from spike_pipelines.domain.offsets import Break, Partition, Position
+
+
+@dataclass(frozen=True, slots=True)
+class LagView:
+    """What the ledger knows of every spike's lag, from one snapshot (live lane). `waiting`: unfinished
+    batches; `read`: offsets of the open epoch's last heartbeat; `history`: the window's samples, oldest
+    first; `mirrored`: the sum of committed ends that the consumer group has."""
+
+    now: datetime
+    positions: Mapping[str, Mapping[Partition, Position]]
+    waiting: Mapping[str, Waiting]
+    epochs: Mapping[str, Epoch]
+    read: Mapping[str, Mapping[Partition, int]]
+    commits: Mapping[str, datetime]
+    created: Mapping[str, datetime]
+    recoveries: Mapping[str, tuple[Recovery, ...]]
+    losses: Mapping[str, Loss]
+    history: Mapping[str, tuple[Sample, ...]]
+    mirrored: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
+    was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
+
+    at: datetime
+    batches: Mapping[tuple[str, str], int]
+    files: Mapping[tuple[str, str], int]
+    committed: Mapping[str, int]
+    recoveries: Mapping[tuple[str, str], int]
+    duties: Mapping[str, datetime]
+    latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class LagLedger(Protocol):
+    """The ledger's side of watching lag. `SqlLedger` is this too."""
+
+    def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        """Raises `Transient` if the database did not answer."""
+
+    def record_lag(self, reports: Mapping[str, LagReport]) -> None:
+        """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
+        first time or has grown. The same again changes nothing."""
+
+    def latest_lag(self) -> Mapping[str, LagReport]: ...
+
+    def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
+        """Oldest first; minutes where there are any, further back every ten minutes."""
+
+    def mark_mirrored(self, sums: Mapping[str, int | None]) -> None: ...
+
+    def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
+        """The loss that is acknowledged now; None if none stands open."""
+
+    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+        """Where ranges committed since then do not continue one another or do not end at the committed
+        end. Spikes without a commit since then are absent."""
+
+    def tally(self) -> Tally: ...
+
+    def succeeded(self, duty: str) -> None: ...

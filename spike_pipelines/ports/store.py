@@ -1,0 +1,72 @@
+"""S3: objects and the Parquet in them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from spike_pipelines.domain.contents import RowGroup
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """`etag` without quotes, `size` in bytes, `metadata` with lower-case names; `modified_at` is only in
+    listings, `etag_is_md5` (the etag is made of the content alone, and the same for a copy) only in answers
+    of `head`."""
+
+    key: str
+    size: int
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    modified_at: datetime | None = field(default=None, compare=False)
+    etag_is_md5: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetFooter:
+    """What the footer of a Parquet file says.
+
+    `groups` is None where its statistics do not tell where all rows come from; `tail` are the file's last
+    bytes, the whole footer among them.
+    """
+
+    rows: int
+    groups: tuple[RowGroup, ...] | None = None
+    tail: bytes = field(default=b"", repr=False)
+
+
+class ObjectStore(Protocol):
+    """One S3 endpoint. `bucket` and keys are explicit in every call; keys never start with a slash."""
+
+    def head(self, bucket: str, key: str) -> ObjectInfo | None: ...
+
+    def read(self, bucket: str, key: str) -> bytes | None:
+        """A small object's content; None if it is not there."""
+
+    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+        """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
+
+    def copy(
+        self,
+        bucket: str,
+        source: str,
+        target: str,
+        *,
+        source_etag: str,
+        size: int,
+        metadata: Mapping[str, str],
+    ) -> ObjectInfo:
+        """Server-side copy that creates `target` and never overwrites it.
+
+        The source must have `source_etag`, and so `size` bytes; `metadata` replaces the object's. A file
+        over 5 GB is copied in parts. Raises `ObjectMissing` (no source), `SourceChanged` (another etag),
+        `AlreadyExists` (a target is there: whose it is, `head` tells).
+        """
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        """Delete the objects; those that are not there count as deleted."""
+
+    def list(self, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, without metadata, in the store's order (S3: by key)."""
+
+    def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo: ...

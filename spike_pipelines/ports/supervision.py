@@ -1,0 +1,50 @@
+"""What the supervisor of a fleet on Kubernetes writes down."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from spike_pipelines.domain.overlays import NewOverlay, Overlay
+from spike_pipelines.domain.spark_application import Sighting
+from spike_pipelines.ports.applications import Manifest
+from spike_pipelines.ports.ledger import Ledger
+from spike_pipelines.ports.transaction import LedgerTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """Hashes of a spike's specs: those that could be made again, and the last that was seen to work."""
+
+    known: frozenset[str] = frozenset()
+    stable: str | None = None
+
+
+class SupervisionTransaction(LedgerTransaction, Protocol):
+    def add_overlay(self, new: NewOverlay, before: str | None) -> Overlay: ...
+
+
+class SupervisionLedger(Ledger, Protocol):
+    """What the supervisor of a fleet on Kubernetes keeps: all of it may be lost without losing a record."""
+
+    def begin(self) -> AbstractContextManager[SupervisionTransaction]: ...
+
+    def sightings(self) -> Mapping[str, Sighting]: ...
+
+    def note_sightings(self, sightings: Iterable[Sighting]) -> None: ...
+
+    def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
+        """By spike, those that have not ended, expired ones included; oldest first."""
+
+    def end_overlays(self, ids: Iterable[int]) -> None: ...
+
+    def specs(self) -> Mapping[str, Specs]: ...
+
+    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
+        """Write a deployed spec down; the same again changes nothing."""
+
+    def mark_stable(self, spike: str, spec_hash: str) -> None:
+        """This spec was seen to work. A spec that was not written down is not marked."""
+
+    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+        """Of this spec, or of the newest."""

@@ -1,0 +1,33 @@
+"""The Spark session of this process, on a laptop or submitted."""
+
+import os
+import sys
+
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+
+from spike_pipelines.domain.spike import Spike
+from spike_pipelines.spark import config
+from spike_pipelines.spark.environment import SparkEnvironment
+
+
+def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
+    """Started the first time, the same one after that."""
+    conf = SparkConf()
+    if not submitted():
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a transform's functions run in this Python
+        conf.setAll(list(config.local(spike, env).items()))
+    conf.setAll(list(config.common(spike, env).items()))
+    spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
+
+
+def submitted() -> bool:
+    """Whether spark-submit started this process: master, memory and jars are its business then."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def tasks_of(spike: Spike) -> int:
+    """How many tasks of a batch run at once."""
+    return spike.executor.instances * spike.executor.cores if submitted() else spike.driver.cores

@@ -1,0 +1,131 @@
+"""A new dataset from an old topic, over a real ledger: a spike of its own beside the old one."""
+
+from dataclasses import replace
+
+import pytest
+from builders import HOUR, NEXT_HOUR
+from test_backfill import Reading, backfilled, backfiller, breaches, rows
+from test_operate import ask
+
+from spike_pipelines.domain.errors import TopicMissing
+from spike_pipelines.domain.fork import ForkLoses
+from spike_pipelines.domain.offsets import OffsetRange, Partition
+from spike_pipelines.domain.operations import OperationKind
+from spike_pipelines.domain.spike import Dataset, Location
+from spike_pipelines.services.backfill import Ask
+from spike_pipelines.services.fork import Forker
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def ran(world):
+    """Two published batches of seven records each, of fourteen that there are."""
+    driver = world.driver(world.spike(records=14))
+    driver.stage(4, 2, 1)
+    driver.stage(4, 2, 1)
+    world.settle(driver.spike)
+    return driver
+
+
+def forker(world):
+    return Forker(world.ledger, world.broker)
+
+
+def made(world, spike, since):
+    new = replace(
+        spike,
+        name="payouts-new",
+        start=since,
+        dataset=Dataset("payouts_new", spike.dataset.start),
+        final=Location(spike.final.bucket, "moved/final"),
+    )
+    world.spikes[new.name] = new
+    return new
+
+
+def test_the_new_spike_begins_where_was_said_and_the_old_one_stays(world, ran):
+    before = rows(world, ran.spike)
+    found = forker(world).look(ran.spike, HOUR, accept_loss=False)
+    new = world.driver(made(world, ran.spike, HOUR))
+    assert new.opened.offsets == {r.partition: r.start for r in found.pieces}
+    assert [len(r) for r in found.pieces] == [14]
+    new.stage(12, 1, 1)
+    world.settle(new.spike)
+    assert (rows(world, ran.spike), rows(world, new.spike)) == (before, (12, 1))
+    assert all(k.startswith("moved/final/payouts_new") for k in world.keys("moved/"))
+    assert breaches(world) == {}
+
+
+def test_its_hours_are_backfilled_like_any_others(world, ran):
+    new = world.driver(made(world, ran.spike, HOUR))
+    new.stage(4, 2, 1)
+    new.stage(4, 2, 1)
+    world.settle(new.spike)
+    assert backfilled(world, new.spike).records == 10
+    world.settle(new.spike)
+    assert backfilled(world, ran.spike).records == 10
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == rows(world, new.spike) == (8, 4)
+    assert breaches(world) == {}
+
+
+def test_what_kafka_no_longer_has_is_refused_or_accepted_with_who_and_why(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=9)
+    with pytest.raises(ForkLoses, match=r"payouts-topic:0\[0,9\)"):
+        forker(world).look(ran.spike, HOUR, accept_loss=False)
+    found = forker(world).look(ran.spike, HOUR, accept_loss=True)
+    assert [(r.start, r.end) for r in found.pieces] == [(9, 14)]
+    forker(world).note_loss(ran.spike, "payouts-new", found, ask())
+    (operation,) = world.ledger.operations("payouts", 9)
+    assert (operation.kind, operation.author.why) == (OperationKind.ACCEPT_LOSS, "a test")
+    assert operation.summary.startswith("payouts-new is made without payouts-topic:0[0,9)")
+    assert breaches(world) == {}
+
+
+def test_what_is_gone_of_earlier_hours_is_no_loss(world):
+    spike = world.spike(records=7)
+    old = world.driver(spike)
+    old.stage(0, 0, 7)
+    world.execute("UPDATE batch_hours SET hour = hour - interval '1 day' WHERE records_filtered > 0")
+    world.broker.append(spike.topic, 0, *[NEXT_HOUR] * 7)
+    old.stage(4, 2, 1)
+    world.settle(spike)
+    world.broker.delete_records(spike.topic, 0, before=7)
+    found = forker(world).look(spike, HOUR, accept_loss=False)
+    assert (found.lost, [(r.start, r.end) for r in found.pieces]) == ((), [(7, 14)])
+
+
+def test_a_topic_that_is_gone_is_said_to_be(world, ran):
+    world.broker.delete(ran.spike.topic)
+    with pytest.raises(TopicMissing, match="no topic payouts-topic"):
+        forker(world).look(ran.spike, None, accept_loss=False)
+
+
+# offsets that are asked for
+
+
+def of(world, spike, start, end):
+    topic = world.broker.topics([spike.topic])[spike.topic]
+    return [OffsetRange(Partition(spike.topic, topic.topic_id, 0), start, end)]
+
+
+def test_offsets_are_of_the_hours_that_their_batches_counted_records_for(world):
+    driver = world.driver(world.spike())
+    driver.stage(4, 2, 1)
+    driver.stage(0, 0, 7)
+    driver.stage(4, 2, 1)  # staged, not committed
+    world.promoter().promote(driver.spike, limit=2)
+    ledger = world.ledger
+    assert ledger.fed_hours("payouts", of(world, driver.spike, 6, 7)) == (HOUR, NEXT_HOUR)
+    assert ledger.fed_hours("payouts", of(world, driver.spike, 7, 14)) == (HOUR,)
+    assert ledger.fed_hours("payouts", of(world, driver.spike, 14, 21)) == ()
+    assert ledger.fed_hours("others", of(world, driver.spike, 0, 7)) == ()
+
+
+def test_an_hour_of_asked_offsets_is_read_again_whole(world, ran):
+    reading = Reading(world)
+    for hour in world.ledger.fed_hours("payouts", of(world, ran.spike, 2, 3)):
+        backfiller(world, reading).backfill(ran.spike, hour, Ask(ask()))
+    assert [order.hour for order in reading.orders] == [HOUR, NEXT_HOUR]
+    assert [(r.start, r.end) for r in reading.orders[0].pieces] == [(0, 14)]
