@@ -139,7 +139,7 @@ class Outside:
         broker = parts.enter_context(contextlib.closing(KafkaBroker(settings.require("kafka_bootstrap"))))
         registrar = Registrar(ledger, broker, timedelta(seconds=IDLE_SECONDS))
         folder = ApplicationFolder(settings.applications_dir)
-        return build(registrar, ledger, folder.get, by_form(own, accounts.allows))
+        return build(registrar, ledger, folder.get, by_form(own, accounts.allows), accounts.deaf_at)
 
     def _appender_runs(self) -> None:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))
