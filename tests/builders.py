@@ -16,7 +16,7 @@ from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.epochs import Epoch, EpochState
+from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 from spike_pipelines.services.audit import Auditor, Finding
@@ -182,6 +182,11 @@ class Driver:
 
     def stage(self, final: int = 4, dead: int = 1, filtered: int = 1, *, index: int = 0) -> Registered:
         return self.register(self.write(final, dead, filtered, index=index))
+
+    def beat(self, phase: Phase) -> None:
+        self.world.registrar.heartbeat(
+            self.spike, self.token, phase=phase, problem=None, batch_started_at=None, read=self.ends
+        )
 
     def _put(  # noqa: PLR0917
         self, key: str, kind: FileKind, hour: datetime, rows: int, index: int = 0, start: int = 0

@@ -61,9 +61,13 @@ class HelmReleases:
         return Deployed(int(done["version"]), changed=done["manifest"].strip() != (before or "").strip())
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
-        """The newest before `bad` with other resources, and of the version `stable` where one is known."""
+        """The newest before `bad` with other resources, and of the version `stable` where one is known;
+        none where somebody deployed after `bad`: theirs is not ours to take back."""
+        history = self._history(spike.resource_name)
+        if not history or history[-1].revision != bad:
+            return None
         failed = self._manifest(spike.resource_name, bad)
-        for revision in reversed(self._history(spike.resource_name)):
+        for revision in reversed(history):
             if revision.revision >= bad or revision.status not in ("superseded", "deployed"):
                 continue
             manifest = self._manifest(spike.resource_name, revision.revision)

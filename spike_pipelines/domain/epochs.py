@@ -55,6 +55,16 @@ class Epoch:
     application_version: str = "unknown"
 
 
+def holds_a_batch(epoch: Epoch | None, now: datetime, silence: timedelta) -> bool:
+    """Whether its driver, heard of within `silence`, has records in hand that it has not registered."""
+    return (
+        epoch is not None
+        and epoch.state is EpochState.OPEN
+        and epoch.phase in {Phase.STAGING, Phase.POSTING, Phase.WAITING}
+        and now - epoch.heartbeat_at <= silence
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Give out this new epoch number; an open epoch of before is superseded."""

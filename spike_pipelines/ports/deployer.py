@@ -23,7 +23,8 @@ class Deployer(Protocol):
     def deploy(self, spike: Spike, application: Path) -> Deployed: ...
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
-        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked."""
+        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked.
+        None if there is none, or if another revision was deployed after `bad`."""
 
     def roll_back(self, spike: Spike, revision: int) -> None: ...
 

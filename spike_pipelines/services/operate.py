@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch
+from spike_pipelines.domain.epochs import holds_a_batch
 from spike_pipelines.domain.errors import (
     Conflict,
     NotParquet,
@@ -350,6 +351,12 @@ def _skip_lost(
     ]
     if not lost:
         raise Refused(f"nothing of {spike.name} is lost: Kafka has the next record of every partition")
+    holder = tx.latest_epoch(spike.name)
+    if holder and holds_a_batch(holder, tx.now(), spike.objectives.hang):
+        raise Refused(
+            f"driver {holder.driver} is {holder.phase} and may have read what Kafka has no more: let the "
+            f"appender take its batch first (is one held? `spike batch list {spike.name}`), or stop it"
+        )
     summary = f"{total(lost):,} offsets declared lost: {', '.join(map(str, lost))}"
     epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
     new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)

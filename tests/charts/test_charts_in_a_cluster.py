@@ -127,6 +127,7 @@ def test_a_spike_is_deployed_upgraded_and_taken_back(releases, edited, namespace
     assert releases.good_revision(bad, 3, None) == 2
     releases.roll_back(bad, 2)
     assert version_in(namespace, bad.resource_name) == good.version
+    assert releases.good_revision(bad, 3, None) is None, "another one was deployed since"
 
     _, path = edited("trigger: 12s")
     path.write_text(releases.application(bad, 2))

@@ -11,6 +11,7 @@ import pytest
 from builders import BUCKET, HOUR
 
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileState
+from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.errors import (
     Conflict,
     Fenced,
@@ -526,6 +527,23 @@ def test_a_blocked_spike_is_free_again_once_the_loss_is_accepted(world, driver):
     world.registrar.note_refusal(driver.spike, "lost", str(lost.value), "a")
     operator(world).accept_loss(driver.spike, ask())
     assert world.ledger.refusals() == {}
+
+
+def test_what_a_living_driver_has_in_hand_is_not_declared_lost(world, driver):
+    """It read the records before Kafka deleted them: what it waits with is all there is of them."""
+    driver.stage()
+    batch = driver.write(4, 1, 1)
+    world.broker.delete_records(driver.spike.topic, 0, before=12)
+    driver.beat(Phase.WAITING)
+    with pytest.raises(Refused, match="is waiting and may have read what Kafka has no more"):
+        operator(world).accept_loss(driver.spike, ask())
+    driver.register(batch)
+    world.settle(driver.spike)
+    assert positions(world, driver.spike) == [(0, 12, 12)]
+    driver.beat(Phase.READING)
+    world.broker.delete_records(driver.spike.topic, 0, before=20)
+    operator(world).accept_loss(driver.spike, ask())
+    assert positions(world, driver.spike) == [(0, 12, 20)]
 
 
 def test_nothing_lost_is_refused(world, driver):

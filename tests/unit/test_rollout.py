@@ -20,6 +20,7 @@ from spike_pipelines.services.rollout import Deployment
 PAYOUT = Path(__file__).parents[2] / "deployments" / "applications" / "crt-payout-v1-1.0.yaml"
 OLD = PAYOUT.read_text()
 NEW = OLD.replace("trigger: 10s", "trigger: 11s")
+NEWER = OLD.replace("trigger: 10s", "trigger: 12s")
 PATIENCE = timedelta(minutes=2)
 
 
@@ -79,6 +80,8 @@ class World:
         self.revisions.append(text)
 
     def good_revision(self, spike, bad, stable):
+        if len(self.revisions) != bad:
+            return None
         for number in range(bad - 1, 0, -1):
             text = self.revisions[number - 1]
             if text != self.revisions[bad - 1] and stable in (None, version(text)):
@@ -167,7 +170,7 @@ def version(text):
 
 @pytest.fixture(autouse=True)
 def _versions(tmp_path):
-    for text in (OLD, NEW):
+    for text in (OLD, NEW, NEWER):
         path = tmp_path / PAYOUT.name
         path.write_text(text)
         VERSIONS[text] = load_application(path).version
@@ -188,6 +191,22 @@ def deploy(tmp_path):
 
     run.lines = lines
     return run
+
+
+def test_what_somebody_deploys_meanwhile_is_not_taken_back(deploy):
+    world = World({OLD: True, NEW: False, NEWER: True})
+    wait, looks = world.wait, iter(range(99))
+
+    def waits(seconds):
+        wait(seconds)
+        if next(looks) == 2:
+            world.shelf = NEWER
+            world._run(NEWER)
+
+    world.wait = waits
+    outcome = deploy(world)
+    assert (outcome.verdict.state, outcome.back_to) == (Rollout.FAILED, None)
+    assert (world.running, world.shelf) == (NEWER, NEWER)
 
 
 def test_what_works_is_marked_as_what_to_go_back_to(deploy):
