@@ -151,7 +151,6 @@ def values(folder, reach, servers, port):
         "kafkaBootstrap": f"{reach.host}:{servers.kafka.pods_port}",
         "s3Endpoint": f"http://{reach.host}:{servers.s3.ports.s3}",
         "s3CredentialsSecret": "spike-s3",
-        "retryIntervalSeconds": 1,
     }
     path = folder / "platform.yaml"
     path.write_text(json.dumps({"platform": platform}))
