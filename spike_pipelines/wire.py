@@ -213,7 +213,8 @@ class Ok(Message):
 
 
 class Health(Ok):
-    """`up_seconds`: how long this server has been answering."""
+    """`up_seconds`: how long this server has been answering drivers: since its start, or since it could last
+    not tell whose a token was. A driver is silent for so long at most."""
 
     up_seconds: float
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import os
 import ssl
 import threading
@@ -70,6 +71,11 @@ class ServiceAccounts:
         self._clock = clock
         self._kept: OrderedDict[str, tuple[float, TokenReview]] = OrderedDict()
         self._lock = threading.Lock()
+        self._deaf_at = -math.inf
+
+    def deaf_at(self) -> float:
+        """When a token could last not be judged, by the clock; what its driver had to say was not heard."""
+        return self._deaf_at
 
     def close(self) -> None:
         self._http.close()
@@ -89,7 +95,11 @@ class ServiceAccounts:
         if kept is not None and self._clock() < until:
             return kept
         asked = self._clock()
-        review = self._ask(token)
+        try:
+            review = self._ask(token)
+        except Transient:
+            self._deaf_at = self._clock()
+            raise
         self._keep(key, asked, review)
         return review
 

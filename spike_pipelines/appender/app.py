@@ -1,6 +1,7 @@
 """The appender API, version 1: thin routes over `services.register`."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -17,7 +18,7 @@ from spike_pipelines.adapters.ledger import SqlLedger, Tokens
 from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
 from spike_pipelines.appender import errors, metrics
 from spike_pipelines.appender.body_limit import BodyLimit
-from spike_pipelines.appender.gate import NAME, Allows, by_form, gated
+from spike_pipelines.appender.gate import NAME, by_form, gated
 from spike_pipelines.domain.batch import LIVE_LANE, Batch
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import Held, InvalidSpec, SpikeError, Transient
@@ -81,16 +82,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         broker=KafkaBroker(settings.require("kafka_bootstrap")),
         idle_limit=timedelta(seconds=IDLE_SECONDS),
     )
-    return build(registrar, ledger, ApplicationFolder(settings.applications_dir).get, _allows(settings, url))
-
-
-def _allows(settings: Settings, ledger_url: str) -> Allows:
-    """Tokens of spikes; in a pod that is told an audience, of ServiceAccounts too."""
-    own = Tokens(ledger_url).allows
+    find_spike = ApplicationFolder(settings.applications_dir).get
+    own = Tokens(url).allows
     if settings.token_audience is None:
-        return own
+        return build(registrar, ledger, find_spike, own)
     trusted = Trusted(settings.namespace, settings.token_audience)
-    return by_form(own, ServiceAccounts(ApiServer.of_this_pod(), trusted).allows)
+    accounts = ServiceAccounts(ApiServer.of_this_pod(), trusted)
+    return build(registrar, ledger, find_spike, by_form(own, accounts.allows), accounts.deaf_at)
 
 
 def build(
@@ -98,8 +96,10 @@ def build(
     ledger: SqlLedger,
     find_spike: Callable[[str], Spike],
     allows: Callable[[str, str], bool],
+    deaf_at: Callable[[], float] = lambda: -math.inf,
 ) -> FastAPI:
-    """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak."""
+    """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak;
+    `deaf_at` is when it could last not tell, by the monotonic clock."""
     app = FastAPI(title="Spike appender", version=__version__)
     app.add_middleware(BodyLimit, limit=wire.MAX_BODY_BYTES, seconds=BODY_SECONDS)
     errors.install(app)
@@ -117,7 +117,7 @@ def build(
     _driver_routes(spikes, registrar, authorised)
     _reading_routes(spikes, ledger, authorised)
     app.include_router(spikes)
-    _probes(app, ledger)
+    _probes(app, ledger, deaf_at)
     return app
 
 
@@ -193,12 +193,12 @@ def _reading_routes(app: APIRouter, ledger: SqlLedger, authorised: Callable[...,
         return [_batch(b) for b in ledger.last_batches(spike.name, limit)]
 
 
-def _probes(app: FastAPI, ledger: SqlLedger) -> None:
+def _probes(app: FastAPI, ledger: SqlLedger, deaf_at: Callable[[], float]) -> None:
     started = time.monotonic()
 
     @app.get("/healthz")
     def healthz() -> wire.Health:
-        return wire.Health(up_seconds=time.monotonic() - started)
+        return wire.Health(up_seconds=time.monotonic() - max(started, deaf_at()))
 
     @app.get("/readyz", responses=_answers(503))
     def readyz() -> wire.Ok:

@@ -197,6 +197,17 @@ def test_no_answer_is_neither_yes_nor_no(answer, fake, accounts):
     assert accounts.allows(PAYOUT, token)
 
 
+def test_when_a_token_could_last_not_be_judged_is_remembered(fake, accounts, clock):
+    token, fake.answer = good(fake), (500, b"broken")
+    assert accounts.deaf_at() < clock.now
+    with pytest.raises(Transient):
+        accounts.allows(PAYOUT, token)
+    fake.answer, failed_at = None, clock.now
+    clock.now += 5
+    assert accounts.allows(PAYOUT, token)
+    assert accounts.deaf_at() == failed_at
+
+
 def test_what_the_api_server_said_of_itself_is_told_to_nobody(fake, accounts, caplog):
     token, fake.answer = good(fake), (403, b"serviceaccount appender cannot create tokenreviews")
     with pytest.raises(Transient) as caught:

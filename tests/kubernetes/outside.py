@@ -112,36 +112,34 @@ class Outside:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Outside"]:
-        server = uvicorn.Server(
-            uvicorn.Config(self._appender(), host="127.0.0.1", port=self.port, log_level="warning")
-        )
-        works = (server.run, self._appender_runs, self._supervisor, lambda: self.operator.run(self.stop))
-        threads = [threading.Thread(target=work, daemon=True) for work in works]
-        for thread in threads:
-            thread.start()
-        try:
+        with contextlib.ExitStack() as parts:
+            parts.callback(self.platform.close)
+            server = uvicorn.Server(
+                uvicorn.Config(self._appender(parts), host="127.0.0.1", port=self.port, log_level="warning")
+            )
+            works = (server.run, self._appender_runs, self._supervisor, lambda: self.operator.run(self.stop))
+            for thread in [threading.Thread(target=work, daemon=True) for work in works]:
+                thread.start()
+                parts.callback(thread.join, 120)
+            parts.callback(self.stop.set)
+            parts.callback(setattr, server, "should_exit", True)
             yield self
-        finally:
-            self.stop.set()
-            server.should_exit = True
-            for thread in threads:
-                thread.join(120)
-            self.platform.close()
 
     def blind_seconds(self) -> float:
         """For how long the supervisor has not seen the cluster."""
         return 0.0 if self.blind_since is None else time.monotonic() - self.blind_since
 
-    def _appender(self) -> object:
+    def _appender(self, parts: contextlib.ExitStack) -> object:
         settings, api = self.settings, api_server()
         ledger, own = self.platform.ledger, Tokens(settings.require("ledger_url")).allows
         server = ApiServer(api.host, Path(api.ssl_ca_cert), self.token_file)
-        accounts = ServiceAccounts(server, Trusted(settings.namespace, AUDIENCE)).allows
-        registrar = Registrar(
-            ledger, KafkaBroker(settings.require("kafka_bootstrap")), timedelta(seconds=IDLE_SECONDS)
+        accounts = parts.enter_context(
+            contextlib.closing(ServiceAccounts(server, Trusted(settings.namespace, AUDIENCE)))
         )
+        broker = parts.enter_context(contextlib.closing(KafkaBroker(settings.require("kafka_bootstrap"))))
+        registrar = Registrar(ledger, broker, timedelta(seconds=IDLE_SECONDS))
         folder = ApplicationFolder(settings.applications_dir)
-        return build(registrar, ledger, folder.get, by_form(own, accounts))
+        return build(registrar, ledger, folder.get, by_form(own, accounts.allows), accounts.deaf_at)
 
     def _appender_runs(self) -> None:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))

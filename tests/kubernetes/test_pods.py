@@ -151,7 +151,6 @@ def values(folder, reach, servers, port):
         "kafkaBootstrap": f"{reach.host}:{servers.kafka.pods_port}",
         "s3Endpoint": f"http://{reach.host}:{servers.s3.ports.s3}",
         "s3CredentialsSecret": "spike-s3",
-        "retryIntervalSeconds": 1,
     }
     path = folder / "platform.yaml"
     path.write_text(json.dumps({"platform": platform}))
@@ -258,7 +257,7 @@ def test_a_deployed_spike_commits_through_pods_and_is_marked_stable(plain):
 def test_helm_test_asks_the_appender_as_the_spike(plain):
     namespace = plain.outside.settings.namespace
     done = subprocess.run(
-        ["helm", "-n", namespace, "test", plain.resource, "--timeout=3m", "--logs"],
+        ["helm", "-n", namespace, "test", plain.resource, "--timeout=3m"],
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
