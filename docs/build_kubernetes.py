@@ -59,6 +59,7 @@ SEEN_ELSEWHERE: Mapping[Trouble, str] = {
     Trouble.HUNG: "no heartbeat, no epoch, or no progress though records wait",
     Trouble.DELETED: "no resource, and there was one",
     Trouble.DRIFTED: "the driver that is heard says another version than the resource has",
+    Trouble.UNSEEN: "the operator has submitted the same spec again, and no look fell in between",
 }
 
 
@@ -106,7 +107,7 @@ def causes() -> Iterable[str]:
     yield "| --- | --- | --- | --- |"
     signs = {rule.trouble: rule.sign for rule in CAUSES}
     for trouble in (*signs, *SEEN_ELSEWHERE):
-        loop = f"{LOOP.get(trouble, LOOP_ELSE)} within 30 min" if trouble in signs else "at once"
+        loop = f"{LOOP.get(trouble, LOOP_ELSE)} within 30 min" if trouble in {*signs, *LOOP} else "at once"
         loop = "`SUBMITTED` for too long" if trouble in {Trouble.IMAGE, Trouble.UNSCHEDULABLE} else loop
         ladder = " → ".join(LADDERS[trouble])
         yield f"| {trouble} | {signs.get(trouble) or SEEN_ELSEWHERE[trouble]} | {loop} | {ladder} |"

@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Interval
+from sqlalchemy import ARRAY, JSON, DateTime, Interval
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteTypeCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -42,6 +42,16 @@ class _Json(JSON):
         return lambda value: None if value is None else json.loads(value)
 
 
+class _Array(ARRAY[Any]):
+    """As JSON; PostgreSQL's own empty one is `{}`, from which nothing comes either."""
+
+    def bind_processor(self, dialect: Any) -> Any:
+        return lambda value: None if value is None else json.dumps(list(value))
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        return lambda value: None if value is None else list(json.loads(value))
+
+
 class _Compiler(SQLiteCompiler):
     def visit_values(
         self, element: Any, asfrom: Any = False, from_linter: Any = None, visiting_cte: Any = None, **kw: Any
@@ -68,6 +78,9 @@ class _TypeCompiler(SQLiteTypeCompiler):
     def visit_DATETIME(self, type_: Any, **kw: Any) -> str:
         return "INTEGER"
 
+    def visit_ARRAY(self, type_: Any, **kw: Any) -> str:
+        return "TEXT"
+
     def visit_JSONB(self, type_: Any, **kw: Any) -> str:
         return "TEXT"
 
@@ -78,6 +91,7 @@ class MemoryDialect(SQLiteDialect_pysqlite):
     type_compiler_cls = _TypeCompiler
     colspecs = {  # noqa: RUF012 - the base class has it so
         **SQLiteDialect_pysqlite.colspecs,
+        ARRAY: _Array,
         DateTime: _Time,
         Interval: _Span,
         JSON: _Json,

@@ -22,6 +22,7 @@ from spike_pipelines.domain.spark_application import (
     STATES,
     TERMINAL,
     AppState,
+    Life,
     ObservedApplication,
     PodSight,
     Sighting,
@@ -33,7 +34,9 @@ GONE_PATIENCE = timedelta(seconds=60)  # a person who replaces a resource delete
 DRIFT_PATIENCE = timedelta(minutes=5)
 RESTART_PATIENCE = timedelta(minutes=2)
 LOOP_WINDOW = timedelta(minutes=30)
-LOOP: dict[Trouble, int] = {Trouble.EVICTED: 2, Trouble.INVALID: 2, Trouble.REFUSED: 1}
+LOOP: dict[Trouble, int] = {
+    Trouble.EVICTED: 2, Trouble.INVALID: 2, Trouble.REFUSED: 1, Trouble.UNSEEN: 4,
+}  # fmt: skip
 LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
 _OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
@@ -242,8 +245,13 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
 
 def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
     """The ending that came again and again, if the operator's restarts do not mend it; after a recovery
-    it takes one more life that ended."""
+    it takes one more life that ended. What nobody saw end says least, and only when it alone speaks."""
     ended = [life for life in (facts.sighting.lives if facts.sighting else ()) if life.ending]
+    seen = [life for life in ended if life.ending != Trouble.UNSEEN]
+    return _again(facts, seen, now) or _again(facts, [life for life in ended if life not in seen], now)
+
+
+def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
     recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
     if not recent or (facts.recoveries and ended[-1].seen_at <= facts.recoveries[-1].at):
         return None
@@ -251,7 +259,7 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
     same = recent.count(last)
     if same >= LOOP.get(last, LOOP_ELSE):
         return last, f"{same} drivers within {LOOP_WINDOW.total_seconds() / 60:.0f} min ended {last}"
-    if len(recent) >= LOOP_ELSE + 1:
+    if len(recent) >= LOOP_ELSE + 1 and last is not Trouble.UNSEEN:
         return (
             Trouble.CRASHING,
             f"{len(recent)} drivers ended within {LOOP_WINDOW.total_seconds() / 60:.0f} min",

@@ -27,6 +27,7 @@ class Trouble(StrEnum):
     DELETED = "deleted"
     DRIFTED = "drifted"  # the driver runs another spec than its resource has
     TWO_DRIVERS = "two drivers"
+    UNSEEN = "unseen"  # between two looks; the operator has submitted again
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ LADDERS: Mapping[Trouble, Sequence[Rung]] = {
     Trouble.DELETED: (Rung.RECREATE, Rung.PAGE),
     Trouble.DRIFTED: (Rung.KICK, Rung.RESTART, Rung.PAGE),
     Trouble.TWO_DRIVERS: (Rung.RESTART, Rung.PAGE),
+    Trouble.UNSEEN: (Rung.PAGE,),
 }
 
 

@@ -98,6 +98,7 @@ class ObservedApplication:
     submitted_at: datetime | None = None
     created_at: datetime | None = None
     driver_pod: str | None = None
+    executions: int = 0  # drivers since the spec is as it is, this one included
     suspend: bool = False
     deleting: bool = False
     spec_hash: str | None = None
@@ -129,8 +130,9 @@ class PodSight:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One submission: when it was first seen, how it ended (a `Trouble`), if that was seen, and the uid of
-    its pod, once anybody had cause to look: a driver may name itself by it."""
+    """One submission: when it was first seen, how it ended (a `Trouble`; `UNSEEN` if the next one alone tells
+    that it did; None if it lives, or was ended on purpose), and the uid of its pod, once anybody had cause to
+    look: a driver may name itself by it."""
 
     submission: str
     seen_at: datetime
@@ -139,6 +141,11 @@ class Life:
 
 
 KEPT_LIVES = 10
+UNSEEN = "unseen"  # `Trouble.UNSEEN`
+ON_PURPOSE = frozenset({
+    AppState.SUSPENDING, AppState.SUSPENDED, AppState.RESUMING, AppState.INVALIDATING,
+    AppState.SUBMISSION_FAILED,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +192,22 @@ def sight(
     if before is None or before.uid != app.uid:
         begun = _begun(app, now)
         before = Sighting(app.spike, app.uid, app.state_text, begun, app.spec_hash, begun)
+    lives = _replaced(before, app)
     if before.state_text != app.state_text:
         before = replace(before, state_text=app.state_text, since=now)
     if before.spec_hash != app.spec_hash:
         before = replace(before, spec_hash=app.spec_hash, spec_since=now)
-    return replace(before, lives=_lives(before.lives, app.submission, ending, uid, now))
+    return replace(before, lives=_lives(lives, app.submission, ending, uid, now))
+
+
+def _replaced(before: Sighting, app: ObservedApplication) -> tuple[Life, ...]:
+    """A driver that nobody asked to end has ended, if the operator runs another one of the same spec."""
+    lives = before.lives
+    if not lives or lives[-1].ending is not None or app.submission in {None, lives[-1].submission}:
+        return lives
+    if app.executions <= 1 or before.spec_hash != app.spec_hash or before.state_text in ON_PURPOSE:
+        return lives
+    return (*lives[:-1], replace(lives[-1], ending=UNSEEN))
 
 
 def _begun(app: ObservedApplication, now: datetime) -> datetime:

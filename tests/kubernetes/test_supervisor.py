@@ -248,6 +248,18 @@ def test_what_crashes_whatever_is_tried_is_put_away_and_tried_again_an_hour_late
     assert not hours.site.get()["spec"].get("suspend")
 
 
+def test_drivers_that_end_between_two_looks_are_told(hours):
+    """As the operator does where a driver lived longer than its wait: how it ended is gone at once."""
+    hours.deploy()
+    for _ in range(5):
+        hours.site.submit()
+        assert hours.tick(30)["payouts"] == (Verdict.STARTING, None)
+    hours.site.status(state="PENDING_RERUN")
+    assert hours.tick()["payouts"] == (Verdict.CRASHING, "page")
+    (told,) = hours.world.ledger.recoveries(hours.since())["payouts"]
+    assert "4 drivers within 30 min ended unseen" in told.cause
+
+
 def test_drivers_that_lose_their_nodes_go_to_nodes_that_stay(hours):
     hours.deploy()
     for _ in range(2):

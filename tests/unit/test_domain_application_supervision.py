@@ -28,6 +28,7 @@ from spike_pipelines.domain.spark_application import (
     ObservedApplication,
     PodSight,
     Sighting,
+    sight,
 )
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 
@@ -90,6 +91,7 @@ def crashed(*endings, state=AppState.FAILING, **changes):
     return facts(app(state, submission=f"s{len(endings)}"), seen(state, 5, *endings), **changes)
 
 
+UNSEEN = Trouble.UNSEEN
 GONE = Sighting("payouts", "u", "absent", ago(61), "v2", ago(9000))
 OOM = Trouble.OUT_OF_MEMORY
 TABLE = {
@@ -111,6 +113,18 @@ TABLE = {
     "of two drivers the one without the epoch is ended": (
         facts(epoch=heard(), pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")]),
         Verdict.TWO_DRIVERS, "stop",
+    ),
+    "drivers that end again and again while nobody looks are told, and nothing is done to them": (
+        crashed(UNSEEN, UNSEEN, UNSEEN, UNSEEN, state=AppState.PENDING_RERUN), Verdict.CRASHING, Rung.PAGE,
+    ),
+    "three of them are not": (
+        crashed(UNSEEN, UNSEEN, UNSEEN, state=AppState.PENDING_RERUN), Verdict.STARTING, None,
+    ),
+    "what was seen says more than what was not": (
+        crashed(OOM, UNSEEN, OOM, UNSEEN, OOM, UNSEEN, UNSEEN), Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
+    "and what was not seen adds nothing to what was": (
+        crashed(UNSEEN, Trouble.CRASHING, UNSEEN, UNSEEN), Verdict.STARTING, None,
     ),
     "a stuck PENDING_RERUN is kicked": (late(AppState.PENDING_RERUN, 61), Verdict.STUCK, Rung.KICK),
     "but not before its time": (late(AppState.PENDING_RERUN, 59), Verdict.STARTING, None),
@@ -356,3 +370,32 @@ def test_a_dotted_resource_is_told_with_what_to_do():
     (found,) = one_each([app(name="pay.outs")]).values()
     assert "deploy the spike as pay-outs" in found.problem
     assert supervise_application(facts(found), HOUR).verdict is Verdict.UNKNOWN
+
+
+def replaced(executions=2, before=AppState.RUNNING, spec="v2", ending=None):
+    """What is remembered of the life before, once another submission is seen."""
+    then = Sighting("payouts", "u", str(before), ago(60), "v2", ago(9000), (Life("s1", ago(60), ending),))
+    now = app(submission="s2", executions=executions, spec_hash=spec)
+    sighting = sight(then, now, None, HOUR)
+    assert sight(sighting, now, None, HOUR) == sighting
+    return sighting.lives[0].ending
+
+
+def test_a_driver_that_was_replaced_between_two_looks_has_ended_unseen():
+    assert replaced() == UNSEEN
+    assert replaced(before=AppState.PENDING_RERUN) == UNSEEN
+    assert replaced(ending=OOM) == OOM
+
+
+@pytest.mark.parametrize(
+    "on_purpose",
+    [
+        {"executions": 1},  # the operator counts anew for a new spec
+        {"spec": "v3"},
+        {"before": AppState.SUSPENDED},
+        {"before": AppState.INVALIDATING},
+        {"before": AppState.SUBMISSION_FAILED},
+    ],
+)
+def test_a_driver_that_was_ended_on_purpose_has_not(on_purpose):
+    assert replaced(**on_purpose) is None

@@ -54,6 +54,7 @@ class _AppStatus(_Part):
     submission_id: str | None = Field(None, alias="submissionID")
     last_submission_attempt_time: datetime | None = None
     driver_info: _DriverInfo = _DriverInfo()
+    execution_attempts: int | None = None
 
 
 class _App(_Part):
@@ -87,6 +88,7 @@ def _observed(app: _App) -> ObservedApplication:
         submitted_at=status.last_submission_attempt_time,
         created_at=meta.creation_timestamp,
         driver_pod=status.driver_info.pod_name or None,
+        executions=status.execution_attempts or 0,
         suspend=bool(app.spec.suspend),
         deleting=meta.deletion_timestamp is not None,
         spec_hash=notes.get(SPEC_HASH_ANNOTATION),
