@@ -117,5 +117,6 @@ def held_events(platform: DagsterPlatform, cursor: str | None, now: datetime) ->
     told = json.loads(cursor) if cursor else {}
     holds = look(platform.ledger)
     changed = news(told, {name: holds.state(name) for name in platform.spikes}, now.timestamp())
+    known = {name: state for name, state in told.items() if name in platform.spikes}
     events = [evaluation(platform.spikes[name], holds) for name in changed]
-    return dg.SensorResult(asset_events=events, cursor=json.dumps({**told, **changed}))
+    return dg.SensorResult(asset_events=events, cursor=json.dumps({**known, **changed}))

@@ -474,6 +474,8 @@ def test_a_held_batch_fails_its_spikes_check_with_the_reason_until_it_is_decided
     ledger.found = {}
     (event,) = held_events(platform, first.cursor, HOUR + timedelta(seconds=60)).asset_events
     assert (event.passed, event.asset_key.path[-1]) == (True, "payouts")
+    del platform.spikes["session"]
+    assert set(json.loads(held_events(platform, first.cursor, HOUR).cursor)) == {"payouts"}
 
 
 def test_while_the_ledger_is_down_no_spike_is_said_to_be_conserved():
