@@ -1,12 +1,10 @@
-"""Hours are backfilled on the whole stack while its stream runs: by `spike`, by Dagster's commands, beside
-closed hours; and a new dataset is made of an old topic.
+"""Hours are backfilled on the whole stack while its stream runs: by `spike`, and by Dagster's own commands.
 
     SPIKE_PICTURES=docs/images .venv/bin/pytest tests/e2e/test_backfill_live.py
 
 also makes the picture of docs/backfill.md.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from spike_pipelines import read as reading
 from spike_pipelines.domain.swap import SwapKind, SwapState
 from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.orchestration.backfill import job_name
-from spike_pipelines.orchestration.closed import closed_key
 from spike_pipelines.producer.records import Shares, make
 from spike_pipelines.stack import running
 
@@ -30,7 +27,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 AN_HOUR = timedelta(hours=1)
 PER_HOUR = 300
-NEW = "crt-payout-paid-v1-1.0"
 
 
 def test_an_hour_is_read_again_after_a_change_and_the_stream_goes_on(stack, spike, spec):
@@ -149,40 +145,3 @@ def test_hours_are_backfilled_by_dagsters_own_commands_while_the_stream_runs(sta
 def live_files(stack, spec):
     state = next(d for d in stack.platform.ledger.datasets() if d.name == spec.dataset.name)
     return stack.platform.ledger.live_files(state.name, state.sequence)
-
-
-def test_hours_that_are_over_are_closed_and_told_again_when_they_are_backfilled(stack, spike, spec, old):
-    """The newest one may wait for the lateness allowed."""
-    hour = old[0]
-
-    def closed() -> bool:
-        found = json.loads(stack.run("hours", spec.dataset.name, "-o", "json"))
-        return any(h["hour"] == hour.isoformat() and h["closed_at"] for h in found)
-
-    def told() -> int:
-        asked = dg.AssetRecordsFilter(closed_key(spec.dataset.name), asset_partitions=[partition_key(hour)])
-        with dg.DagsterInstance.get() as instance:
-            return len(instance.fetch_materializations(asked, limit=100).records)
-
-    stack.await_("an old hour is closed", closed)
-    stack.await_("Dagster is told", lambda: told() > 0)
-    before = told()
-    stack.run("backfill", spike, "--from", f"{hour:%Y-%m-%dT%H}", "--why", "again", "--wait")
-    stack.await_("and told again, since it changed", lambda: told() > before)
-    assert closed()
-    assert audited(stack) == []
-
-
-def test_a_new_dataset_of_an_old_topic_has_all_of_its_records(stack, spike, spec):
-    hour = reading.hours(spec.dataset.name).index[0].to_pydatetime()
-    said = stack.run("backfill", spike, "--as", NEW, "--from", f"{hour:%Y-%m-%dT%H}")
-    assert f"wrote {stack.applications / NEW}.yaml" in said
-    stack.run("down")
-    stack.up()
-    stack.await_commit(NEW)
-    new = stack.platform.spikes[NEW]
-    before, goal = rows(spec, hour), stack.committed(spike)
-    stack.await_("it has caught up", lambda: stack.committed(NEW) >= goal)
-    stack.await_("publication", lambda: published(stack, new.dataset.name))
-    assert rows(new, hour) >= before
-    assert audited(stack) == []
