@@ -13,8 +13,9 @@ from spike_pipelines.stack.errors import PortTaken, StackError
 from spike_pipelines.stack.probes import LOOPBACK
 
 # Below the range from which kernels take the local port of outgoing connections, so that between two
-# runs of the stack no client's connection sits on a remembered port.
-LOWEST, HIGHEST = 15000, 29999
+# runs of the stack no client's connection sits on a remembered port, nor on the one 10,000 above, which
+# SeaweedFS takes beside its admin port (`parts/s3.py`).
+LOWEST, HIGHEST = 15_000, 22_767
 TRIES = 200
 
 
