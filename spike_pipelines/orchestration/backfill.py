@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spike_pipelines.domain.backfill import check_hours
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused, SpikeError
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import HOUR_FORMAT, dataset_key, dataset_specs
@@ -115,20 +115,9 @@ def run_backfill(
                 yield HourFailed(hour, str(problem))
                 continue
             say(str(done))
-            show(platform, spike, say)
+            if why_not := platform.publisher.show(spike):
+                say(f"committed; the next appender run shows it to readers: {why_not}")
             yield done
-
-
-def show(platform: Platform, spike: Spike, say: Callable[[str], None]) -> None:
-    """To readers, now. If an appender run is at it as well, one of the two does it."""
-    state = next((d for d in platform.ledger.datasets() if d.name == spike.dataset.name), None)
-    if state is None or state.published >= state.sequence:
-        return
-    try:
-        platform.publisher.publish(spike, state)
-        platform.publisher.clean(spike)
-    except SpikeError as error:
-        say(f"committed; the next appender run shows it to readers: {error}")
 
 
 def fail_with(found: Iterable[Backfilled | HourFailed]) -> None:

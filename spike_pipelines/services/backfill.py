@@ -20,7 +20,7 @@ from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapBusy, SwapKind, SwapState
+from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapKind
 from spike_pipelines.ports import BackfillOrder, Broker, Rereader, SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.operate import Request
@@ -158,17 +158,7 @@ class Backfiller:
 
     def abandon(self, spike: Spike) -> tuple[Swap, ...]:
         """Finish or give up backfills of any hour whose process died. One that is at work is left alone."""
-        ended = []
-        for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind is not SwapKind.BACKFILL:
-                continue
-            try:
-                ended.append(self.swapper.finish(spike, swap.number, None))
-            except SwapBusy:
-                continue
-            except SwapRefused as refused:
-                ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
-        return tuple(ended)
+        return self.swapper.finish_open(spike, SwapKind.BACKFILL)
 
     def close(self) -> None:
         """After the last hour."""

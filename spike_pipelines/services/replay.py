@@ -10,9 +10,9 @@ from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapBusy, SwapKind, SwapState
+from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapKind
 from spike_pipelines.ports import DeadLetterReader, ReasonCount, Reparsed, Reparser, ReplayOrder, SwapLedger
-from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
+from spike_pipelines.services.swap import Swapper, swap_prefix
 
 MOST_FILES = 5_000  # of one replay: they are named one by one, in the ledger and to Spark
 _FILES_AT_ONCE = 8
@@ -106,17 +106,7 @@ class Replayer:
 
     def resume(self, spike: Spike) -> tuple[Swap, ...]:
         """Bring replays whose process died to their end. One that is at work is left alone."""
-        ended = []
-        for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind is not SwapKind.REPLAY:
-                continue
-            try:
-                ended.append(self.swapper.finish(spike, swap.number, None))
-            except SwapBusy:
-                continue
-            except SwapRefused as refused:
-                ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
-        return tuple(ended)
+        return self.swapper.finish_open(spike, SwapKind.REPLAY)
 
     def _files(self, spike: Spike, scope: Scope) -> tuple[LedgerFile, ...]:
         files = self.ledger.dead_letter_files(spike.dataset.name, scope.since, scope.until, MOST_FILES + 1)

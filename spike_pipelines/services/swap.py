@@ -10,14 +10,14 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
 from spike_pipelines.domain.errors import Conflict, InvariantBroken, NotParquet, ObjectMissing, SourceChanged
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
+from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
 from spike_pipelines.ports import SwapLedger
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
@@ -50,6 +50,20 @@ class Swapper:
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
             return tx.add_swap(new)
+
+    def finish_open(self, spike: Spike, kind: SwapKind) -> tuple[Swap, ...]:
+        """Bring those whose process died to their end, or give them up. One that is at work is left alone."""
+        ended = []
+        for swap in self.ledger.open_swaps(spike.name):
+            if swap.kind is not kind:
+                continue
+            try:
+                ended.append(self.finish(spike, swap.number, None))
+            except SwapBusy:
+                continue
+            except SwapRefused as refused:
+                ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
+        return tuple(ended)
 
     def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
         """Take a swap from wherever it is to its end. A planned one needs `produce`.

@@ -22,6 +22,7 @@ from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
 from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
 from spike_pipelines.services.backfill import Backfilled
+from spike_pipelines.services.publish import Publisher
 
 RANGE = {
     "dagster/asset_partition_range_start": HOUR.strftime(HOUR_FORMAT),
@@ -50,6 +51,7 @@ class Platform:
     def __init__(self, *, now=NEXT_HOUR, refused=(), error=Refused):
         self.asked, self.closed = [], 0
         self.ledger = SimpleNamespace(now=lambda: now, datasets=lambda: ())
+        self.publisher = Publisher(self.ledger, catalog=None, store=None)  # no dataset: nothing to show
         self.backfiller = self
         self._refused, self._error = refused, error
 

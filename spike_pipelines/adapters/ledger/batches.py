@@ -82,27 +82,10 @@ class BatchStatements:
         )
         number = row["number"]
         ranges = [r for r in batch.ranges if len(r)]
-        self._insert_ranges(row, ranges)
+        insert_ranges(self._db, row, ranges)
         self._insert_hours(number, batch.hours)
         self._insert_files(number, prefix, batch.files)
         return rows.batch(row, ranges)
-
-    def _insert_ranges(self, batch: sa.RowMapping, ranges: list[OffsetRange]) -> None:
-        values = [
-            {
-                "batch": batch["number"],
-                "spike": batch["spike"],
-                "lane": batch["lane"],
-                "topic": r.partition.topic,
-                "topic_id": r.partition.topic_id,
-                "partition": r.partition.index,
-                "start_offset": r.start,
-                "end_offset": r.end,
-            }
-            for r in ranges
-        ]
-        if values:
-            self._db.execute(sa.insert(s.batch_ranges), values)
 
     def _insert_hours(self, number: int, hours: tuple[HourCounts, ...]) -> None:
         values = [
@@ -202,3 +185,22 @@ def _by_id(values: Mapping[int, str]) -> sa.Values:
     """A table (id, value) to update from, of at least one row: one statement, however many there are."""
     columns = sa.column("id", sa.BigInteger), sa.column("value", sa.Text)
     return sa.values(*columns, name="given").data(list(values.items()))
+
+
+def insert_ranges(db: sa.Connection, batch: sa.RowMapping, ranges: Iterable[OffsetRange]) -> None:
+    """The ranges of a batch that was just inserted."""
+    values = [
+        {
+            "batch": batch["number"],
+            "spike": batch["spike"],
+            "lane": batch["lane"],
+            "topic": r.partition.topic,
+            "topic_id": r.partition.topic_id,
+            "partition": r.partition.index,
+            "start_offset": r.start,
+            "end_offset": r.end,
+        }
+        for r in ranges
+    ]
+    if values:
+        db.execute(sa.insert(s.batch_ranges), values)

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.batches import insert_ranges
 from spike_pipelines.domain.batch import UNFINISHED, Batch, BatchState, FileState, identity
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, Refused
@@ -250,20 +251,7 @@ class OperationStatements:
             .mappings()
             .one()
         )
-        values = [
-            {
-                "batch": row["number"],
-                "spike": spike,
-                "lane": lane,
-                "topic": r.partition.topic,
-                "topic_id": r.partition.topic_id,
-                "partition": r.partition.index,
-                "start_offset": r.start,
-                "end_offset": r.end,
-            }
-            for r in ranges
-        ]
-        self._db.execute(sa.insert(s.batch_ranges), values)
+        insert_ranges(self._db, row, ranges)
         return rows.batch(row, ranges)
 
     def release_batch(self, batch: int, counted: Recount, operation: int) -> None:
