@@ -16,9 +16,15 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def retain(
     *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False
 ) -> None:
-    """Remove orphaned staging, superseded files, copies of aborted intents and old snapshots."""
-    found = []
-    for removal in Platform().retainer.run(dry_run=dry_run):
+    """Remove orphaned staging, superseded files, copies of aborted intents and old snapshots.
+
+    Backfills and replays whose process died are brought to their end first, or given up.
+    """
+    found, platform = [], Platform()
+    if not dry_run:
+        for swap in platform.swapper.finish_left(platform.spikes.values()):
+            typer.echo(f"{swap}: {swap.state}", err=True)
+    for removal in platform.retainer.run(dry_run=dry_run):
         found.append(removal)
         typer.echo(f"{removal.spike}: {removal.kind}: {removal.objects:,}", err=True)
     Console().print(table(found, dry_run=dry_run))

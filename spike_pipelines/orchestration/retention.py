@@ -26,6 +26,16 @@ def retain(context: dg.OpExecutionContext, config: RetainConfig) -> None:
 
 
 @dg.op(required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
+def finish_swaps(context: dg.OpExecutionContext, config: RetainConfig) -> None:
+    """Bring backfills and replays whose process died to their end, or give them up."""
+    if config.dry_run:
+        return
+    platform = context.resources.platform
+    for swap in platform.swapper.finish_left(platform.spikes.values()):
+        context.log.info("%s is %s%s", swap, swap.state, f": {swap.problem}" if swap.problem else "")
+
+
+@dg.op(required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
 def prune(context: dg.OpExecutionContext, config: RetainConfig) -> None:
     """Delete Dagster's runs that are older than their objective and that no partition needs."""
     keep = timedelta(days=context.resources.platform.settings.retention_run_days)
@@ -49,8 +59,11 @@ def pruned_metadata(done: Pruned) -> dict[str, int]:
     return {"deleted runs": done.deleted, "runs kept for their assets": done.kept}
 
 
-@dg.job(description="Deletes what no reader, driver or run can need any more.")
+@dg.job(
+    description="Ends what a dead process left open; deletes what no reader, driver or run can need any more."
+)
 def retention() -> None:
+    finish_swaps()
     retain()
     prune()
 

@@ -156,10 +156,6 @@ class Backfiller:
                 log.warning("%s was found unfinished: %s", swap, refused)
         return None
 
-    def abandon(self, spike: Spike) -> tuple[Swap, ...]:
-        """Finish or give up backfills of any hour whose process died. One that is at work is left alone."""
-        return self.swapper.finish_open(spike, SwapKind.BACKFILL)
-
     def close(self) -> None:
         """After the last hour."""
         self.rereader.close()

@@ -9,11 +9,20 @@
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
-from spike_pipelines.domain.errors import Conflict, InvariantBroken, NotParquet, ObjectMissing, SourceChanged
+from spike_pipelines.domain.errors import (
+    Conflict,
+    InvariantBroken,
+    NotParquet,
+    ObjectMissing,
+    Refused,
+    SourceChanged,
+    Transient,
+)
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
@@ -51,11 +60,17 @@ class Swapper:
             lock_bound(tx, spike)
             return tx.add_swap(new)
 
-    def finish_open(self, spike: Spike, kind: SwapKind) -> tuple[Swap, ...]:
-        """Bring those whose process died to their end, or give them up. One that is at work is left alone."""
+    def finish_open(
+        self, spike: Spike, kind: SwapKind | None = None, *, since: timedelta = timedelta(0)
+    ) -> tuple[Swap, ...]:
+        """Bring those whose process died to their end, or give them up. One that is at work is left alone.
+
+        `since`: how long ago they must have been planned; `kind`: None for all.
+        """
         ended = []
+        before = self.ledger.now() - since
         for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind is not kind:
+            if kind not in (None, swap.kind) or swap.planned_at > before:
                 continue
             try:
                 ended.append(self.finish(spike, swap.number, None))
@@ -64,6 +79,21 @@ class Swapper:
             except SwapRefused as refused:
                 ended.append(replace(swap, state=SwapState.ABORTED, problem=str(refused)))
         return tuple(ended)
+
+    def finish_left(self, spikes: Iterable[Spike]) -> Iterator[Swap]:
+        """`finish_open` for every spike; one that cannot does not stop the others. A swap of this moment
+        is not touched: who planned it takes its lease next.
+
+        Raises `Conflict` in the end, naming them: their swaps stay open, and nothing of them is visible.
+        """
+        failures = []
+        for spike in spikes:
+            try:
+                yield from self.finish_open(spike, since=timedelta(seconds=self.lease_seconds))
+            except (Conflict, Refused, Transient) as error:
+                failures.append(f"{spike.name}: {error}")
+        if failures:
+            raise Conflict("swaps whose process died are still open: " + "; ".join(failures))
 
     def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
         """Take a swap from wherever it is to its end. A planned one needs `produce`.

@@ -1,25 +1,32 @@
-"""Hours are backfilled on the whole stack while its stream runs: by `spike`, and by Dagster's own commands.
+"""Hours on the whole stack while its stream runs: backfilled by `spike` and by Dagster's own commands,
+closed, and reported on without a hand.
 
     SPIKE_PICTURES=docs/images .venv/bin/pytest tests/e2e/test_backfill_live.py
 
 also makes the picture of docs/backfill.md.
 """
 
+import io
 import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import pandas as pd
 import pytest
+import sqlalchemy as sa
 from kafka import KafkaProducer
 from test_stack import audited, published
 from watching import picture
 
 from spike_pipelines import read as reading
+from spike_pipelines.adapters.s3 import connect
 from spike_pipelines.domain.swap import SwapKind, SwapState
+from spike_pipelines.examples.definitions import REPORT, object_key
 from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.orchestration.backfill import job_name
+from spike_pipelines.orchestration.closed import closed_key
 from spike_pipelines.producer.records import Shares, make
 from spike_pipelines.stack import running
 
@@ -145,3 +152,44 @@ def test_hours_are_backfilled_by_dagsters_own_commands_while_the_stream_runs(sta
 def live_files(stack, spec):
     state = next(d for d in stack.platform.ledger.datasets() if d.name == spec.dataset.name)
     return stack.platform.ledger.live_files(state.name, state.sequence)
+
+
+def made(key, hour) -> int:
+    """How often the hour of an asset was materialized."""
+    asked = dg.AssetRecordsFilter(key, asset_partitions=[partition_key(hour)])
+    with dg.DagsterInstance.get() as instance:
+        return len(instance.fetch_materializations(asked, limit=100).records)
+
+
+def age(stack, spike) -> None:
+    """As if the spike had been there for five hours: nobody waits for hours before it."""
+    engine = sa.create_engine(stack.platform.settings.require("ledger_url"))
+    with engine.begin() as db:
+        aged = "UPDATE spikes SET created_at = created_at - interval '5 hours' WHERE name = :name"
+        db.execute(sa.text(aged), {"name": spike})
+    engine.dispose()
+
+
+def reported(stack, spec, hour) -> int:
+    """Payouts that the hour's report has."""
+    s3 = connect(stack.platform.settings.s3_endpoint)
+    body = s3.get_object(Bucket=spec.final.bucket, Key=object_key(hour))["Body"].read()
+    return pd.read_parquet(io.BytesIO(body))["payouts"].sum()
+
+
+def test_whole_hours_close_and_their_report_follows_also_what_comes_late(stack, spike, spec, old):
+    """The producer's phones bring one payout in a hundred hours later."""
+    hour, closed = old[1], closed_key(spec.dataset.name)
+    before = len(rows(spec, hour))
+    assert not made(closed, hour)
+    age(stack, spike)
+    stack.await_("closed", lambda: made(closed, hour), 400)
+    stack.await_("reported", lambda: made(REPORT, hour), 400)
+    assert before <= reported(stack, spec, hour) <= len(rows(spec, hour))
+
+    told, reports, then = made(closed, hour), made(REPORT, hour), len(rows(spec, hour))
+    stack.await_("late files are told", lambda: made(closed, hour) > told, 400)
+    stack.await_("they are reported", lambda: made(REPORT, hour) > reports + 1, 400)
+    assert then < reported(stack, spec, hour) <= len(rows(spec, hour))
+    assert "late" in stack.run("hours", spec.dataset.name)
+    assert audited(stack) == []

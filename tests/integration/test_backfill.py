@@ -19,7 +19,7 @@ from test_swap import producing
 
 from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import LeaseLost, Refused, SpecChanged, Transient
+from spike_pipelines.domain.errors import Conflict, LeaseLost, Refused, SpecChanged, Transient
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.spike import Location, Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
@@ -449,8 +449,8 @@ def test_a_backfill_that_died_is_not_finished_in_another_place(world, ran):
     with pytest.raises(Transient):
         backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
     expire_leases(world)
-    with pytest.raises(SpecChanged, match="final"):
-        backfiller(world).abandon(replace(ran.spike, final=Location(BUCKET, "other")))
+    with pytest.raises(Conflict, match=r"still open: payouts: .*final"):
+        left(world, replace(ran.spike, final=Location(BUCKET, "other")))
     assert backfilled(world, ran.spike).swap.state is SwapState.SWAPPED
     assert world.keys("other/") == []
     assert breaches(world) == {}
@@ -514,8 +514,33 @@ def test_whatever_effect_a_backfill_dies_at_nothing_shows_and_the_next_one_ends_
     pytest.fail("a backfill has no bound")
 
 
-def test_a_backfill_of_any_hour_that_died_can_be_cleared_away(world, ran):
+def left(world, spike):
+    """What the hourly retention makes of swaps that were planned some time ago."""
+    world.execute("UPDATE swaps SET planned_at = planned_at - interval '31 s'")
+    return list(backfiller(world).swapper.finish_left([spike]))
+
+
+def test_retention_gives_up_a_backfill_that_died_before_it_had_read(world, ran):
     with pytest.raises(Transient):
         backfilled(world, ran.spike, meanwhile=lambda: (_ for _ in ()).throw(Transient("killed")))
-    (swap,) = backfiller(world).abandon(ran.spike)
+    assert list(backfiller(world).swapper.finish_left([ran.spike])) == []  # of this moment
+    (swap,) = left(world, ran.spike)
     assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.ABORTED, ())
+
+
+def test_retention_ends_a_backfill_that_died_among_its_copies(world, ran):
+    dying = replace(
+        world.promoter("dies"), store=Trapped(world, Trap(None, 1, False, Transient)).promoter().store
+    )
+    with pytest.raises(Transient):
+        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
+    expire_leases(world)
+    (swap,) = left(world, ran.spike)
+    assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.SWAPPED, ())
+    assert breaches(world) == {}
+
+
+def test_retention_leaves_a_backfill_at_work_alone(world, ran):
+    found = []
+    end = backfilled(world, ran.spike, meanwhile=lambda: found.append(left(world, ran.spike)))
+    assert (found, end.swap.state) == ([[]], SwapState.SWAPPED)

@@ -1,4 +1,5 @@
-"""The platform around a cluster: its servers on this machine, its spikes as pods, its operator the stand-in.
+"""The platform around a cluster: its servers on this machine, its spikes as pods, its operator the stand-in,
+or the cluster's own.
 
 `Outside` runs what a deployment has besides drivers: appender, appender runs, supervisor. Pods come to
 this machine through `Reach`.
@@ -36,6 +37,7 @@ from spike_pipelines.stack.parts.kafka import Kafka
 
 AUDIENCE = "spike-appender"
 TICK_SECONDS = 5.0
+OPERATOR = "SPIKE_TEST_OPERATOR"  # set: the cluster has an operator of its own
 NOT_SET = (
     "drivers as pods need a cluster and a way from its pods to this machine: set KUBECONFIG, "
     "SPIKE_TEST_IMAGE and SPIKE_TEST_HOST (docs/kubernetes.md)"
@@ -106,9 +108,12 @@ class Outside:
         self.platform = Platform(self.settings)
         for part in ("ledger", "surveyor", "mirror", "store", "catalog", "publisher", "supervisor"):
             getattr(self.platform, part)  # made before there are several threads
-        namespace, kubernetes = self.settings.namespace, self.platform.kubernetes
+        self.operator = None if OPERATOR in os.environ else self._stand_in()
+
+    def _stand_in(self) -> Reconciler:
+        namespace = self.settings.namespace
         submit = SparkSubmit(api_server().host, namespace, self.folder)
-        self.operator = Reconciler(kubernetes.api, namespace, submit)
+        return Reconciler(self.platform.kubernetes.api, namespace, submit)
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Outside"]:
@@ -117,7 +122,9 @@ class Outside:
             server = uvicorn.Server(
                 uvicorn.Config(self._appender(parts), host="127.0.0.1", port=self.port, log_level="warning")
             )
-            works = (server.run, self._appender_runs, self._supervisor, lambda: self.operator.run(self.stop))
+            works = [server.run, self._appender_runs, self._supervisor]
+            if operator := self.operator:
+                works.append(lambda: operator.run(self.stop))
             for thread in [threading.Thread(target=work, daemon=True) for work in works]:
                 thread.start()
                 parts.callback(thread.join, 120)
