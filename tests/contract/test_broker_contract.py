@@ -93,7 +93,7 @@ def _send(producer: KafkaProducer, topic: str, partition: int, timestamps: tuple
         producer.send(topic, value=b"x", partition=partition, timestamp_ms=round(at.timestamp() * 1000))
 
 
-def until(true: Callable[[], bool], *, seconds: float = 10) -> None:
+def until(true: Callable[[], bool], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"
