@@ -64,6 +64,11 @@ def spark_jars() -> list[Path]:
     return fetched("spark")
 
 
+def iceberg_jars() -> list[Path]:
+    """What Spark needs besides to read the tables through the JDBC catalog."""
+    return fetched("iceberg")
+
+
 def locked(name: str) -> tuple[Jar, ...]:
     return tuple(Jar.parse(line) for line in (LOCKS / f"{name}.txt").read_text().splitlines())
 

@@ -23,6 +23,11 @@ SPARK = (
     "software.amazon.awssdk:s3-transfer-manager:2.29.52",
     "software.amazon.awssdk:sts:2.29.52",
 )
+# What Spark needs to read the tables: for readers, and the test that is one. Drivers do without.
+ICEBERG = (
+    "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.11.0",
+    "org.postgresql:postgresql:42.7.7",
+)
 EXCLUDED = (
     "software.amazon.awssdk:bundle",
     # clouds of others, which spark-hadoop-cloud brings along
@@ -46,6 +51,12 @@ def resolve(coordinates: Iterable[str]) -> tuple[Dependency, ...]:
     return tuple(
         d for d in (*inputs, *transitive) if d.scope in (None, "compile", "runtime") and not d.optional
     )
+
+
+def alone(coordinates: Iterable[str]) -> tuple[Dependency, ...]:
+    """These artifacts only: what they need is inside them, or not needed."""
+    maven = MavenContext(timeout=60)
+    return tuple(maven.create_dependency(coordinate) for coordinate in coordinates)
 
 
 def without_pyspark(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
@@ -72,6 +83,7 @@ def write(name: str, dependencies: Iterable[Dependency]) -> None:
 def main() -> None:
     write("kafka", resolve(KAFKA))
     write("spark", without_pyspark(resolve(SPARK)))
+    write("iceberg", alone(ICEBERG))
 
 
 if __name__ == "__main__":
