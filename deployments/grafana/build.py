@@ -61,6 +61,14 @@ FLEET_PLOTS = (
         "s",
         {"{{duty}}": f"time() - {one('spike_duty_success_timestamp_seconds', 'duty')}"},
     ),
+    Plot(
+        "What the ledger has, about",
+        "short",
+        {
+            "batches {{state}}": one("spike_ledger_batches", "state"),
+            "files {{state}}": one("spike_ledger_files", "state"),
+        },
+    ),
 )
 SPIKE_PLOTS = (
     Plot(

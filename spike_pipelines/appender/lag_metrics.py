@@ -184,10 +184,24 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     for spike, (median, longest) in tally.latencies.items():
         latency.set(median, spike, "0.5")
         latency.set(longest, spike, "1")
+    yield _about("batches", tally)
+    yield _about("files", tally)
     duties = Gauge("spike_duty_success_timestamp_seconds", "When a duty last succeeded", "duty")
     for duty, at in tally.duties.items():
         duties.set(at.timestamp(), duty)
     yield from (batches.family, files.family, commits, latency.family, duties.family)
+
+
+def _about(table: str, tally: Tally) -> Metric:
+    text = (
+        f"About how many {table} of all spikes the ledger has, by state: PostgreSQL's statistics as of its "
+        "last ANALYZE, without a state of fewer than one row in 30,000 or so"
+    )
+    gauge = Gauge(f"spike_ledger_{table}", text, "state")
+    for (of, state), n in tally.rows.items():
+        if of == table:
+            gauge.set(n, state)
+    return gauge.family
 
 
 def _restarts(spikes: Iterable[str], recoveries: Mapping[tuple[str, str], int]) -> Metric:

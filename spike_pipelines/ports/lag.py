@@ -35,7 +35,9 @@ class LagView:
 class Tally:
     """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
     was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
-    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike. `rows`:
+    about how many batches and files of all spikes there are, by (table, state), as the database's own
+    statistics have it; a state that they do not tell of is left out."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -44,6 +46,7 @@ class Tally:
     recoveries: Mapping[tuple[str, str], int]
     duties: Mapping[str, datetime]
     latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class LagLedger(Protocol):

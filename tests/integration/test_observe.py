@@ -275,6 +275,7 @@ def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
     stage(world, spike)
     world.settle(spike)
     observer.watch()
+    world.execute("ANALYZE batches, files")
     seen = metrics(world)
     assert seen["kafka_consumergroup_lag", "spike.payouts", "0", "payouts-topic"] == 88
     assert seen["kafka_consumergroup_current_offset", "spike.payouts", "0", "payouts-topic"] == 12
@@ -284,6 +285,7 @@ def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
     assert seen["kminion_kafka_consumer_group_topic_lag", "spike.payouts", "payouts-topic"] == 88
     assert seen["spike_lag_records", "payouts", "committed"] == 88
     assert seen["spike_commits_total", "payouts"] == 2
+    assert (seen["spike_ledger_batches", "committed"], seen["spike_ledger_files", "live"]) == (2, 6)
     assert seen["spike_objective_seconds", "payouts"] == 30
     assert ("spike_duty_success_timestamp_seconds", "observer") in seen
     assert ("spike_created_timestamp_seconds", "payouts") in seen

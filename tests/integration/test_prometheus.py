@@ -76,6 +76,7 @@ def seen(world):
     observer.watch()
     age_history(world)  # so that rates are known
     world.ledger.succeeded("supervisor")
+    world.execute("ANALYZE batches, files")
     return observer.watch()
 
 
