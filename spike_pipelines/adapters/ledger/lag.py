@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -327,11 +327,18 @@ def _sample(row: sa.RowMapping) -> Sample:
 
 
 def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
-    query = insert(s.lag_latest)
+    """The first look of a day (UTC) forgets what the consumer group has, so that it is written again: Kafka
+    itself forgets a group without members after a while, and a person may have deleted it."""
+    t, query = s.lag_latest, insert(s.lag_latest)
+    today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     db.execute(
         query.on_conflict_do_update(
-            index_elements=[s.lag_latest.c.spike],
-            set_={"observed_at": query.excluded.observed_at, "report": query.excluded.report},
+            index_elements=[t.c.spike],
+            set_={
+                "observed_at": query.excluded.observed_at,
+                "report": query.excluded.report,
+                "mirrored": sa.case((t.c.observed_at >= today, t.c.mirrored)),
+            },
         ),
         [
             {"spike": name, "observed_at": at, "report": _REPORT.dump_python(report, mode="json")}
