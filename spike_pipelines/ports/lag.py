@@ -57,7 +57,8 @@ class LagLedger(Protocol):
 
     def record_lag(self, reports: Mapping[str, LagReport]) -> None:
         """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
-        first time or has grown. The same again changes nothing."""
+        first time or has grown. The same again changes nothing. A spike's first look of a day (UTC) forgets
+        what was mirrored."""
 
     def latest_lag(self) -> Mapping[str, LagReport]: ...
 
