@@ -10,7 +10,7 @@ from pathlib import Path
 from grafana_foundation_sdk.builders import dashboard as d
 from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, DataTransformerConfig
+from grafana_foundation_sdk.models.dashboard import AnnotationQuery, DataSourceRef, DataTransformerConfig
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 HERE = Path(__file__).parent
@@ -60,6 +60,14 @@ FLEET_PLOTS = (
         "Since a duty last succeeded",
         "s",
         {"{{duty}}": f"time() - {one('spike_duty_success_timestamp_seconds', 'duty')}"},
+    ),
+    Plot(
+        "What the ledger has, about",
+        "short",
+        {
+            "batches {{state}}": one("spike_ledger_batches", "state"),
+            "files {{state}}": one("spike_ledger_files", "state"),
+        },
     ),
 )
 SPIKE_PLOTS = (
@@ -155,6 +163,19 @@ ANNOTATIONS = {
     "driver's life begins": one('changes(spike_epoch_opened_timestamp_seconds{spike="$spike"}[2m])') + " > 0",
     "restart": one('increase(spike_restarts_total{spike="$spike"}[2m])', "spike, cause") + " > 0",
 }
+CREATED = f"{of_spike('spike_created_timestamp_seconds')} * 1000"
+
+
+class StampedQuery(AnnotationQuery):
+    """Marks the time that a series has as its value, in milliseconds; the SDK has no word for it."""
+
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | {"useValueForTime": True}
+
+
+class Stamp(d.AnnotationQuery):
+    def __init__(self) -> None:
+        self._internal = StampedQuery()
 
 
 def query(expr: str, legend: str, ref: str) -> prometheus.Dataquery:
@@ -166,6 +187,10 @@ def panel(plot: Plot) -> timeseries.Panel:
     for n, (legend, expr) in enumerate(plot.queries.items()):
         made = made.with_target(query(expr, legend, chr(ord("A") + n)))
     return made.min(0)
+
+
+def annotation(made: d.AnnotationQuery, name: str, expr: str, colour: str) -> d.AnnotationQuery:
+    return made.name(name).expr(expr).enable(True).datasource(SOURCE).icon_color(colour)
 
 
 def fleet_table() -> table.Panel:
@@ -214,7 +239,7 @@ def fleet() -> d.Dashboard:
 
 def spike() -> d.Dashboard:
     verdict = query(of_spike("spike_verdict", "verdict"), "{{verdict}}", "A")
-    created = query(f"{of_spike('spike_created_timestamp_seconds')} * 1000", "created", "A").instant()
+    created = query(CREATED, "created", "A").instant()
     opened = query(
         f"{of_spike('spike_epoch_opened_timestamp_seconds')} * 1000", "driver's life", "B"
     ).instant()
@@ -235,10 +260,9 @@ def spike() -> d.Dashboard:
             statetimeline.Panel().title("Verdict").datasource(SOURCE).span(16).height(8).with_target(verdict)
         )
     )
+    made = made.annotation(annotation(Stamp(), "spike created", CREATED, "green"))
     for name, expr in ANNOTATIONS.items():
-        made = made.annotation(
-            d.AnnotationQuery().name(name).expr(expr).enable(True).datasource(SOURCE).icon_color("red")
-        )
+        made = made.annotation(annotation(d.AnnotationQuery(), name, expr, "red"))
     for plot in SPIKE_PLOTS:
         made = made.with_panel(panel(plot))
     return made

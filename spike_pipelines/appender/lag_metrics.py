@@ -11,12 +11,13 @@ figures are left out, and the verdict is UNKNOWN. But a loss stands until somebo
 spike that the newest looks no longer have is not there any more.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from spike_pipelines.domain.lag import LagReport, LagVerdict
+from spike_pipelines.domain.supervision import MENDED
 from spike_pipelines.ports import LagLedger, Tally
 from spike_pipelines.services.mirror import group
 
@@ -51,6 +52,7 @@ class LagCollector:
         yield from _lag_exporter(seen)
         yield from _kminion(seen)
         yield from _tally(tally)
+        yield _restarts(reports, tally.recoveries)
 
 
 def watched(reports: Mapping[str, LagReport]) -> Mapping[str, LagReport]:
@@ -176,21 +178,41 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     commits = CounterMetricFamily("spike_commits", "Batches committed, ever", labels=["spike"])
     for spike, n in tally.committed.items():
         commits.add_metric([spike], n)
-    restarts = CounterMetricFamily(
-        "spike_restarts", "Recoveries by what was wrong, ever", labels=["spike", "cause"]
-    )
-    for (spike, cause), n in tally.recoveries.items():
-        restarts.add_metric([spike, cause], n)
     latency = Gauge(
         "spike_commit_latency_seconds", "From staged to committed, last five minutes", "spike", "quantile"
     )
     for spike, (median, longest) in tally.latencies.items():
         latency.set(median, spike, "0.5")
         latency.set(longest, spike, "1")
+    yield _about("batches", tally)
+    yield _about("files", tally)
     duties = Gauge("spike_duty_success_timestamp_seconds", "When a duty last succeeded", "duty")
     for duty, at in tally.duties.items():
         duties.set(at.timestamp(), duty)
-    yield from (batches.family, files.family, commits, restarts, latency.family, duties.family)
+    yield from (batches.family, files.family, commits, latency.family, duties.family)
+
+
+def _about(table: str, tally: Tally) -> Metric:
+    text = (
+        f"About how many {table} of all spikes the ledger has, by state: PostgreSQL's statistics as of its "
+        "last ANALYZE, without a state of fewer than one row in 30,000 or so"
+    )
+    gauge = Gauge(f"spike_ledger_{table}", text, "state")
+    for (of, state), n in tally.rows.items():
+        if of == table:
+            gauge.set(n, state)
+    return gauge.family
+
+
+def _restarts(spikes: Iterable[str], recoveries: Mapping[tuple[str, str], int]) -> Metric:
+    """Every cause of every spike, those that never happened too: `increase()` sees no step in a series that
+    begins at 1."""
+    labels = ["spike", "cause"]
+    counter = CounterMetricFamily("spike_restarts", "Recoveries by what was wrong, ever", labels=labels)
+    never = {(spike, str(cause)): 0 for spike in spikes for cause in sorted(MENDED)}
+    for of, n in (never | dict(recoveries)).items():
+        counter.add_metric(of, n)
+    return counter
 
 
 def _fill(gauge: Gauge, counts: Mapping[tuple[str, str], int]) -> None:

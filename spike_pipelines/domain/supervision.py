@@ -38,6 +38,22 @@ class Verdict(StrEnum):
     DRIFTED = "DRIFTED"
 
 
+# What a recovery may be noted for; in the other cases nothing is ever done.
+MENDED = frozenset(
+    {
+        Verdict.STARTING,  # a person asked for a restart
+        Verdict.TWO_DRIVERS,
+        Verdict.HUNG,
+        Verdict.MISSING,
+        Verdict.BLOCKED,
+        Verdict.STUCK,
+        Verdict.CRASHING,
+        Verdict.PENDING,
+        Verdict.DRIFTED,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SpikeFacts:
     """One spike at one moment. `drivers` are all that the cluster knows, ended ones too; `recoveries` the

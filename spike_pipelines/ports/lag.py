@@ -35,7 +35,9 @@ class LagView:
 class Tally:
     """Counts for `/metrics` at one moment: unfinished batches and their files by (spike, state), all that
     was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
-    seconds from staged to committed of the batches committed lately: (median, longest) by spike."""
+    seconds from staged to committed of the batches committed lately: (median, longest) by spike. `rows`:
+    about how many batches and files of all spikes there are, by (table, state), as the database's own
+    statistics have it; a state that they do not tell of is left out."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -44,6 +46,7 @@ class Tally:
     recoveries: Mapping[tuple[str, str], int]
     duties: Mapping[str, datetime]
     latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class LagLedger(Protocol):
@@ -54,7 +57,8 @@ class LagLedger(Protocol):
 
     def record_lag(self, reports: Mapping[str, LagReport]) -> None:
         """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
-        first time or has grown. The same again changes nothing."""
+        first time or has grown. The same again changes nothing. A spike's first look of a day (UTC) forgets
+        what was mirrored."""
 
     def latest_lag(self) -> Mapping[str, LagReport]: ...
 

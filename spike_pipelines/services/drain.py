@@ -169,13 +169,21 @@ class Drain:
 
     def _turn(self, name: str) -> None:
         spike = self.spikes[name]
-        committed = self.promoter.promote(spike, limit=_BATCHES_AT_ONCE)
+        self._promote(spike)
         state = next(d for d in self.ledger.datasets() if d.name == spike.dataset.name)
         if state.published < state.sequence:
             self.publisher.publish(spike, state)
-        if committed and self.mirror is not None:
-            follow(self.mirror, self.ledger, spike)
         self.publisher.clean(spike)
+
+    def _promote(self, spike: Spike) -> None:
+        """What is committed is in the consumer group before anything that comes later can fail; what a
+        promotion committed before it failed, too."""
+        committed = True
+        try:
+            committed = bool(self.promoter.promote(spike, limit=_BATCHES_AT_ONCE))
+        finally:
+            if committed and self.mirror is not None:
+                follow(self.mirror, self.ledger, spike)
 
     def _ended(self, now: datetime) -> Iterator[Trouble]:
         """Trouble of the turns that are over. What is neither `Transient` nor `Conflict` is not retried

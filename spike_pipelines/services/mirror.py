@@ -1,7 +1,8 @@
 """The consumer group `spike.<name>` follows the ledger, so that Kafka's own tools show what is committed.
 
 One way and best effort: the group is never read back, and nothing waits for it. Killed before or after:
-the next commit, or the next look at lag, sets it to the ledger's value of then (after a rewind too).
+the next commit, or the next look at lag, sets it to the ledger's value of then (after a rewind too). Once a
+day it is written though nothing changed: Kafka forgets the offsets of a group that has no members.
 """
 
 import logging

@@ -239,6 +239,26 @@ def test_a_tally_has_what_waits_what_was_committed_and_the_duties(world):
     assert tally.at - tally.duties["observer"] < timedelta(minutes=1)
 
 
+def test_a_tally_has_about_how_many_rows_of_each_state_there_are_and_counts_none(world):
+    """The planner's statistics: what changed since they were made is not in them."""
+    driver = world.driver(world.spike(max_staged_batches=9))
+    for _ in range(6):
+        driver.stage()
+    world.promoter().promote(driver.spike, limit=4)
+    world.execute("ANALYZE batches, files")
+    before = world.ledger.tally().rows
+    assert before == {
+        ("batches", "committed"): 4,
+        ("batches", "staged"): 2,
+        ("files", "live"): 12,
+        ("files", "staged"): 6,
+    }
+    world.promoter().promote(driver.spike, limit=2)
+    assert world.ledger.tally().rows == before
+    world.execute("ANALYZE batches, files")
+    assert world.ledger.tally().rows == {("batches", "committed"): 6, ("files", "live"): 18}
+
+
 def test_a_tally_has_how_long_the_appender_took_for_what_it_committed_lately(world):
     """The median and the longest; what was committed long ago, or is still staged, does not count."""
     driver = world.driver(world.spike(max_staged_batches=5))

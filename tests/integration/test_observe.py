@@ -191,6 +191,30 @@ def test_each_commit_of_an_appender_run_is_in_the_consumer_group(world, spike):
     assert committed(world) == {0: 12}
 
 
+def test_a_commit_is_in_the_group_though_its_publication_fails(world, spike):
+    class Down:
+        def publish(self, spike, state):
+            raise Transient("the catalog does not answer")
+
+    stage(world, spike)
+    (trouble,) = run(world, publisher=Down())
+    assert "the catalog does not answer" in trouble.message
+    assert world.dataset(spike).published == 0
+    assert committed(world) == {0: 12}
+
+
+def test_what_was_committed_before_a_promotion_failed_is_in_the_group(world, spike):
+    class Fails:
+        def promote(self, spike, *, limit):
+            world.promoter("run").promote(spike, limit=1)
+            raise Transient("S3 does not answer")
+
+    stage(world, spike)
+    (trouble,) = run(world, promoter=Fails())
+    assert "S3 does not answer" in trouble.message
+    assert committed(world) == {0: 6}
+
+
 def test_the_group_follows_a_rewind(world, spike, observer):
     stage(world, spike)
     world.settle(spike)
@@ -208,6 +232,18 @@ def test_a_group_that_is_right_is_not_written_again(world, spike, observer):
     world.broker.groups.clear()
     observer.watch()
     assert world.broker.groups == {}
+
+
+def test_each_day_a_group_that_does_not_change_is_written_again(world, spike, observer):
+    """Kafka forgets the offsets of a group without members after `offsets.retention.minutes`."""
+    stage(world, spike)
+    world.settle(spike)
+    observer.watch()
+    world.broker.groups.clear()
+    world.execute("UPDATE lag_latest SET observed_at = observed_at - interval '1 day'")
+    observer.watch()  # the first look of a day: what the group has is not known any more
+    observer.watch()
+    assert committed(world) == {0: 12}
 
 
 def test_a_mirror_that_fails_delays_no_commit_and_is_set_right_by_the_next_look(world, spike, observer):
@@ -246,15 +282,15 @@ def test_offsets_of_a_topic_that_was_deleted_are_not_mirrored_as_the_new_ones(wo
     assert committed(world) == {}
 
 
-def run(world, mirror=None):
+def run(world, mirror=None, promoter=None, publisher=None):
     class Now:
         def now(self):
             return world.ledger.now()
 
     terms = Terms(idle=timedelta(seconds=0.01), poll_seconds=0.002)
     drain = Drain(
-        world.ledger, world.promoter("run"), world.publisher, world.spikes, Now(), terms, "run",
-        mirror or world.broker,
+        world.ledger, promoter or world.promoter("run"), publisher or world.publisher, world.spikes, Now(),
+        terms, "run", mirror or world.broker,
     )  # fmt: skip
     return list(drain.run())
 
@@ -275,6 +311,7 @@ def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
     stage(world, spike)
     world.settle(spike)
     observer.watch()
+    world.execute("ANALYZE batches, files")
     seen = metrics(world)
     assert seen["kafka_consumergroup_lag", "spike.payouts", "0", "payouts-topic"] == 88
     assert seen["kafka_consumergroup_current_offset", "spike.payouts", "0", "payouts-topic"] == 12
@@ -284,6 +321,7 @@ def test_metrics_have_the_names_that_dashboards_ask_for(world, spike, observer):
     assert seen["kminion_kafka_consumer_group_topic_lag", "spike.payouts", "payouts-topic"] == 88
     assert seen["spike_lag_records", "payouts", "committed"] == 88
     assert seen["spike_commits_total", "payouts"] == 2
+    assert (seen["spike_ledger_batches", "committed"], seen["spike_ledger_files", "live"]) == (2, 6)
     assert seen["spike_objective_seconds", "payouts"] == 30
     assert ("spike_duty_success_timestamp_seconds", "observer") in seen
     assert ("spike_created_timestamp_seconds", "payouts") in seen

@@ -55,8 +55,8 @@ class Cluster:
 
 
 @pytest.fixture
-def seen(world):
-    """A fleet in which one spike is stopped and late, one has lost records, and one waits."""
+def observer(world):
+    """Of a fleet in which one spike is stopped and late, one has lost records, and one waits."""
     stopped, lost, full = (world.spike(name) for name in ("stopped", "lost", "full"))
     for one in (stopped, lost, full):
         driver = world.driver(one)
@@ -76,7 +76,21 @@ def seen(world):
     observer.watch()
     age_history(world)  # so that rates are known
     world.ledger.succeeded("supervisor")
+    world.execute("ANALYZE batches, files")
+    return observer
+
+
+@pytest.fixture
+def seen(observer):
     return observer.watch()
+
+
+def restart(world, observer):
+    """What the supervisor notes when it starts a driver again, the new driver's life, and a look at it."""
+    with world.ledger.begin() as tx:
+        tx.add_recovery(Recovery("stopped", tx.now(), "start", "no driver runs", "MISSING"))
+    world.driver(world.spikes["stopped"], after=1)
+    observer.watch()
 
 
 def age_history(world):
@@ -129,9 +143,9 @@ def test_the_fleet_is_what_the_alerts_are_for(seen):
     }
 
 
-def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus):
+def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus, world, observer):
     """One Prometheus for all three: starting it is what costs. It scrapes two replicas of the page that tell
-    the same: no query answers with both."""
+    the same: no query answers with both. Every expression of a dashboard is run as it is shipped."""
     until(lambda: len(query(prometheus, 'count_over_time(up{job="spike-appender"}[1m]) > 3')) == 2)
     for expr in selectors_of_rules():
         assert query(prometheus, expr), f"a rule's {expr} matches nothing on a live page"
@@ -140,12 +154,30 @@ def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus)
     assert alerts(prometheus)["SpikeLost"]["state"] == "firing"
     assert "SpikeDutyMissed" not in alerts(prometheus)
     assert not any("instance" in a["labels"] for a in alerts(prometheus).values())
+    until(lambda: set(healths(prometheus)) == {"ok"})
     assert DASHBOARDS
     for path in DASHBOARDS:
-        for expr in queries(path):
-            found = query(prometheus, expr)
-            assert found, f"{path.name}: {expr} finds nothing"
-            assert not any("instance" in series["metric"] for series in found), f"{path.name}: {expr}"
+        for expr in panels(path):
+            once(query(prometheus, expr), f"{path.name}: {expr}")
+    marks = {name: expr for path in DASHBOARDS for name, expr in annotations(path).items()}
+    events = {name for name, expr in marks.items() if not query(prometheus, expr)}
+    assert events == {"driver's life begins", "restart"}, (
+        "these are there for a while after something happened"
+    )
+    restart(world, observer)
+    for name, expr in marks.items():
+        until(lambda expr=expr: query(prometheus, expr))
+        once(query(prometheus, expr), f"{name}: {expr}")
+    (created,) = query(prometheus, marks["spike created"])
+    at = world.ledger.lag_view(timedelta(), timedelta()).created["stopped"]
+    assert float(created["value"][1]) == pytest.approx(at.timestamp() * 1000, abs=1)
+    (again,) = query(prometheus, marks["restart"])
+    assert again["metric"] == {"spike": "stopped", "cause": "MISSING"}
+
+
+def once(found, what):
+    assert found, f"{what} finds nothing"
+    assert not any("instance" in series["metric"] for series in found), what
 
 
 def selectors_of_rules():
@@ -163,19 +195,28 @@ def alerts(url):
     return {a["labels"]["alertname"]: a for a in answer["data"]["alerts"]}
 
 
-def queries(path):
-    """Every query of a dashboard; variables as a person would choose them."""
-    board = json.loads(path.read_text())
-    found = [a["expr"] for a in board.get("annotations", {}).get("list", ()) if "expr" in a]
-    # An annotation is there at the moment of a change only: its series must exist, not its change.
-    series = [re.sub(r"\w+\((\S*)\[2m\]\)\) > 0$", r"\1)", expr) for expr in found]
-    assert all(a != b for a, b in zip(series, found, strict=True))
-    panels = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    assert panels
-    chosen = "stopped" if "loss in" not in path.name else "full"
-    for expr in (*panels, *series):
-        plain = expr.replace("$namespace", "n")
-        yield re.sub(r"\$spike", "full" if "spike_batches" in expr else chosen, plain).replace("[5m]", "[1m]")
+def healths(url):
+    """Of every rule, as it is shipped: `ok` once it was evaluated."""
+    groups = httpx.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    return [rule["health"] for group in groups for rule in group["rules"]]
+
+
+def panels(path):
+    """Every query of a dashboard's panels."""
+    found = [t["expr"] for p in json.loads(path.read_text())["panels"] for t in p.get("targets", ())]
+    assert found
+    return [chosen(expr) for expr in found]
+
+
+def annotations(path):
+    marks = json.loads(path.read_text()).get("annotations", {}).get("list", ())
+    return {mark["name"]: chosen(mark["expr"]) for mark in marks}
+
+
+def chosen(expr):
+    """With its variables as a person would choose them."""
+    spike = "full" if "spike_batches" in expr else "stopped"
+    return expr.replace("$namespace", "n").replace("$spike", spike)
 
 
 class served:  # noqa: N801 - reads as a verb

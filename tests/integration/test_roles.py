@@ -56,6 +56,8 @@ def test_the_api_can_do_all_that_drivers_ask_and_the_worker_all_that_follows(wor
     assert len(api.ledger.backlog()) == 1
     assert len(api.ledger.last_batches(spike.name, 5)) == 2
     assert len(api.ledger.datasets()) == 1
+    world.execute("ANALYZE batches, files")
+    assert api.ledger.tally().rows["batches", "staged"] == 2
 
     worker = replace(api, ledger=as_role(WORKER))
     worker.settle(spike)

@@ -78,11 +78,16 @@ def test_every_verdict_that_is_not_good_has_an_alert():
     assert named | by_figure == set(LagVerdict) - GOOD
 
 
+BOARDS = {name: json.loads((GRAFANA / f"{name}.json").read_text()) for name in ("fleet", "spike")}
+MARKS = {mark["name"]: mark for mark in BOARDS["spike"]["annotations"]["list"]}
 QUERIES = [
-    (name, target["expr"])
-    for name in ("fleet", "spike")
-    for panel in json.loads((GRAFANA / f"{name}.json").read_text())["panels"]
-    for target in panel["targets"]
+    *(
+        (name, target["expr"])
+        for name, board in BOARDS.items()
+        for panel in board["panels"]
+        for target in panel["targets"]
+    ),
+    *(("spike", mark["expr"]) for mark in MARKS.values()),
 ]
 
 
@@ -90,6 +95,15 @@ QUERIES = [
 def test_a_panel_takes_what_two_replicas_tell_once(board, expr):
     bare = re.sub(r"max by \([a-z, ]+\) \((?:[^()]|\([^()]*\))*\)", "", expr)
     assert not re.search(r"\b(?:spike|kafka)_\w+", bare), f"{board}.json: {expr}"
+
+
+def test_one_spikes_dashboard_marks_its_creation_its_drivers_lives_and_its_restarts():
+    """The creation at the time that the series has as its value, which Grafana takes in milliseconds."""
+    assert set(MARKS) == {"spike created", "driver's life begins", "restart"}
+    created = MARKS["spike created"]
+    assert created["useValueForTime"] is True
+    assert created["expr"] == 'max by (spike) (spike_created_timestamp_seconds{spike="$spike"}) * 1000'
+    assert all(mark["enable"] for mark in MARKS.values())
 
 
 @pytest.mark.parametrize("name", ["fleet", "spike", "pods"])

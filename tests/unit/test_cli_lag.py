@@ -4,11 +4,14 @@ import io
 import json
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
+import pytest
 from builders import HOUR, partition, spike
 from rich.console import Console
 
-from spike_pipelines.cli.lag import as_json, fleet, partitions, plot, shown
+from spike_pipelines.cli import lag as cli
+from spike_pipelines.cli.lag import REFRESH_SECONDS, as_json, fleet, partitions, plot, shown
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.lag_history import Trend
 
@@ -129,6 +132,28 @@ def test_a_history_without_one_known_age_has_no_curve_of_it_and_the_other_one():
     out = plot([blind.sample(HOUR + timedelta(minutes=m)) for m in range(5)], 80)
     assert "seconds behind: not known at any time of this plot" in out
     assert "records behind, over minutes" in out
+
+
+def test_watching_looks_again_until_somebody_interrupts_it_and_shows_the_newest_look(monkeypatch):
+    """Each pause is a look that was shown; the third one is Ctrl-C."""
+    platform, out, pauses = Platform(a=FINE), io.StringIO(), []
+
+    def pause(seconds):
+        pauses.append((seconds, out.getvalue()))
+        platform._reports = {"a": REPORT}
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    console = Console(width=130, color_system=None, file=out, force_terminal=True)
+    monkeypatch.setattr(cli, "Platform", lambda: platform)
+    monkeypatch.setattr(cli, "wide", lambda: console)
+    monkeypatch.setattr(cli, "time", SimpleNamespace(sleep=pause))
+    with pytest.raises(KeyboardInterrupt):
+        cli.lag(None, watch=True)
+    seconds, screens = zip(*pauses, strict=True)
+    assert set(seconds) == {REFRESH_SECONDS}
+    assert [screen.count("FALLING_BEHIND") for screen in screens] == [0, 1, 2]
+    assert "a: 1,000 records and 42 s behind" in screens[-1]
 
 
 def test_json_has_every_figure_of_every_partition():

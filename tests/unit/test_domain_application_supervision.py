@@ -30,7 +30,7 @@ from spike_pipelines.domain.spark_application import (
     Sighting,
     sight,
 )
-from spike_pipelines.domain.supervision import ActionKind, Verdict
+from spike_pipelines.domain.supervision import MENDED, ActionKind, Verdict
 
 SPIKE = make_spike("payouts", version="v2", max_offsets_per_trigger=100_000)
 
@@ -279,6 +279,7 @@ TABLE = {
 def test_situation(case):
     given_facts, verdict, rung = TABLE[case]
     decision = supervise_application(given_facts, HOUR)
+    assert decision.action is None or decision.verdict in MENDED
     done = decision.action and decision.action.noted
     if decision.action and decision.action.kind is ActionKind.RESUBMIT:
         done = "resubmit"

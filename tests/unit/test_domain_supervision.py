@@ -11,6 +11,7 @@ from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.domain.spike import Objectives
 from spike_pipelines.domain.supervision import (
+    MENDED,
     Action,
     ActionKind,
     SpikeFacts,
@@ -231,6 +232,7 @@ TABLE = {
 def test_verdict_and_action(seen, verdict, action):
     decided = supervise(seen, HOUR)
     assert (decided.verdict, decided.action) == (verdict, action)
+    assert action is None or verdict in MENDED
     assert decided.cause
 
 

@@ -33,7 +33,13 @@ from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
 from spike_pipelines.orchestration.conserved import conserved_checks, held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
-from spike_pipelines.orchestration.supervisor import in_recovery, observation, recovery, recovery_request
+from spike_pipelines.orchestration.supervisor import (
+    in_recovery,
+    observation,
+    recovery,
+    recovery_request,
+    supervisor_sensor,
+)
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.close import HoursSeen
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
@@ -348,6 +354,39 @@ def test_a_spike_whose_recovery_is_under_way_gets_no_second_run():
         assert in_recovery(instance, now + timedelta(minutes=2)) == set()
     made = recovery_request([needed(), needed("clicks")], HOUR, busy={"payouts"})
     assert made.run_config["ops"]["recover"]["config"] == {"spikes": ["clicks"]}
+
+
+class Looks:
+    """A platform whose supervisor sees this, or does not see."""
+
+    def __init__(self, seen):
+        self.seen, self.spikes, self.done = seen, {}, []
+        self.supervisor = self.ledger = self
+
+    def watch(self):
+        if isinstance(self.seen, Exception):
+            raise self.seen
+        return self.seen
+
+    def succeeded(self, duty):
+        self.done.append(duty)
+
+
+def tick(platform):
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, resources={"platform": platform})
+        return supervisor_sensor.evaluate_tick(context)
+
+
+def test_each_look_of_the_supervisor_is_a_duty_done_and_one_that_fails_is_not():
+    """SpikeDutyMissed watches the watcher by it."""
+    platform = Looks([FINE])
+    assert tick(platform).skip_message == "session RUNNING: reading"
+    assert platform.done == ["supervisor"]
+    blind = Looks(Transient("the ledger database does not answer"))
+    with pytest.raises(Transient):
+        tick(blind)
+    assert blind.done == []
 
 
 def test_an_observation_tells_what_was_done_and_what_the_driver_said_last():

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -149,6 +149,7 @@ class LagQueries(ABC):
                     row.spike: (row.median, row.longest)
                     for row in db.execute(_LATENCIES, {"lane": LIVE_LANE, "lately": LATELY})
                 },
+                rows={(table, state): n for table, state, n in db.execute(_ROWS)},
             )
 
     def succeeded(self, duty: str) -> None:
@@ -209,6 +210,20 @@ _LATENCIES = sa.text(
         ) AS batches_lately
     ) AS found
     WHERE found.median IS NOT NULL
+    """
+)
+
+
+# What the planner knows, in the catalog alone: a count would read every row of a table that is never emptied.
+# The states of each table are few, so they are all among its most common values unless one is very rare.
+_ROWS = sa.text(
+    """
+    SELECT p.tablename, common.state, round(c.reltuples * common.share)::bigint
+    FROM pg_stats p
+    JOIN pg_class c ON c.oid = format('%I.%I', p.schemaname, p.tablename)::regclass
+    CROSS JOIN LATERAL unnest(p.most_common_vals::text::text[], p.most_common_freqs) AS common (state, share)
+    WHERE p.schemaname = current_schema() AND p.tablename IN ('batches', 'files') AND p.attname = 'state'
+          AND c.reltuples >= 0
     """
 )
 
@@ -312,11 +327,18 @@ def _sample(row: sa.RowMapping) -> Sample:
 
 
 def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
-    query = insert(s.lag_latest)
+    """The first look of a day (UTC) forgets what the consumer group has, so that it is written again: Kafka
+    itself forgets a group without members after a while, and a person may have deleted it."""
+    t, query = s.lag_latest, insert(s.lag_latest)
+    today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     db.execute(
         query.on_conflict_do_update(
-            index_elements=[s.lag_latest.c.spike],
-            set_={"observed_at": query.excluded.observed_at, "report": query.excluded.report},
+            index_elements=[t.c.spike],
+            set_={
+                "observed_at": query.excluded.observed_at,
+                "report": query.excluded.report,
+                "mirrored": sa.case((t.c.observed_at >= today, t.c.mirrored)),
+            },
         ),
         [
             {"spike": name, "observed_at": at, "report": _REPORT.dump_python(report, mode="json")}

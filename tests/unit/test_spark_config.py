@@ -1,0 +1,20 @@
+"""What Spark is told of a spike: names that dashboards may rely on."""
+
+from dataclasses import replace
+
+from builders import spike
+
+from spike_pipelines.spark.config import common
+from spike_pipelines.spark.environment import SparkEnvironment
+
+
+def test_the_streaming_metrics_of_a_spike_have_a_name_that_stays_the_same_over_restarts():
+    """By default Spark names them by the application's id, which each start makes anew."""
+    one = spike("crt-payout-v1-1.0")
+    told = common(one, SparkEnvironment())
+    assert told["spark.metrics.namespace"] == "crt_payout_v1_1_0"
+    assert told["spark.sql.streaming.metricsEnabled"] == "true"
+    assert told["spark.metrics.conf.driver.sink.prometheusServlet.path"] == "/metrics/prometheus"
+    again = common(replace(one, version="v2"), SparkEnvironment())
+    assert again["spark.metrics.namespace"] == told["spark.metrics.namespace"]
+    assert common(spike("other"), SparkEnvironment())["spark.metrics.namespace"] == "other"
