@@ -10,7 +10,7 @@ from builders import HOUR, partition
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.lag import RINGS
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
-from spike_pipelines.domain.lag_history import Trend
+from spike_pipelines.domain.lag_history import Ends, Rates, Trend
 
 pytestmark = pytest.mark.real
 
@@ -22,7 +22,8 @@ REPORT = LagReport(
     (PartitionLag(partition(), 0, 10, 12.5, 5, 3, 99.0, 90, 95, 2, 100),),
     at=HOUR,
     topic_id="id-1",
-    trend=Trend(60.0, 1.0, 2.0, 3.0, 0.0),
+    trend=Trend(60.0, 1.0, 2.0, 3.0, (Rates(1.0, 3.0),)),
+    ends=(Ends(HOUR, "id-1", (100,), (90,)),),
     restarts=("no driver runs",),
 )
 
@@ -66,6 +67,51 @@ def test_a_look_is_a_sample_with_all_its_sums(ledger):
     assert replace(sample, at=HOUR) == REPORT.sample(HOUR)
     assert (sample.log_start, sample.log_end, sample.staged_end, sample.committed_end) == (2, 100, 95, 90)
     assert (sample.log_starts, sample.staged_ends) == ((2,), (95,))
+
+
+def test_looks_at_partitions_come_back_with_the_next_view(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    assert view(ledger).ends == {"payouts": REPORT.ends}
+
+
+def test_a_report_from_before_looks_at_partitions_were_kept_is_still_read(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    with ledger._engine.begin() as db:
+        db.execute(sa.text("UPDATE lag_latest SET report = report - 'ends' #- '{trend,partitions}'"))
+    assert view(ledger).ends == {}
+    assert ledger.latest_lag()["payouts"].trend.partitions == ()
+
+
+def test_log_starts_are_looks_on_both_sides_of_each_step(ledger):
+    """The ring of a week, of the spikes that were asked for."""
+    ledger.record_lag({"payouts": REPORT, "session": REPORT})
+    now, h = ledger.now(), s.lag_history
+    with ledger._engine.begin() as db:
+        row = dict(
+            db.execute(sa.select(h).where(h.c.step_seconds == 600, h.c.spike == "payouts")).mappings().one()
+        )
+        db.execute(sa.delete(h))
+        for n, start in enumerate((2, 2, 2, 7, 7, 7, 7, 9)):
+            moved = {"log_start": start, "log_starts": [start], "slot": n}
+            db.execute(sa.insert(h), [row | moved | {"at": now - timedelta(minutes=10 * (8 - n))}])
+        dark = {"topic_id": None, "log_start": 0, "log_starts": [], "slot": 9}
+        db.execute(sa.insert(h), [row | dark | {"at": now - timedelta(minutes=45)}])
+    looks = ledger.log_starts(["payouts", "session"], now - timedelta(days=7))
+    assert set(looks) == {"payouts"}
+    seen = [(round((now - x.at).total_seconds() / 60), x.starts) for x in looks["payouts"]]
+    assert seen == [(80, (2,)), (60, (2,)), (50, (7,)), (20, (7,)), (10, (9,))]
+    assert ledger.log_starts(["payouts"], now) == {}
+
+
+def test_a_view_has_when_the_newest_epochs_began(world):
+    driver = world.driver(world.spike())
+    assert len(view(world.ledger).opened["payouts"]) == 1
+    assert view(world.ledger).epochs["payouts"].opened_at == view(world.ledger).opened["payouts"][0]
+    driver.stage(), driver.stage()
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '1 h' WHERE number = "
+                  "(SELECT min(number) FROM batches)")  # fmt: skip
+    waiting = view(world.ledger).waiting["payouts"]
+    assert waiting.newest_staged_at - waiting.oldest_staged_at >= timedelta(hours=1)
 
 
 def test_what_was_not_observed_is_a_sample_without_figures(ledger):

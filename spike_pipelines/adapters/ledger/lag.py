@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
@@ -17,7 +17,8 @@ from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
-from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.lag_history import Ends, Sample
+from spike_pipelines.domain.log_start import Look
 from spike_pipelines.domain.losses import Missing, joined, records
 from spike_pipelines.domain.offsets import Break, Partition, Position
 from spike_pipelines.ports import LagView, Recovery, Tally
@@ -25,8 +26,10 @@ from spike_pipelines.ports import LagView, Recovery, Tally
 # (step, slots): minutes for three hours, ten minutes for a week. At most so many rows a spike, for ever.
 RINGS = ((60, 180), (600, 1008))
 LATELY = timedelta(minutes=5)  # batches committed since count towards the appender's latency
+MOST_LIVES = 50  # epochs of a spike that a look goes back to: a crash loop of an hour is one
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
+_ENDS = TypeAdapter(tuple[Ends, ...])
 _MISSING = TypeAdapter(tuple[Missing, ...])
 _SAMPLE = tuple(field.name for field in fields(Sample))
 _UNFINISHED = sorted(UNFINISHED)
@@ -44,13 +47,14 @@ class LagQueries(ABC):
     def _snapshot(self) -> AbstractContextManager[sa.Connection]: ...
 
     def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        t = s.lag_latest
         with self._snapshot() as db:
             now: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
             epochs, read = _epochs(db)
             created = {
                 r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
             }
-            latest = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.mirrored))
+            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, t.c.report["ends"].label("ends"))).all()
             return LagView(
                 now=now,
                 positions=_positions(db),
@@ -63,7 +67,18 @@ class LagQueries(ABC):
                 losses=_losses(db),
                 history=_history(db, now - history),
                 mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
+                ends={r.spike: _ENDS.validate_python(r.ends) for r in latest if r.ends},
+                opened={row.spike: tuple(row.opened) for row in db.execute(_OPENED, {"most": MOST_LIVES})},
             )
+
+    def log_starts(self, spikes: Collection[str], since: datetime) -> Mapping[str, tuple[Look, ...]]:
+        parameters = {"spikes": sorted(spikes), "step": RINGS[-1][0], "since": since}
+        found: dict[str, tuple[Look, ...]] = {}
+        with self._read() as db:
+            for row in db.execute(_LOG_STARTS, parameters):
+                look = Look(row.at, row.topic_id, tuple(row.log_starts), tuple(row.staged_ends))
+                found[row.spike] = (*found.get(row.spike, ()), look)
+        return found
 
     def record_lag(self, reports: Mapping[str, LagReport]) -> None:
         with translated(), self._engine.begin() as db:
@@ -196,6 +211,35 @@ _BREAKS = sa.text(
 )
 
 
+_OPENED = sa.text(
+    """
+    SELECT s.name AS spike, array_agg(e.opened_at) AS opened
+    FROM spikes s CROSS JOIN LATERAL (
+        SELECT opened_at FROM epochs WHERE spike = s.name ORDER BY number DESC LIMIT :most
+    ) AS e
+    GROUP BY s.name
+    """
+)
+
+
+# The last look before each step of a log's start and the first one after it, and the ends of the history.
+_LOG_STARTS = sa.text(
+    """
+    SELECT spike, at, topic_id, log_starts, staged_ends
+    FROM (
+        SELECT spike, at, topic_id, log_starts, staged_ends, log_start,
+               lag(log_start) OVER looks AS before, lead(log_start) OVER looks AS after
+        FROM lag_history
+        WHERE spike = ANY(:spikes) AND step_seconds = :step AND at >= :since AND topic_id IS NOT NULL
+        WINDOW looks AS (PARTITION BY spike ORDER BY at)
+    ) AS looks
+    WHERE log_starts <> '{}'
+          AND (log_start IS DISTINCT FROM before OR log_start IS DISTINCT FROM after)
+    ORDER BY spike, at
+    """
+)
+
+
 # One look into the index of (spike, committed_at) for each spike, however long the table is.
 _LATENCIES = sa.text(
     """
@@ -243,6 +287,7 @@ def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
             b.c.spike,
             sa.func.count().label("batches"),
             sa.func.min(b.c.staged_at).label("oldest"),
+            sa.func.max(b.c.staged_at).label("newest"),
             sa.func.array_agg(sa.dialects.postgresql.aggregate_order_by(b.c.state, b.c.number)).label(
                 "states"
             ),
@@ -257,6 +302,7 @@ def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
         row.spike: Waiting(
             row.batches,
             row.oldest,
+            row.newest,
             (row.why[0] or "no reason noted") if row.states[0] == BatchState.HELD else None,
         )
         for row in db.execute(query)
@@ -329,7 +375,8 @@ def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: date
     values = [
         {"spike": name, "step_seconds": step, "slot": int(at.timestamp()) // step % slots} | sample
         for name, report in reports.items()
-        for (step, slots), sample in zip(RINGS, _samples(report, at), strict=True)
+        for sample in (_row(report.sample(at)),)
+        for step, slots in RINGS
     ]
     query = insert(s.lag_history)
     keys = ("spike", "step_seconds", "slot")
@@ -341,11 +388,8 @@ def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: date
     )
 
 
-def _samples(report: LagReport, at: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each ring. The second one is for plots: without what is kept by partition."""
-    sample = asdict(report.sample(at))
-    by_partition = {name: list(sample[name]) for name in ("log_starts", "staged_ends")}
-    return sample | by_partition, sample | {name: [] for name in by_partition}
+def _row(sample: Sample) -> dict[str, Any]:
+    return asdict(sample) | {name: list(getattr(sample, name)) for name in ("log_starts", "staged_ends")}
 
 
 def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
