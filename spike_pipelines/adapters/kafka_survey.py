@@ -14,7 +14,7 @@ from kafka.protocol.metadata import MetadataRequest
 
 from spike_pipelines.adapters.kafka import INVALID_TOPIC, OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, topic_id
 from spike_pipelines.adapters.kafka_client import KafkaClient, Send
-from spike_pipelines.adapters.kafka_records import GoOn, first_committed_record, milliseconds
+from spike_pipelines.adapters.kafka_records import GoOn, Undecodable, first_committed_record, milliseconds
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
 from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
@@ -232,7 +232,11 @@ class _Search:
             self._leave([partition], for_code(entry.error_code).__name__)
             return
         aborted = [(a.producer_id, a.first_offset) for a in entry.aborted_transactions or ()]
-        seen = first_committed_record(entry.records, wanted, aborted)
+        try:
+            seen = first_committed_record(entry.records, wanted, aborted)
+        except Undecodable as error:
+            self._leave([partition], str(error))
+            return
         if isinstance(seen, RecordTime):
             self._end(partition, seen)
         elif seen.offset >= entry.last_stable_offset:
