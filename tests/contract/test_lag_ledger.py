@@ -188,9 +188,35 @@ def test_a_second_loss_before_the_first_is_acknowledged_adds_to_it(ledger):
 def test_a_log_that_was_cut_off_and_grew_again_stays_lost_until_it_is_acknowledged(ledger):
     """What stands at these offsets now was never read: nothing has healed."""
     ledger.record_lag({"payouts": cut_off(log_end=17)})
+    ledger.record_lag({"payouts": cut_off(log_end=18)})
     ledger.record_lag({"payouts": cut_off(log_end=25)})
     standing = view(ledger).losses["payouts"]
     assert (standing.records, standing.detail) == (3, "events:0[17,20) cut off")
+
+
+def test_one_look_at_a_broker_that_is_behind_is_no_loss(ledger):
+    """Its log seems to end below what is staged; by the next look it has caught up."""
+    for end in (17, 25, 17, 25):
+        ledger.record_lag({"payouts": cut_off(log_end=end)})
+        assert view(ledger).losses == {}
+
+
+def test_a_look_from_before_an_acknowledgement_does_not_lose_the_same_again(ledger):
+    """`spike ack` came between its view of the ledger and its writing."""
+    early = replace(lost(4), at=ledger.now())
+    ledger.record_lag({"payouts": early})
+    ledger.acknowledge_loss("payouts", "ann", "known")
+    ledger.record_lag({"payouts": early})
+    assert view(ledger).losses == {}
+    ledger.record_lag({"payouts": replace(lost(6), at=early.at)})
+    assert view(ledger).losses["payouts"].detail == "events:0[9,11)"
+
+
+def test_a_look_from_after_an_acknowledgement_that_still_finds_the_loss_is_a_new_one(ledger):
+    ledger.record_lag({"payouts": lost(4)})
+    ledger.acknowledge_loss("payouts", "ann", "known")
+    ledger.record_lag({"payouts": replace(lost(4), at=ledger.now())})
+    assert view(ledger).losses["payouts"].records == 4
 
 
 def test_a_loss_that_was_written_before_ranges_were_kept_is_not_made_smaller(ledger):
@@ -214,7 +240,7 @@ def test_a_loss_is_acknowledged_once_and_by_name(ledger):
 def test_a_loss_after_an_acknowledged_one_is_a_new_one(ledger):
     ledger.record_lag({"payouts": lost(4)})
     ledger.acknowledge_loss("payouts", "ann", "known")
-    ledger.record_lag({"payouts": lost(1)})
+    ledger.record_lag({"payouts": replace(lost(1), at=ledger.now())})
     assert view(ledger).losses["payouts"].records == 1
 
 

@@ -19,7 +19,7 @@ from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Ends, Sample
 from spike_pipelines.domain.log_start import Look
-from spike_pipelines.domain.losses import Missing, joined, records
+from spike_pipelines.domain.losses import Missing, joined, latched, records, without
 from spike_pipelines.domain.offsets import Break, Partition, Position
 from spike_pipelines.ports import LagView, Recovery, Tally
 
@@ -85,9 +85,9 @@ class LagQueries(ABC):
             at: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
             timed = dict(sorted(reports.items()))
             if timed:
-                _write_latest(db, timed, at)
+                before = _write_latest(db, timed, at)
                 _write_history(db, timed, at)
-                _write_losses(db, timed, at)
+                _write_losses(db, timed, before, at)
             _forget(db, at)
 
     def latest_lag(self) -> Mapping[str, LagReport]:
@@ -357,11 +357,17 @@ def _sample(row: sa.RowMapping) -> Sample:
     return Sample(**{name: row[name] for name in _SAMPLE} | lists)
 
 
-def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
-    query = insert(s.lag_latest)
+def _write_latest(
+    db: sa.Connection, reports: Mapping[str, LagReport], at: datetime
+) -> Mapping[str, LagReport]:
+    """Answers the reports of before of those spikes whose log seems cut off: nobody else asks for them."""
+    t, query = s.lag_latest, insert(s.lag_latest)
+    doubtful = sorted(name for name, r in reports.items() if any(p.cut_off for p in r.partitions))
+    known = sa.select(t.c.spike, t.c.report).where(t.c.spike.in_(doubtful)).with_for_update()
+    before = db.execute(known).all() if doubtful else ()
     db.execute(
         query.on_conflict_do_update(
-            index_elements=[s.lag_latest.c.spike],
+            index_elements=[t.c.spike],
             set_={"observed_at": query.excluded.observed_at, "report": query.excluded.report},
         ),
         [
@@ -369,6 +375,7 @@ def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
             for name, report in reports.items()
         ],
     )
+    return {row.spike: _REPORT.validate_python(row.report) for row in before}
 
 
 def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
@@ -392,10 +399,17 @@ def _row(sample: Sample) -> dict[str, Any]:
     return asdict(sample) | {name: list(getattr(sample, name)) for name in ("log_starts", "staged_ends")}
 
 
-def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
+def _write_losses(
+    db: sa.Connection, reports: Mapping[str, LagReport], before: Mapping[str, LagReport], at: datetime
+) -> None:
     """One open loss a spike; it keeps when it was first seen, and all that was missing since. Who writes the
-    same spike's look waits for us at its newest report, who acknowledges the loss at its row."""
-    seen = {name: gone for name, report in reports.items() if (gone := report.missing)}
+    same spike's look waits for us at its newest report, who acknowledges the loss at its row: a look from
+    before that does not know of it, and what was acknowledged is not lost again."""
+    seen = {
+        name: latched(gone, before[name].missing if name in before else ())
+        for name, report in reports.items()
+        if (gone := report.missing)
+    }
     if not seen:
         return
     t = s.losses
@@ -405,10 +419,13 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
         .with_for_update()
     )
     known = {row.spike: (row.records, _MISSING.validate_python(row.ranges)) for row in db.execute(standing)}
+    acknowledged = _acknowledged(db, {name: reports[name].at for name in seen})
     values = []
     for name, gone in seen.items():
-        most, before = known.get(name, (0, ()))
-        total = joined(before, gone)
+        most, standing_ = known.get(name, (0, ()))
+        total = joined(standing_, without(gone, acknowledged.get(name, ())))
+        if not total:
+            continue
         values.append(
             {
                 "spike": name,
@@ -418,6 +435,8 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
                 "ranges": _MISSING.dump_python(total, mode="json"),
             }
         )
+    if not values:
+        return
     query = insert(t)
     db.execute(
         query.on_conflict_do_update(
@@ -428,6 +447,24 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
         ),
         values,
     )
+
+
+def _acknowledged(
+    db: sa.Connection, looks: Mapping[str, datetime | None]
+) -> Mapping[str, tuple[Missing, ...]]:
+    """What was acknowledged of these spikes since they were looked at."""
+    t = s.losses
+    since = min((at for at in looks.values() if at), default=None)
+    if since is None:
+        return {}
+    query = sa.select(t.c.spike, t.c.acknowledged_at, t.c.ranges).where(
+        t.c.spike.in_(sorted(looks)), t.c.acknowledged_at >= since
+    )
+    found: dict[str, tuple[Missing, ...]] = {}
+    for row in db.execute(query):
+        if (at := looks[row.spike]) and row.acknowledged_at >= at:
+            found[row.spike] = joined(found.get(row.spike, ()), _MISSING.validate_python(row.ranges))
+    return found
 
 
 def _forget(db: sa.Connection, at: datetime) -> None:
