@@ -73,9 +73,11 @@ class LagLedger(Protocol):
     def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
         """The loss that is acknowledged now; None if none stands open."""
 
-    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
-        """Where ranges committed since then do not continue one another or do not end at the committed
-        end. Spikes without a commit since then are absent."""
+    def recent_breaks(
+        self, since: datetime, spikes: Collection[str] | None = None
+    ) -> Mapping[str, tuple[Break, ...]]:
+        """Where ranges committed since then do not continue one another or do not end at the committed end,
+        of all spikes or of these. Spikes without a commit since then are absent."""
 
     def tally(self) -> Tally: ...
 

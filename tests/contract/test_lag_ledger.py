@@ -258,6 +258,16 @@ def test_what_was_committed_lately_continues_and_a_break_is_named(world):
     assert (broken.expected, broken.found) == (6, 7)
 
 
+def test_breaks_can_be_asked_for_of_some_spikes(world):
+    for name in ("payouts", "session"):
+        driver = world.driver(world.spike(name))
+        driver.stage()
+        world.settle(driver.spike)
+    since = world.ledger.now() - timedelta(minutes=10)
+    assert set(world.ledger.recent_breaks(since)) == {"payouts", "session"}
+    assert set(world.ledger.recent_breaks(since, ["session"])) == {"session"}
+
+
 def test_ranges_that_do_not_end_at_the_committed_end_are_a_break(world):
     driver = world.driver(world.spike())
     driver.stage()

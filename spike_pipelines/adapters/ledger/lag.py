@@ -127,10 +127,13 @@ class LagQueries(ABC):
             row = db.execute(query).mappings().one_or_none()
         return _loss(row) if row else None
 
-    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+    def recent_breaks(
+        self, since: datetime, spikes: Collection[str] | None = None
+    ) -> Mapping[str, tuple[Break, ...]]:
+        chosen = {"since": since, "lane": LIVE_LANE, "spikes": None if spikes is None else sorted(spikes)}
         with self._snapshot() as db:
             found: dict[str, tuple[Break, ...]] = {}
-            for row in db.execute(_BREAKS, {"since": since, "lane": LIVE_LANE}).mappings():
+            for row in db.execute(_BREAKS, chosen).mappings():
                 found.setdefault(row["spike"], ())
                 if row["expected"] is not None and row["expected"] != row["found"]:
                     partition = Partition(row["topic"], row["topic_id"], row["partition"])
@@ -187,6 +190,7 @@ _BREAKS = sa.text(
                lag(r.end_offset) OVER w AS before, lead(r.start_offset) OVER w AS after
         FROM batches b JOIN batch_ranges r ON r.batch = b.number
         WHERE b.committed_at >= :since AND b.lane = :lane AND b.state = 'committed' AND r.live
+              AND (CAST(:spikes AS text[]) IS NULL OR b.spike = ANY(CAST(:spikes AS text[])))
         WINDOW w AS (PARTITION BY r.spike, r.topic_id, r.partition ORDER BY r.start_offset)
     )
     SELECT recent.spike, recent.topic, recent.topic_id, recent.partition,
