@@ -157,7 +157,8 @@ class LagReport:
     offsets, `lag_seconds` is the worst partition's; None: not known. `observed` is False where the
     broker's side is missing: then the figures say nothing. `topic_changed`: the topic that was read is
     gone, whether or not there is another one. `unread_problem` is why an age is not known. `restarts` are
-    the last hour's causes. `lasts`: the look before found the same verdict. `ends` is for the next looks.
+    the last hour's causes. `lasts`: the look before found the same verdict. `by_size`: Kafka deletes what
+    is beyond a size. `ends` is for the next looks.
     """
 
     verdict: LagVerdict
@@ -188,6 +189,7 @@ class LagReport:
     objective_seconds: float | None = None
     unread_problem: str | None = None
     lasts: bool = False
+    by_size: bool = False
     ends: tuple[Ends, ...] = ()
 
     @property
@@ -377,6 +379,11 @@ def _looks(facts: LagFacts, topic: TopicOffsets, now: datetime) -> tuple[Look, .
     starts = tuple(topic.log_start[p.index] for p in topic.partitions())
     staged = tuple(ends(facts.spike, facts.positions, topic, p, facts.begins)[1] for p in topic.partitions())
     return (*facts.looks, *minutes, Look(now, topic.topic_id, starts, staged))
+
+
+def setting(by_age: bool, by_size: bool) -> str:
+    """What to raise so that Kafka keeps more."""
+    return " and ".join(["retention.ms"] * (by_age or not by_size) + ["retention.bytes"] * by_size)
 
 
 def within(seconds: float) -> str:

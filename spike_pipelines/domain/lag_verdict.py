@@ -18,6 +18,7 @@ from spike_pipelines.domain.lag import (
     human,
     measure,
     missing,
+    setting,
     topic_changed,
     within,
 )
@@ -181,6 +182,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         objective_seconds=facts.spike.objectives.lag.total_seconds(),
         unread_problem=_unread_problem(facts),
         lasts=bool(facts.history) and max(facts.history, key=lambda h: h.at).verdict == verdict,
+        by_size=facts.by_size,
         ends=kept(facts.ends, sight.ends) if sight.ends else facts.ends,
     )
 
@@ -299,7 +301,7 @@ def _will_lose(s: Sight) -> tuple[LagVerdict, str] | None:
         return None
     comes = "it does not catch up" if eta is None else f"catching up takes {human(eta)}"
     return LagVerdict.WILL_LOSE, (
-        f"Kafka deletes unread records {within(left)}, and {comes} ({s.behind}): raise retention.ms of "
+        f"Kafka deletes unread records {within(left)}, and {comes} ({s.behind}): raise {_setting(s)} of "
         f"{s.spike.topic} now, then find out why"
     )
 
@@ -308,10 +310,15 @@ def _retention_risk(s: Sight) -> tuple[LagVerdict, str] | None:
     left = s.time_to_loss_seconds
     if left is None or left > danger(s.spike, s.facts.retention):
         return None
-    kept = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
+    keeps = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
     return LagVerdict.RETENTION_RISK, (
-        f"Kafka deletes the oldest unread records {within(left)}{kept}: raise retention.ms of {s.spike.topic}"
+        f"Kafka deletes the oldest unread records {within(left)}{keeps}: raise {_setting(s)} of "
+        f"{s.spike.topic}"
     )
+
+
+def _setting(s: Sight) -> str:
+    return setting(s.facts.retention is not None, s.facts.by_size)
 
 
 def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:

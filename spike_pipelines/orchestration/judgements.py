@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, within
+from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, setting, within
 from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
@@ -110,7 +110,8 @@ def retention(seen: Seen) -> Judgement:
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:
-        sentence = f"the oldest unread records are deleted {within(left)}: raise retention.ms"
+        raised = setting(kept is not None, report.by_size)
+        sentence = f"the oldest unread records are deleted {within(left)}: raise {raised}"
         return Judgement(Grade.ERROR, "RISK", f"{sentence} of {spike.topic}", figures)
     if kept is not None and kept <= 3 * spike.objectives.lag.total_seconds():
         sentence = (
@@ -122,7 +123,7 @@ def retention(seen: Seen) -> Judgement:
         why = f": {report.unread_problem}" if report.unread_problem else ""
         sentence = f"the age of the first unread record could not be read{why}: it may be deleted soon"
         return Judgement(Grade.WARN, "UNKNOWN", sentence, figures)
-    kept_for = "for ever" if kept is None else f"for {human(kept)}"
+    kept_for = ("up to a size" if report.by_size else "for ever") if kept is None else f"for {human(kept)}"
     danger_ = "nothing unread is in danger" if left is None else f"unread records have {human(left)}"
     return Judgement(Grade.PASSED, "SAFE", f"the topic keeps records {kept_for}; {danger_}", figures)
 

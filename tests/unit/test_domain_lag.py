@@ -6,7 +6,17 @@ from datetime import timedelta
 import pytest
 from builders import HOUR, partition, spike, topic
 
-from spike_pipelines.domain.lag import LagFacts, LagVerdict, Life, Loss, Waiting, human, uncommitted, unstaged
+from spike_pipelines.domain.lag import (
+    LagFacts,
+    LagVerdict,
+    Life,
+    Loss,
+    Waiting,
+    human,
+    setting,
+    uncommitted,
+    unstaged,
+)
 from spike_pipelines.domain.lag_history import Ends, Sample, kept
 from spike_pipelines.domain.lag_verdict import judge
 from spike_pipelines.domain.log_start import Look
@@ -543,6 +553,7 @@ def test_a_spike_that_stands_still_before_a_start_that_moves_will_lose():
     report = judge(by_size(60_000, start=40_000, age=7200, looks=looks, history=history), HOUR)
     assert report.verdict is LagVerdict.WILL_LOSE
     assert "Kafka deletes unread records in 1 h 50 min" in report.sentence
+    assert "raise retention.bytes of payouts-topic now" in report.sentence
 
 
 def test_the_partition_whose_log_is_deleted_fastest_is_the_one_that_tells_when_records_are_lost():
@@ -761,6 +772,11 @@ def test_the_first_unread_record_is_looked_for_where_kafka_still_has_it():
     seen = topic(90, 80, 70, starts=[15])
     assert uncommitted(SPIKE, positions, seen) == {partition(0): 15, partition(2): 0}
     assert unstaged(SPIKE, positions, seen) == {partition(0): 20, partition(2): 0}
+
+
+def test_what_is_to_be_raised_is_what_deletes():
+    assert [setting(True, False), setting(False, True)] == ["retention.ms", "retention.bytes"]
+    assert setting(True, True) == "retention.ms and retention.bytes"
 
 
 @pytest.mark.parametrize(
