@@ -556,6 +556,17 @@ def test_a_spike_that_stands_still_before_a_start_that_moves_will_lose():
     assert "raise retention.bytes of payouts-topic now" in report.sentence
 
 
+def test_a_spike_that_reads_what_came_a_moment_ago_never_will_lose_however_its_margin_shrinks():
+    """In a busy hour logs are deleted faster from look to look; whoever keeps up reads faster still."""
+    looks = steps(3600, 10_000, now=40_000, since=600)
+    left = 2 * 3600 - 600.0
+    history = (sample(300, committed=60_000, end=60_500, start=40_000, time_to_loss_seconds=left + 450),)
+    seen = by_size(60_000, start=40_000, looks=looks, history=history)
+    for age, expected in ((2, LagVerdict.OK), (50, LagVerdict.WILL_LOSE)):
+        first = {partition(): RecordTime(60_000, ago(age))}
+        assert verdict(replace(seen, first_uncommitted=first, first_unstaged=first)) is expected
+
+
 def test_the_partition_whose_log_is_deleted_fastest_is_the_one_that_tells_when_records_are_lost():
     """A hot partition is deleted, the others are not: an average over them would say four times as long."""
     looks = tuple(look(600 * n, 8_000 - 2_000 * n, 0, 0, 0) for n in range(4, 0, -1))
