@@ -39,11 +39,13 @@ class KafkaClient:
         self._manager: Any = None
         self._answered: int | None = None  # the node that did so last, when any could
 
-    def run(self, talk: Callable[[Send], Awaitable[T]]) -> T:
-        """Run a conversation of several requests. Raises `Transient` if it does not end well in time."""
+    def run(self, talk: Callable[[Send], Awaitable[T]], *, elsewhere: bool = False) -> T:
+        """Run a conversation of several requests. `elsewhere`: what any broker can answer is asked of the one
+        that answered last only if no other does. Raises `Transient` if it does not end well in time."""
         manager = self._connected()
+        shunned = self._answered if elsewhere else None
         try:
-            return manager.run(self._limited, manager, talk)  # type: ignore[no-any-return]
+            return manager.run(self._limited, manager, talk, shunned)  # type: ignore[no-any-return]
         except (KafkaError, OSError) as error:
             self._forget(manager)
             raise Transient(f"Kafka at {self._bootstrap} did not answer: {_describe(error)}") from error
@@ -51,22 +53,23 @@ class KafkaClient:
     def close(self) -> None:
         self._forget(self._manager)
 
-    async def _limited(self, manager: Any, talk: Callable[[Send], Awaitable[T]]) -> T:
+    async def _limited(self, manager: Any, talk: Callable[[Send], Awaitable[T]], shunned: int | None) -> T:
         def send(request: Any, node_id: int | None = None) -> Awaitable[Any]:
             """Under way at once for a node that is named."""
             if node_id is None:
-                return self._ask_anyone(manager, request)
+                return self._ask_anyone(manager, request, shunned)
             return manager.send(request, node_id=node_id)  # type: ignore[no-any-return]
 
         conversation = manager.call_soon(talk, send)
         return await manager.wait_for(conversation, self._conversation_ms)  # type: ignore[no-any-return]
 
-    async def _ask_anyone(self, manager: Any, request: Any) -> Any:
-        """Of the node that answered last, then of others."""
+    async def _ask_anyone(self, manager: Any, request: Any, shunned: int | None) -> Any:
+        """Of the node that answered last, then of others; of the shunned one last of all."""
         problem: KafkaError = NodeNotReadyError("no broker is known")
         nodes = [broker.node_id for broker in manager.cluster.brokers()]
         random.shuffle(nodes)
-        for node in sorted(nodes, key=lambda node: node != self._answered)[:MOST_ASKED]:
+        order = sorted(nodes, key=lambda node: (node == shunned, node != self._answered))
+        for node in order[:MOST_ASKED]:
             try:
                 answer = await manager.send(request, node_id=node)
             except KafkaError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kafka.errors import UnsupportedCodecError
 from kafka.record import MemoryRecords
+from kafka.record.legacy_records import LegacyRecordBatch
 
 from spike_pipelines.domain.offsets import RecordTime
 
@@ -22,9 +23,25 @@ class GoOn:
     offset: int
 
 
+class Undecodable(Exception):
+    """These bytes are no records that we can read: the problem of one partition, and of no other (I11)."""
+
+
 def first_committed_record(
     data: bytes | None, offset: int, aborted: Iterable[tuple[int, int]]
 ) -> RecordTime | GoOn:
+    """As `_first` says. Raises `Undecodable`, whatever the library's parser raises on what it did not expect:
+    its own errors, and those of struct, zlib and assertions."""
+    try:
+        return _first(data, offset, aborted)
+    except Undecodable:
+        raise
+    except Exception as error:
+        why = f": {error}" if str(error) else ""
+        raise Undecodable(f"its records cannot be decoded: {type(error).__name__}{why}") from error
+
+
+def _first(data: bytes | None, offset: int, aborted: Iterable[tuple[int, int]]) -> RecordTime | GoOn:
     """The first record with `offset` or more that is neither a control record (the end of a transaction)
     nor of an aborted transaction; these are given as (producer id, first offset).
 
@@ -34,13 +51,18 @@ def first_committed_record(
     pending = sorted(aborted, key=lambda a: a[1], reverse=True)
     open_: set[int] = set()
     for batch in MemoryRecords(data or b""):
+        if isinstance(batch, LegacyRecordBatch):
+            if found := _legacy(batch, offset):
+                return found
+            offset = max(offset, batch.base_offset + 1)
+            continue
         while pending and pending[-1][1] <= batch.base_offset:
             open_.add(pending.pop()[0])
-        if getattr(batch, "is_control_batch", False):
+        if batch.is_control_batch:
             open_.discard(batch.producer_id)
             offset = max(offset, batch.next_offset)
             continue
-        if getattr(batch, "is_transactional", False) and batch.producer_id in open_:
+        if batch.is_transactional and batch.producer_id in open_:
             offset = max(offset, batch.next_offset)
             continue
         for at, timestamp in _records(batch, offset):
@@ -48,6 +70,21 @@ def first_committed_record(
                 return RecordTime(at, instant(timestamp), instant(batch.max_timestamp))
         offset = max(offset, batch.next_offset)
     return GoOn(offset)
+
+
+def _legacy(batch: LegacyRecordBatch, wanted: int) -> RecordTime | None:
+    """Formats v0 and v1, from before Kafka 0.11: no transactions, and the offset of a compressed batch is
+    that of its last record."""
+    if batch.base_offset < wanted:
+        return None
+    records = [(record.offset, record.timestamp) for record in batch]
+    times = [timestamp for _, timestamp in records if timestamp is not None and timestamp >= 0]
+    found = next((one for one in records if one[0] >= wanted), None)
+    if found is None:
+        return None
+    if found[1] is None or found[1] < 0:
+        raise Undecodable(f"its record at offset {found[0]} has no timestamp (format v{batch.magic})")
+    return RecordTime(found[0], instant(found[1]), instant(max(times)))
 
 
 def _records(batch: Any, wanted: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from kafka.protocol.metadata import MetadataRequest
 
 from spike_pipelines.adapters.kafka import INVALID_TOPIC, OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC, topic_id
 from spike_pipelines.adapters.kafka_client import KafkaClient, Send
-from spike_pipelines.adapters.kafka_records import GoOn, first_committed_record
+from spike_pipelines.adapters.kafka_records import GoOn, Undecodable, first_committed_record, milliseconds
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
 from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
@@ -44,13 +44,13 @@ class KafkaSurveyor:
             bootstrap, timeout_seconds=ANSWER_SECONDS, conversation_seconds=ROUND_SECONDS
         )
 
-    def survey(self, names: Iterable[str]) -> Survey:
+    def survey(self, names: Iterable[str], *, elsewhere: bool = False) -> Survey:
         wanted = sorted(set(names))
 
         async def talk(send: Send) -> Survey:
             return await _Round(send, wanted).run()
 
-        return self._client.run(talk) if wanted else Survey({}, {})
+        return self._client.run(talk, elsewhere=elsewhere) if wanted else Survey({}, {})
 
     def first_records_after(self, offsets: Mapping[Partition, int]) -> FirstRecords:
         wanted = dict(offsets)
@@ -67,6 +67,19 @@ class KafkaSurveyor:
             return FirstRecords(found.records, {**left_out, **found.problems})
 
         return self._client.run(talk) if wanted else FirstRecords({})
+
+    def offsets_at(self, partitions: Iterable[Partition], at: datetime) -> Mapping[Partition, int]:
+        wanted = set(partitions)
+
+        async def talk(send: Send) -> Mapping[Partition, int]:
+            round_ = _Round(send, sorted({p.topic for p in wanted}))
+            places = [place for place in await round_.places() if place.partition in wanted]
+            found = await round_.offsets(places, milliseconds(at))
+            beyond = [place for place in places if found.get(place.partition, 0) < 0]
+            ends = await round_.offsets(beyond, OffsetSpec.LATEST)
+            return {**{p: offset for p, offset in found.items() if offset >= 0}, **ends}
+
+        return self._client.run(talk) if wanted else {}
 
     def close(self) -> None:
         self._client.close()
@@ -92,7 +105,7 @@ class _Round:
             if place.partition not in again:
                 self._trouble(place.partition.topic, "the topic was made or deleted at this moment")
         found = {
-            name: SurveyedTopic(_topic(name, mine, starts, ends), retention.get(name))
+            name: SurveyedTopic(_topic(name, mine, starts, ends), *retention[name])
             for name, mine in by_topic.items()
             if name not in self.problems
         }
@@ -117,8 +130,8 @@ class _Round:
                     )
         return found
 
-    async def offsets(self, places: list[_Place], at: OffsetSpec) -> Mapping[Partition, int]:
-        """One request to each leader, all under way at once."""
+    async def offsets(self, places: list[_Place], at: int) -> Mapping[Partition, int]:
+        """One request to each leader, all under way at once. `at` is an `OffsetSpec` or milliseconds."""
         by_node = _by_node(place for place in places if place.leader >= 0)
         asked = {node: self.send(_list_request(mine, at), node_id=node) for node, mine in by_node.items()}
         found: dict[Partition, int] = {}
@@ -141,10 +154,10 @@ class _Round:
                 self._trouble(place.partition.topic, f"no offsets of partition {place.partition.index}")
         return found
 
-    async def _retention(self, names: list[str]) -> Mapping[str, timedelta]:
-        """`retention.ms` of topics that delete by time; the others are absent."""
+    async def _retention(self, names: list[str]) -> Mapping[str, tuple[timedelta | None, bool]]:
+        """`retention.ms` of topics, None where they do not delete by age, and whether they do by size."""
         of = DescribeConfigsRequest.DescribeConfigsResource
-        keys = ["retention.ms", "cleanup.policy"]
+        keys = ["retention.ms", "retention.bytes", "cleanup.policy"]
         resources = [
             of(resource_type=TOPIC_RESOURCE, resource_name=name, configuration_keys=keys) for name in names
         ]
@@ -154,10 +167,9 @@ class _Round:
             if result.error_code:
                 self._trouble(result.resource_name, f"retention: {for_code(result.error_code).__name__}")
                 continue
-            values = {c.name: c.value for c in result.configs}
-            kept = int(values.get("retention.ms") or -1)
-            if kept >= 0 and "delete" in (values.get("cleanup.policy") or "delete"):
-                found[result.resource_name] = timedelta(milliseconds=min(kept, 10**14))
+            found[result.resource_name] = _kept({c.name: c.value for c in result.configs})
+        for name in set(names) - found.keys():
+            self._trouble(name, "retention: the broker did not say")
         return found
 
     def _trouble(self, topic: str, problem: str) -> None:
@@ -220,7 +232,11 @@ class _Search:
             self._leave([partition], for_code(entry.error_code).__name__)
             return
         aborted = [(a.producer_id, a.first_offset) for a in entry.aborted_transactions or ()]
-        seen = first_committed_record(entry.records, wanted, aborted)
+        try:
+            seen = first_committed_record(entry.records, wanted, aborted)
+        except Undecodable as error:
+            self._leave([partition], str(error))
+            return
         if isinstance(seen, RecordTime):
             self._end(partition, seen)
         elif seen.offset >= entry.last_stable_offset:
@@ -251,6 +267,13 @@ class _Search:
                 self.problems[partition] = problem
 
 
+def _kept(configs: Mapping[str, str | None]) -> tuple[timedelta | None, bool]:
+    if "delete" not in (configs.get("cleanup.policy") or "delete"):
+        return None, False
+    age, size = (int(configs.get(f"retention.{unit}") or -1) for unit in ("ms", "bytes"))
+    return timedelta(milliseconds=min(age, 10**14)) if age >= 0 else None, size >= 0
+
+
 def _topic(
     name: str, places: list[_Place], starts: Mapping[Partition, int], ends: Mapping[Partition, int]
 ) -> TopicOffsets:
@@ -276,7 +299,7 @@ def _chunks(places: list[_Place]) -> Iterator[list[_Place]]:
         yield chunk
 
 
-def _list_request(places: Iterable[_Place], at: OffsetSpec) -> Any:
+def _list_request(places: Iterable[_Place], at: int) -> Any:
     of = ListOffsetsRequest.ListOffsetsTopic
     topics = [
         of(

@@ -34,6 +34,7 @@ class MemoryBroker:
         self.up = True
         self.dark: set[str] = set()  # topics whose broker is down
         self.retention: dict[str, timedelta] = {}
+        self.by_size: set[str] = set()  # topics with a `retention.bytes`
         self.groups: dict[str, dict[Partition, int]] = {}
         self._topics: dict[str, _Topic] = {}
 
@@ -78,14 +79,16 @@ class MemoryBroker:
         self._check_up()
         return {p: self._offset_at(self._log(p), at) for p in partitions}
 
-    def survey(self, names: Iterable[str]) -> Survey:
+    def survey(self, names: Iterable[str], *, elsewhere: bool = False) -> Survey:  # noqa: ARG002  # it is one
         self._check_up()
         there = [name for name in sorted(set(names)) if name in self._topics]
         problems = {
             n: f"topic {n}: partition 0 has no leader: a broker is down" for n in there if n in self.dark
         }
         found = {
-            n: SurveyedTopic(self._offsets(n), self.retention.get(n)) for n in there if n not in self.dark
+            n: SurveyedTopic(self._offsets(n), self.retention.get(n), n in self.by_size)
+            for n in there
+            if n not in self.dark
         }
         return Survey(found, problems)
 

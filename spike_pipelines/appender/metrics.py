@@ -35,10 +35,18 @@ class LedgerCollector:
         published = GaugeMetricFamily(
             "spike_dataset_published_sequence", "Newest commit that readers see", labels=["dataset", "spike"]
         )
-        for d in self._ledger.datasets():
+        unseen = GaugeMetricFamily(
+            "spike_dataset_unpublished_seconds",
+            "Since the oldest commit that readers do not see; 0 if they see all",
+            labels=["dataset", "spike"],
+        )
+        datasets, now = self._ledger.datasets(), self._ledger.now()
+        for d in datasets:
             committed.add_metric([d.name, d.spike], d.sequence)
             published.add_metric([d.name, d.spike], d.published)
-        yield from (waiting, held, committed, published)
+            waits = (now - d.unpublished_since).total_seconds() if d.unpublished_since else 0.0
+            unseen.add_metric([d.name, d.spike], waits)
+        yield from (waiting, held, committed, published, unseen)
 
 
 class Page:

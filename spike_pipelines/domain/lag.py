@@ -9,7 +9,11 @@ committed end `C` and staged end `T`:
     staged_lag   = max(E - max(T, S), 0)    offsets not yet safe in S3
     read_lag     = max(E - max(R, S), 0)    offsets the driver has not read yet (its heartbeat says R)
     lag_seconds  = now - arrival of the first uncommitted record, 0 without one (ADR 0003)
-    time_to_loss = min(timestamp of the first unstaged record + retention - now, (T - S) / (dS/dt))
+    time_to_loss = min(arrival of the first unstaged record + retention - now, and, where Kafka deletes by
+                   size, (T - S) / (dS/dt), over several of its steps: domain.log_start)
+
+While batches wait for the appender, lag_seconds is no less than the age of the oldest of them: Kafka may have
+deleted records that are staged and not committed, and then nothing of the log is left to lag.
 
 Offsets behind which there is no record (ends of transactions, aborted ones, compacted away) are no lag.
 The worst partition speaks for the spike; seconds are never summed.
@@ -20,7 +24,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from spike_pipelines.domain.lag_history import Sample, Trend
+from spike_pipelines.domain.lag_history import Ends, Sample, Trend
+from spike_pipelines.domain.log_start import Look, deletion
 from spike_pipelines.domain.losses import Missing
 from spike_pipelines.domain.offsets import OffsetRange, Partition, Position, RecordTime, TopicOffsets
 from spike_pipelines.domain.spike import Spike, Start
@@ -89,14 +94,16 @@ class Waiting:
 
     batches: int
     oldest_staged_at: datetime
+    newest_staged_at: datetime
     held_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
     """What is known of the driver. `running` is None if the cluster did not answer; `ended_well`: the
-    newest driver ended by itself with 0; `started_at` is when the newest driver was started, the other
-    times are of the open epoch and its batch."""
+    newest driver was asked to read what there is and end, and did; `started_at` is when the newest driver
+    was started, the other times are of the open epoch and its batch. `tried_at`: when it and earlier drivers
+    were started or opened an epoch, as far as that is known."""
 
     running: bool | None
     ended_well: bool = False
@@ -105,6 +112,7 @@ class Life:
     batch_started_at: datetime | None = None
     phase: str | None = None
     problem: str | None = None
+    tried_at: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +121,10 @@ class LagFacts:
 
     `topic` is None if the broker has no such topic or, with `unobserved` as the reason, did not say. In
     `first_uncommitted` and `first_unstaged` a partition that is absent was not looked at; None says that
-    no record follows; `unread_problems` says why. `retention` is None where Kafka keeps records for ever.
-    `history` is oldest first.
+    no record follows; `unread_problems` says why. `retention` is None where age deletes nothing;
+    `by_size`: Kafka deletes what is beyond a size too, and `looks` are those between which the log's start
+    moved, over days. `begins` is where a new spike begins that starts at a time. `history` is oldest first;
+    `ends` are its last looks at single partitions.
     """
 
     spike: Spike
@@ -133,6 +143,10 @@ class LagFacts:
     loss: Loss | None = None
     history: tuple[Sample, ...] = ()
     unread_problems: Mapping[Partition, str] = field(default_factory=dict)
+    by_size: bool = False
+    looks: tuple[Look, ...] = ()
+    begins: Mapping[Partition, int] = field(default_factory=dict)
+    ends: tuple[Ends, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +157,8 @@ class LagReport:
     offsets, `lag_seconds` is the worst partition's; None: not known. `observed` is False where the
     broker's side is missing: then the figures say nothing. `topic_changed`: the topic that was read is
     gone, whether or not there is another one. `unread_problem` is why an age is not known. `restarts` are
-    the last hour's causes.
+    the last hour's causes. `lasts`: the look before found the same verdict. `by_size`: Kafka deletes what
+    is beyond a size. `ends` is for the next looks.
     """
 
     verdict: LagVerdict
@@ -173,6 +188,9 @@ class LagReport:
     restarts: tuple[str, ...] = ()
     objective_seconds: float | None = None
     unread_problem: str | None = None
+    lasts: bool = False
+    by_size: bool = False
+    ends: tuple[Ends, ...] = ()
 
     @property
     def loss_unobserved(self) -> bool:
@@ -225,39 +243,50 @@ def topic_changed(facts: LagFacts) -> bool:
     return bool(facts.positions) and all(p.topic_id != facts.topic.topic_id for p in facts.positions)
 
 
-def measure(
-    facts: LagFacts, topic: TopicOffsets, now: datetime, trend: Trend | None
-) -> tuple[PartitionLag, ...]:
-    return tuple(_one(facts, topic, partition, now, trend) for partition in topic.partitions())
+def measure(facts: LagFacts, topic: TopicOffsets, now: datetime) -> tuple[PartitionLag, ...]:
+    looks = _looks(facts, topic, now) if facts.by_size else ()
+    return tuple(_one(facts, topic, partition, now, looks) for partition in topic.partitions())
 
 
 def uncommitted(
-    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets
+    spike: Spike,
+    positions: Mapping[Partition, Position],
+    topic: TopicOffsets,
+    begins: Mapping[Partition, int] | None = None,
 ) -> Mapping[Partition, int]:
     """For each lagging partition the offset of the first record that is not committed and still there."""
-    return _behind(topic, {p: ends(spike, positions, topic, p)[0] for p in topic.partitions()})
+    return _behind(topic, {p: ends(spike, positions, topic, p, begins)[0] for p in topic.partitions()})
 
 
 def unstaged(
-    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets
+    spike: Spike,
+    positions: Mapping[Partition, Position],
+    topic: TopicOffsets,
+    begins: Mapping[Partition, int] | None = None,
 ) -> Mapping[Partition, int]:
     """The same for records that are not safe in S3 yet."""
-    return _behind(topic, {p: ends(spike, positions, topic, p)[1] for p in topic.partitions()})
+    return _behind(topic, {p: ends(spike, positions, topic, p, begins)[1] for p in topic.partitions()})
 
 
 def ends(
-    spike: Spike, positions: Mapping[Partition, Position], topic: TopicOffsets, partition: Partition
+    spike: Spike,
+    positions: Mapping[Partition, Position],
+    topic: TopicOffsets,
+    partition: Partition,
+    begins: Mapping[Partition, int] | None = None,
 ) -> tuple[int, int]:
     """Committed and staged end of a partition. One that appeared after the spike began is read from 0.
-    Before the first epoch there is no baseline: where it begins at `latest`, nothing is promised yet."""
+    Before the first epoch there is no baseline: nothing is promised of what is before the configured start,
+    which `begins` has where that is a time."""
     position = positions.get(partition)
     if position:
         return position.committed_end, position.staged_end
     if positions:
         return 0, 0
-    start = topic.log_start[partition.index]
-    begins = topic.log_end[partition.index] if spike.start is Start.LATEST else start
-    return begins, begins
+    first = topic.log_start[partition.index]
+    if spike.start is not Start.EARLIEST:
+        first = (begins or {}).get(partition, topic.log_end[partition.index])
+    return first, first
 
 
 def _behind(topic: TopicOffsets, reached: Mapping[Partition, int]) -> Mapping[Partition, int]:
@@ -266,10 +295,10 @@ def _behind(topic: TopicOffsets, reached: Mapping[Partition, int]) -> Mapping[Pa
 
 
 def _one(
-    facts: LagFacts, topic: TopicOffsets, partition: Partition, now: datetime, trend: Trend | None
+    facts: LagFacts, topic: TopicOffsets, partition: Partition, now: datetime, looks: tuple[Look, ...]
 ) -> PartitionLag:
     start, end = topic.log_start[partition.index], topic.log_end[partition.index]
-    committed, staged = ends(facts.spike, facts.positions, topic, partition)
+    committed, staged = ends(facts.spike, facts.positions, topic, partition, facts.begins)
     lag = _missing(end, committed, start, facts.first_uncommitted, partition)
     staged_lag = min(lag, _missing(end, staged, start, facts.first_unstaged, partition))
     read = facts.read.get(partition)
@@ -282,7 +311,7 @@ def _one(
         read_lag=None if read is None else min(lag, max(end - max(read, start), 0)),
         time_to_loss_seconds=None
         if staged_lag == 0
-        else _time_to_loss(facts, partition, staged - start, now, trend),
+        else _time_to_loss(facts, partition, staged - start, now, looks),
         committed_end=committed,
         staged_end=staged,
         log_start=start,
@@ -327,18 +356,34 @@ def _age_seconds(lag: int, record: RecordTime | None, now: datetime) -> float | 
 
 
 def _time_to_loss(
-    facts: LagFacts, partition: Partition, room: int, now: datetime, trend: Trend | None
+    facts: LagFacts, partition: Partition, room: int, now: datetime, looks: tuple[Look, ...]
 ) -> float | None:
-    """Seconds until Kafka deletes what is not safe in S3 yet, `room` offsets behind the log's start. Kafka
-    goes by the record's own timestamp, not by its arrival: a late event is deleted early."""
+    """Seconds until Kafka deletes what is not safe in S3 yet: never more than it really takes. The
+    log's start is `room` offsets away.
+
+    By age Kafka deletes a segment once its youngest record is too old: no sooner than any record in it that
+    came when it says, so that a late event among others is not deleted early.
+    """
     times = []
     record = facts.first_unstaged.get(partition)
     if record is not None and facts.retention is not None:
-        times.append((record.timestamp + facts.retention - now).total_seconds())
-    per_second = trend.start_per_second(partition.index) if trend else 0.0
-    if per_second > 0:
-        times.append(room / per_second)
+        times.append((record.arrived_at + facts.retention - now).total_seconds())
+    if looks and (found := deletion(looks[:-1], looks[-1], partition.index)):
+        times.append(found.seconds_to(room))
     return max(min(times), 0.0) if times else None
+
+
+def _looks(facts: LagFacts, topic: TopicOffsets, now: datetime) -> tuple[Look, ...]:
+    """At the log's starts, this one last."""
+    minutes = (Look(s.at, s.topic_id, s.log_starts, s.staged_ends) for s in facts.history)
+    starts = tuple(topic.log_start[p.index] for p in topic.partitions())
+    staged = tuple(ends(facts.spike, facts.positions, topic, p, facts.begins)[1] for p in topic.partitions())
+    return (*facts.looks, *minutes, Look(now, topic.topic_id, starts, staged))
+
+
+def setting(by_age: bool, by_size: bool) -> str:
+    """What to raise so that Kafka keeps more."""
+    return " and ".join(["retention.ms"] * (by_age or not by_size) + ["retention.bytes"] * by_size)
 
 
 def within(seconds: float) -> str:

@@ -4,7 +4,7 @@ The first rung that matches is the verdict, worst first. What could not be obser
 OK, and never a reason to restart anything (I12).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,19 +14,23 @@ from spike_pipelines.domain.lag import (
     LagVerdict,
     Loss,
     PartitionLag,
+    Waiting,
     human,
     measure,
     missing,
+    setting,
     topic_changed,
     within,
 )
-from spike_pipelines.domain.lag_history import Sample, Trend, trend
+from spike_pipelines.domain.lag_history import SHORTEST, Ends, Rates, Sample, Trend, kept, rates, trend
 from spike_pipelines.domain.losses import joined, records
 from spike_pipelines.domain.spike import Spike
 
 FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
 _DANGER = 0.2  # of the retention left: somebody must look, whatever the forecast says
 _HALF_LIFE = 0.5  # of the retention left: from here on a forecast of loss is a verdict of its own
+_JUMP = 2.0  # seconds of margin in a second: nothing that goes on shrinks faster
+_JITTER_SECONDS = 20.0
 _WITHOUT_RETENTION = timedelta(days=1)  # where only the log's size deletes, a forecast counts from here on
 
 
@@ -41,6 +45,7 @@ class Sight:
     lag_seconds: float | None
     trend: Trend | None
     time_to_loss_seconds: float | None
+    ends: Ends | None = None
 
     @property
     def spike(self) -> Spike:
@@ -55,10 +60,42 @@ class Sight:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Until nothing is uncommitted any more; None if that never comes at these rates."""
-        if self.lag == 0:
-            return 0.0
-        return self.lag / self.trend.net_per_second if self.trend and self.trend.catches_up else None
+        """Until nothing is uncommitted any more, in the partition where that takes longest; None if it never
+        comes at these rates."""
+        times = [self._eta_seconds(p) for p in self.partitions if self._counts(p)]
+        known = [time for time in times if time is not None]
+        return None if len(known) < len(times) else max(known, default=0.0)
+
+    def _eta_seconds(self, p: PartitionLag) -> float | None:
+        found = self.rates(p)
+        if found is None or not found.catches_up:
+            return None
+        behind = self.uncommitted(p) if self._apart else sum(map(self.uncommitted, self.partitions))
+        return behind / found.net_per_second
+
+    def _counts(self, p: PartitionLag) -> bool:
+        """Whether a partition decides when all is caught up: those that are late do, where any are. A quiet
+        one with a few young records gains nothing on what comes, and need not."""
+        if self.uncommitted(p) == 0:
+            return False
+        return self.late_partition(p) or not any(map(self.late_partition, self.partitions))
+
+    @property
+    def _apart(self) -> bool:
+        return bool(self.trend and self.trend.partitions)
+
+    def rates(self, p: PartitionLag) -> Rates | None:
+        return self.trend.of(p.partition.index) if self.trend else None
+
+    def late_partition(self, p: PartitionLag) -> bool:
+        return p.lag > 0 and (
+            p.lag_seconds is None or p.lag_seconds > self.spike.objectives.warn.total_seconds()
+        )
+
+    def uncommitted(self, p: PartitionLag) -> int:
+        """Offsets to commit: also those that wait for the appender and that Kafka no longer has."""
+        waits = p.staged_end - p.committed_end if self.facts.waiting else 0
+        return max(p.lag, waits)
 
     @property
     def commit_age_seconds(self) -> float | None:
@@ -67,24 +104,42 @@ class Sight:
 
     @property
     def quiet_seconds(self) -> float:
-        """Since anything moved: a commit, a staged batch, a new epoch, a new driver."""
+        """Since anything moved, a commit or a staged batch, while there was something to move. The first
+        driver that was started since has its time; one that comes after it and moves nothing either has
+        none: starting again and again is no movement."""
         life, waiting = self.facts.life, self.facts.waiting
-        staged = waiting.oldest_staged_at if waiting else None
-        moved = (self.facts.last_commit_at, life.opened_at, life.started_at, staged)
-        times = [at for at in moved if at]
-        return (self.now - max(times)).total_seconds() if times else 0.0
+        staged = waiting.newest_staged_at if waiting else None
+        moved = [at for at in (self.facts.last_commit_at, staged) if at]
+        tried = [at for at in (*life.tried_at, life.opened_at, life.started_at) if at]
+        if self.lag_seconds is None:  # not known since when there is something to move
+            return self._since(max((*moved, *tried), default=None))
+        idle = max((*moved, self.now - timedelta(seconds=self.lag_seconds)))
+        return self._since(min((at for at in tried if at > idle), default=idle))
+
+    def _since(self, at: datetime | None) -> float:
+        return (self.now - at).total_seconds() if at else 0.0
 
     @property
     def behind(self) -> str:
+        if self.lag == 0 and self.facts.waiting:
+            return _waits(self.facts.waiting, self.now)
         seconds = "" if self.lag_seconds is None else f" and {human(self.lag_seconds)}"
         return f"{self.lag:,} record{'s' if self.lag != 1 else ''}{seconds} behind"
 
     @property
     def stalled(self) -> bool:
-        """Something is to be read for longer than any batch should take, and nothing moves."""
+        """Something is to be read or committed for longer than any batch should take, and nothing moves."""
         limit = stall_limit(self.spike).total_seconds()
         late = self.lag_seconds is None or self.lag_seconds > limit
-        return self.lag > 0 and late and self.quiet_seconds > limit
+        return (self.lag > 0 or self.facts.waiting is not None) and late and self.quiet_seconds > limit
+
+
+def _waits(waiting: Waiting, now: datetime) -> str:
+    """What is staged and not committed, where that is all there is: Kafka has, or may have, deleted it."""
+    oldest = human((now - waiting.oldest_staged_at).total_seconds())
+    if waiting.batches == 1:
+        return f"1 batch is staged for {oldest} and not committed"
+    return f"{waiting.batches} batches are staged and not committed, the oldest for {oldest}"
 
 
 def stall_limit(spike: Spike) -> timedelta:
@@ -126,6 +181,9 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         restarts=facts.restarts,
         objective_seconds=facts.spike.objectives.lag.total_seconds(),
         unread_problem=_unread_problem(facts),
+        lasts=bool(facts.history) and max(facts.history, key=lambda h: h.at).verdict == verdict,
+        by_size=facts.by_size,
+        ends=kept(facts.ends, sight.ends) if sight.ends else facts.ends,
     )
 
 
@@ -136,14 +194,22 @@ def _badness(p: PartitionLag) -> tuple[int, bool, float, int]:
 def _sight(facts: LagFacts, now: datetime) -> Sight:
     if facts.topic is None:
         return Sight(facts, now, (), 0, None, None, None)
-    plain = measure(facts, facts.topic, now, None)
-    rates = trend(facts.history, _point(facts, plain, now))
-    partitions = measure(facts, facts.topic, now, rates) if rates else plain
+    partitions = measure(facts, facts.topic, now)
+    point, here = _point(facts, partitions, now), _ends(facts, partitions, now)
     unknown = any(p.lag_seconds is None for p in partitions)
-    seconds = None if unknown else max((p.lag_seconds or 0.0 for p in partitions), default=0.0)
+    seconds = [p.lag_seconds or 0.0 for p in partitions]
+    if facts.waiting:
+        seconds.append(max((now - facts.waiting.oldest_staged_at).total_seconds(), 0.0))
     losses = [p.time_to_loss_seconds for p in partitions if p.time_to_loss_seconds is not None]
     return Sight(
-        facts, now, partitions, sum(p.lag for p in partitions), seconds, rates, min(losses, default=None)
+        facts,
+        now,
+        partitions,
+        sum(p.lag for p in partitions),
+        None if unknown else max(seconds, default=0.0),
+        trend(facts.history, point, rates(facts.ends, here)),
+        min(losses, default=None),
+        here,
     )
 
 
@@ -151,6 +217,12 @@ def _point(facts: LagFacts, partitions: tuple[PartitionLag, ...], now: datetime)
     assert facts.topic is not None
     report = LagReport(LagVerdict.UNKNOWN, "", 0, None, partitions, topic_id=facts.topic.topic_id)
     return report.sample(now)
+
+
+def _ends(facts: LagFacts, partitions: tuple[PartitionLag, ...], now: datetime) -> Ends:
+    assert facts.topic is not None
+    log_ends, committed = (p.log_end for p in partitions), (p.committed_end for p in partitions)
+    return Ends(now, facts.topic.topic_id, tuple(log_ends), tuple(committed))
 
 
 # the ladder
@@ -225,11 +297,11 @@ def _unobserved(s: Sight) -> tuple[LagVerdict, str] | None:
 
 def _will_lose(s: Sight) -> tuple[LagVerdict, str] | None:
     left, eta = s.time_to_loss_seconds, s.eta_seconds
-    if left is None or left > _forecast_counts_from(s) or not _loses(s):
+    if left is None or left > _forecast_counts_from(s) or not _behind(s) or not _loses(s):
         return None
     comes = "it does not catch up" if eta is None else f"catching up takes {human(eta)}"
     return LagVerdict.WILL_LOSE, (
-        f"Kafka deletes unread records {within(left)}, and {comes} ({s.behind}): raise retention.ms of "
+        f"Kafka deletes unread records {within(left)}, and {comes} ({s.behind}): raise {_setting(s)} of "
         f"{s.spike.topic} now, then find out why"
     )
 
@@ -238,15 +310,21 @@ def _retention_risk(s: Sight) -> tuple[LagVerdict, str] | None:
     left = s.time_to_loss_seconds
     if left is None or left > danger(s.spike, s.facts.retention):
         return None
-    kept = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
+    keeps = f", the topic keeps {human(s.facts.retention.total_seconds())}" if s.facts.retention else ""
     return LagVerdict.RETENTION_RISK, (
-        f"Kafka deletes the oldest unread records {within(left)}{kept}: raise retention.ms of {s.spike.topic}"
+        f"Kafka deletes the oldest unread records {within(left)}{keeps}: raise {_setting(s)} of "
+        f"{s.spike.topic}"
     )
 
 
+def _setting(s: Sight) -> str:
+    return setting(s.facts.retention is not None, s.facts.by_size)
+
+
 def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:
-    waiting = s.facts.waiting
-    if waiting is None or waiting.batches < s.spike.max_staged_batches:
+    """As many as may, for so long that another one was due: with a bound of 1 there is one at any moment."""
+    waiting, most = s.facts.waiting, s.spike.max_staged_batches
+    if waiting is None or waiting.batches < most or s.now - waiting.oldest_staged_at < most * s.spike.trigger:
         return None
     oldest = human((s.now - waiting.oldest_staged_at).total_seconds())
     return LagVerdict.BACKPRESSURED, (
@@ -273,6 +351,8 @@ def _stalled(s: Sight) -> tuple[LagVerdict, str] | None:
         why = f"the driver says: {life.problem}"
     elif life.batch_started_at:
         why = f"one batch has taken {human((s.now - life.batch_started_at).total_seconds())} so far"
+    elif s.facts.waiting and s.lag == 0:
+        why = "look at the appender job's runs"
     elif s.facts.waiting:
         oldest = human((s.now - s.facts.waiting.oldest_staged_at).total_seconds())
         why = f"{s.facts.waiting.batches} batches wait for the appender, the oldest for {oldest}"
@@ -317,14 +397,29 @@ def _unread_problem(facts: LagFacts) -> str | None:
 
 
 def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
-    if not _late(s) or (s.trend and s.trend.catches_up):
+    if not _late(s) or s.eta_seconds is not None:
         return None
     if s.trend is None:
         return LagVerdict.FALLING_BEHIND, f"{s.behind}{_objective(s)}; the trend is not known yet"
+    if s.lag == 0:
+        return LagVerdict.FALLING_BEHIND, f"{s.behind}{_objective(s)}: look at the appender job's runs"
+    where, found = _slowest(s)
     return LagVerdict.FALLING_BEHIND, (
-        f"{s.behind}{_objective(s)}: {_rate(s.trend.produced_per_second)} come and "
-        f"{_rate(s.trend.committed_per_second)} are committed. Give it more cores or larger batches"
+        f"{s.behind}{_objective(s)}: {where}{_rate(found.produced_per_second)} come and "
+        f"{_rate(found.committed_per_second)} are committed. Give it more cores or larger batches"
     )
+
+
+def _slowest(s: Sight) -> tuple[str, Rates]:
+    """The rates that tell why: all partitions', or those of the worst one that does not catch up while all
+    together do."""
+    assert s.trend is not None
+    whole = Rates(s.trend.produced_per_second, s.trend.committed_per_second)
+    late = [p for p in s.partitions if s.late_partition(p) and not s.trend.of(p.partition.index).catches_up]
+    worst = max(late, key=_badness, default=None)
+    if worst is None or not whole.catches_up:
+        return "", whole
+    return f"in {worst.partition} ", s.trend.of(worst.partition.index)
 
 
 def _beginning(s: Sight) -> tuple[LagVerdict, str] | None:
@@ -344,7 +439,9 @@ def _catching_up(s: Sight) -> tuple[LagVerdict, str] | None:
 
 
 def _idle(s: Sight) -> tuple[LagVerdict, str] | None:
-    return (LagVerdict.IDLE, "all that is in the topic is committed") if s.lag == 0 else None
+    if s.lag or s.facts.waiting:
+        return None
+    return LagVerdict.IDLE, "all that is in the topic is committed"
 
 
 def _ok(s: Sight) -> tuple[LagVerdict, str]:
@@ -371,43 +468,60 @@ LADDER: tuple[Rung, ...] = (
 
 
 def danger(spike: Spike, retention: timedelta | None) -> float:
-    """Seconds to loss below which it is a risk: a share of the retention, and never less than three times
-    what the spike may be behind."""
-    share = retention.total_seconds() * _DANGER if retention else 0.0
-    return max(share, 3 * spike.objectives.lag.total_seconds())
+    """Seconds to loss below which it is a risk: a share of the retention, or three times what the spike may
+    be behind where that is more; but no more than half of a retention, or every record would be in danger as
+    soon as it is there."""
+    promised = 3 * spike.objectives.lag.total_seconds()
+    if retention is None:
+        return promised
+    kept_seconds = retention.total_seconds()
+    return min(max(kept_seconds * _DANGER, promised), kept_seconds * _HALF_LIFE)
 
 
 def _forecast_counts_from(s: Sight) -> float:
     return (s.facts.retention * _HALF_LIFE if s.facts.retention else _WITHOUT_RETENTION).total_seconds()
 
 
+def _behind(s: Sight) -> bool:
+    """A spike that reads what came a moment ago loses nothing that a forecast could tell of."""
+    return s.lag_seconds is None or _late(s)
+
+
 def _loses(s: Sight) -> bool:
     """Whether the log's start comes to the first unread record before the spike does.
 
-    With a history the margin itself tells: a reprocess of old records reads much faster than the log is
-    deleted, however long catching up will take. Without one, the two times are compared.
+    The margin itself tells: a reprocess of old records reads much faster than the log is deleted, however
+    long catching up will take. One look knows no margin's speed: the next one does.
     """
     left, eta = s.time_to_loss_seconds, s.eta_seconds
     assert left is not None
+    earlier, seconds = _steady(_margins(s), left)
+    if seconds < SHORTEST.total_seconds():
+        return False
     if left <= 0:
         return eta is None  # nothing is left that could shrink
-    before = _margin_before(s)
-    if before is not None:
-        earlier, seconds = before
-        shrinks_per_second = (earlier - left) / seconds
-        return shrinks_per_second > 0.01 and (eta is None or eta > left / shrinks_per_second)
-    return s.trend is not None and (eta is None or eta > left)
+    shrinks_per_second = (earlier - left) / seconds
+    return shrinks_per_second > 0.01 and (eta is None or eta > left / shrinks_per_second)
 
 
-def _margin_before(s: Sight) -> tuple[float, float] | None:
-    """The oldest known time to loss in the trend's window, and how long ago that was, in seconds."""
+def _margins(s: Sight) -> list[tuple[float, float]]:
+    """Known times to loss in the trend's window, the newest first, and how long ago that was, in seconds."""
     if s.trend is None:
-        return None
-    for sample in sorted(s.facts.history, key=lambda h: h.at):
-        ago = (s.now - sample.at).total_seconds()
-        if ago <= s.trend.seconds and sample.time_to_loss_seconds is not None and ago >= 20:
-            return sample.time_to_loss_seconds, ago
-    return None
+        return []
+    seen = [(x.time_to_loss_seconds, (s.now - x.at).total_seconds()) for x in s.facts.history]
+    known = [(left, ago) for left, ago in seen if left is not None and 0 < ago <= s.trend.seconds]
+    return sorted(known, key=lambda one: one[1])
+
+
+def _steady(margins: Iterable[tuple[float, float]], left: float) -> tuple[float, float]:
+    """The oldest margin since which it did not jump down. It shrinks by a second in a second where nothing
+    is read; more is a late event, or a retention that was made shorter: the next look tells which."""
+    oldest = (left, 0.0)
+    for margin, ago in margins:
+        if margin - oldest[0] > _JUMP * (ago - oldest[1]) + _JITTER_SECONDS:
+            break
+        oldest = (margin, ago)
+    return oldest
 
 
 def _late(s: Sight) -> bool:

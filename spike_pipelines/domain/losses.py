@@ -1,7 +1,7 @@
 """What a spike has lost, range by range: losses add up until somebody acknowledges them."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from spike_pipelines.domain.offsets import OffsetRange, Partition
@@ -29,6 +29,34 @@ def joined(known: Iterable[Missing], seen: Iterable[Missing]) -> tuple[Missing, 
         for (cut_off, partition), mine in sorted(spans.items())
         for start, end in _union(mine)
     )
+
+
+def latched(seen: Iterable[Missing], before: Iterable[Missing]) -> tuple[Missing, ...]:
+    """What stands from now on: a log that was cut off only by two looks, since the first may have asked a
+    broker that was behind. What is deleted stays deleted."""
+    now, then = tuple(seen), [one for one in before if one.cut_off]
+    twice = {one.range.partition for one in now if one.cut_off} & {one.range.partition for one in then}
+    first = (one for one in then if one.range.partition in twice)
+    return joined(first, (one for one in now if not one.cut_off or one.range.partition in twice))
+
+
+def without(lost: Iterable[Missing], known: Iterable[Missing]) -> tuple[Missing, ...]:
+    """What is left of `lost` when `known` is taken out of it."""
+    left = tuple(lost)
+    for gone in known:
+        left = tuple(rest for one in left for rest in _cut(one, gone))
+    return left
+
+
+def _cut(one: Missing, gone: Missing) -> Iterator[Missing]:
+    mine, other = one.range, gone.range
+    apart = mine.partition != other.partition or one.cut_off != gone.cut_off
+    if apart or other.end <= mine.start or mine.end <= other.start:
+        yield one
+        return
+    for start, end in ((mine.start, other.start), (other.end, mine.end)):
+        if start < end:
+            yield Missing(OffsetRange(mine.partition, start, end), one.cut_off)
 
 
 def records(lost: Iterable[Missing]) -> int:

@@ -15,7 +15,8 @@ class DriverState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ObservedDriver:
     """One driver process or pod. `driver` is the identity it names itself by at the appender; `problem`
-    says why the state is unknown, and the way out."""
+    says why the state is unknown, and the way out. `bounded`: it was asked to read what there is, and end;
+    no application file asks for that so far."""
 
     spike: str
     driver: str
@@ -24,6 +25,7 @@ class ObservedDriver:
     exit_code: int | None = None
     pid: int | None = None
     problem: str | None = None
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

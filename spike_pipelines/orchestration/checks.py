@@ -1,8 +1,8 @@
 """Asset checks of every spike and dataset: told when they change, evaluated now from the UI."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
 
 import dagster as dg
 
@@ -18,15 +18,12 @@ from spike_pipelines.orchestration.judgements import (
     Grade,
     Judgement,
     Seen,
-    Told,
     judgements,
     news,
 )
+from spike_pipelines.orchestration.told import LONGER, STATE, Memory, by_hand
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import DatasetState
-
-LATELY = timedelta(minutes=10)  # ranges that a tick proves contiguous
-LONGER = timedelta(days=1)  # the same for "Execute" in the UI
 
 
 def check_keys(spikes: Iterable[Spike]) -> Mapping[dg.AssetCheckKey, tuple[Spike, str]]:
@@ -54,7 +51,7 @@ def lag_checks(spikes: Iterable[Spike]) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         platform = context.resources.platform
         chosen = {key: by_key[key] for key in sorted(context.selected_asset_check_keys)}
-        yield from results(chosen, look(platform, platform.observer.lag(), LONGER))
+        yield from results(chosen, look(platform, platform.observer.lag(), lambda now: now - LONGER))
 
     return check
 
@@ -66,23 +63,48 @@ def results(
         yield result(key, judgements(seen[spike.name])[name])
 
 
-def look(platform: Platform, reports: Mapping[str, LagReport], since: timedelta) -> Mapping[str, Seen]:
-    """The reports with what else checks ask of the ledger."""
+def look(
+    platform: Platform,
+    reports: Mapping[str, LagReport],
+    since: Callable[[datetime], datetime],
+    broken: Mapping[str, float] | None = None,
+) -> Mapping[str, Seen]:
+    """The reports with what else checks ask of the ledger: ranges committed since then, by its own time, and
+    those of broken spikes since an earlier one."""
     problem: str | None = None
     breaks: Mapping[str, tuple[Break, ...]] = {}
     datasets: Mapping[str, DatasetState] = {}
     try:
         datasets = {state.name: state for state in platform.ledger.datasets()}
-        breaks = platform.ledger.recent_breaks(platform.ledger.now() - since)
+        breaks = platform.ledger.recent_breaks(since(platform.ledger.now()))
     except Transient as error:
         problem = str(error)
+    again, unseen = _broken(platform, {n: at for n, at in (broken or {}).items() if n in platform.spikes})
     hours = platform.closer.look()
     return {
         name: Seen(
-            spike, reports[name], breaks.get(name), datasets.get(spike.dataset.name), problem, hours.get(name)
+            spike,
+            reports[name],
+            again.get(name, breaks.get(name)),
+            datasets.get(spike.dataset.name),
+            problem or unseen.get(name),
+            hours.get(name),
         )
         for name, spike in platform.spikes.items()
     }
+
+
+def _broken(
+    platform: Platform, broken: Mapping[str, float]
+) -> tuple[Mapping[str, tuple[Break, ...]], Mapping[str, str]]:
+    """Whether what was broken is whole: all of it is proven again, or there is a problem."""
+    if not broken:
+        return {}, {}
+    since = datetime.fromtimestamp(min(broken.values()), UTC)
+    try:
+        return platform.ledger.recent_breaks(since, sorted(broken)), {}
+    except Transient as error:
+        return {}, dict.fromkeys(broken, str(error))
 
 
 def lag_sensor() -> dg.SensorDefinition:
@@ -95,23 +117,29 @@ def lag_sensor() -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """Looks at all spikes, keeps it as history, tells checks that changed and hours that closed."""
         platform = context.resources.platform
-        return with_closed_hours(platform, context.cursor, check_events, datetime.now(UTC))
+        tick = partial(check_events, instance=context.instance)
+        return with_closed_hours(platform, context.cursor, tick, datetime.now(UTC))
 
     return sensor
 
 
-def check_events(platform: Platform, cursor: str | None, now: datetime) -> dg.SensorResult:
-    """The cursor has what was told last of each check, and when."""
-    told: Told = json.loads(cursor) if cursor else {}
+def check_events(
+    platform: Platform, cursor: str | None, now: datetime, instance: dg.DagsterInstance | None = None
+) -> dg.SensorResult:
+    """The cursor has what was told last of each check, and when, by the sensor or by hand."""
     by_key = check_keys(platform.spikes.values())
-    seen = look(platform, platform.observer.watch(), LATELY)
+    names = {key: f"{spike.name}/{name}" for key, (spike, name) in by_key.items()}
+    memory = Memory.read(cursor)
+    if instance:
+        memory = memory.corrected(*by_hand(instance, names, memory.seen))
+    seen = look(platform, platform.observer.watch(), memory.since, memory.broken)
     judged = {name: judgements(one) for name, one in seen.items()}
-    found = {f"{spike.name}/{name}": (key, judged[spike.name][name]) for key, (spike, name) in by_key.items()}
-    tell = news(told, {k: (j.grade, j.state) for k, (_, j) in found.items()}, now.timestamp())
-    known = {key: state for key, state in told.items() if key in found}
-    return dg.SensorResult(
-        asset_events=[evaluation(*found[key]) for key in tell], cursor=json.dumps({**known, **tell})
-    )
+    found = {names[key]: (key, judged[spike.name][name]) for key, (spike, name) in by_key.items()}
+    tell = news(memory.checks, {k: (j.grade, j.state) for k, (_, j) in found.items()}, now.timestamp())
+    known = {key: state for key, state in memory.checks.items() if key in found}
+    broken = memory.judged({k: j for k, (_, j) in found.items()}, memory.since(now))
+    kept = Memory({**known, **tell}, memory.seen, broken, now.timestamp())
+    return dg.SensorResult(asset_events=[evaluation(*found[key]) for key in tell], cursor=kept.written())
 
 
 def result(key: dg.AssetCheckKey, judgement: Judgement) -> dg.AssetCheckResult:
@@ -121,7 +149,7 @@ def result(key: dg.AssetCheckKey, judgement: Judgement) -> dg.AssetCheckResult:
         check_name=key.name,
         severity=severity(judgement),
         description=judgement.sentence,
-        metadata=dict(judgement.figures),
+        metadata={**judgement.figures, STATE: str(judgement.state)},
     )
 
 
@@ -133,7 +161,7 @@ def evaluation(key: dg.AssetCheckKey, judgement: Judgement) -> dg.AssetCheckEval
         passed=judgement.grade is Grade.PASSED,
         severity=severity(judgement),
         description=judgement.sentence,
-        metadata=dict(judgement.figures),
+        metadata={**judgement.figures, STATE: str(judgement.state)},
     )
 
 

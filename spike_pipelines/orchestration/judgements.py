@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, within
+from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, setting, within
 from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
@@ -56,7 +56,7 @@ def lag(seen: Seen) -> Judgement:
     """The verdict. An error where a promise is broken or will be; a warning where it is at risk."""
     report, objective = seen.report, seen.spike.objectives.lag.total_seconds()
     late = report.lag_seconds is not None and report.lag_seconds > objective
-    if report.verdict in GOOD:
+    if report.verdict in GOOD or (not late and _passing(report)):
         grade = Grade.PASSED
     elif report.verdict in _AT_ONCE | _STILL or (late and report.verdict is not LagVerdict.UNKNOWN):
         grade = Grade.ERROR
@@ -64,7 +64,7 @@ def lag(seen: Seen) -> Judgement:
         grade = Grade.WARN
     return Judgement(
         grade,
-        report.verdict,
+        LagVerdict.OK if grade is Grade.PASSED else report.verdict,
         f"{report.verdict}: {report.sentence}",
         {
             "verdict": report.verdict.value,
@@ -86,6 +86,11 @@ def lag(seen: Seen) -> Judgement:
     )
 
 
+def _passing(report: LagReport) -> bool:
+    """Batches that wait at one look may be gone at the next: from the second on somebody is told."""
+    return report.verdict is LagVerdict.BACKPRESSURED and not report.lasts
+
+
 def retention(seen: Seen) -> Judgement:
     """Whether Kafka keeps what is not staged yet for long enough."""
     report, spike = seen.report, seen.spike
@@ -105,9 +110,10 @@ def retention(seen: Seen) -> Judgement:
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
     if left is not None and left <= limit:
-        sentence = f"the oldest unread records are deleted {within(left)}: raise retention.ms"
+        raised = setting(kept is not None, report.by_size)
+        sentence = f"the oldest unread records are deleted {within(left)}: raise {raised}"
         return Judgement(Grade.ERROR, "RISK", f"{sentence} of {spike.topic}", figures)
-    if kept is not None and kept <= limit:
+    if kept is not None and kept <= 3 * spike.objectives.lag.total_seconds():
         sentence = (
             f"the topic keeps {human(kept)}: too little for an objective of "
             f"{human(spike.objectives.lag.total_seconds())}; raise retention.ms of {spike.topic}"
@@ -117,7 +123,7 @@ def retention(seen: Seen) -> Judgement:
         why = f": {report.unread_problem}" if report.unread_problem else ""
         sentence = f"the age of the first unread record could not be read{why}: it may be deleted soon"
         return Judgement(Grade.WARN, "UNKNOWN", sentence, figures)
-    kept_for = "for ever" if kept is None else f"for {human(kept)}"
+    kept_for = ("up to a size" if report.by_size else "for ever") if kept is None else f"for {human(kept)}"
     danger_ = "nothing unread is in danger" if left is None else f"unread records have {human(left)}"
     return Judgement(Grade.PASSED, "SAFE", f"the topic keeps records {kept_for}; {danger_}", figures)
 
@@ -179,23 +185,38 @@ def fresh(seen: Seen) -> Judgement:
     if seen.problem or not report.observed or report.lag_seconds is None:
         return _unknown(report)
     behind = seen.dataset.sequence - seen.dataset.published if seen.dataset else 0
+    waits = _unpublished(seen)
     figures = {
         "lag_seconds": round(report.lag_seconds, 1),
         **_known(commit_age_seconds=report.commit_age_seconds),
         "unpublished_commits": behind,
+        "unpublished_seconds": round(waits.total_seconds(), 1),
     }
     seconds = timedelta(seconds=report.lag_seconds)
     if seconds > spike.objectives.lag:
         limit = human(spike.objectives.lag.total_seconds())
         sentence = f"readers miss what came {human(report.lag_seconds)} ago, the objective is {limit}"
         return Judgement(Grade.ERROR, "STALE", sentence, figures)
-    if behind > spike.max_staged_batches:
-        sentence = f"{behind} commits are not published: look at the appender job's runs"
-        return Judgement(Grade.WARN, "UNPUBLISHED", sentence, figures)
+    if waits > spike.objectives.warn:
+        grade = Grade.ERROR if waits > spike.objectives.lag else Grade.WARN
+        sentence = (
+            f"{behind} commits are not published, the oldest for {human(waits.total_seconds())}: look at the "
+            "appender job's runs"
+        )
+        return Judgement(grade, "UNPUBLISHED", sentence, figures)
     if seconds > spike.objectives.warn:
         sentence = f"readers miss what came {human(report.lag_seconds)} ago, close to the objective"
         return Judgement(Grade.WARN, "LATE", sentence, figures)
     return Judgement(Grade.PASSED, "FRESH", "readers see all but the newest records", figures)
+
+
+def _unpublished(seen: Seen) -> timedelta:
+    """For how long readers have not seen the oldest commit that they do not see: many that came a moment ago
+    are a burst, one from an hour ago is not published."""
+    since = seen.dataset.unpublished_since if seen.dataset else None
+    if since is None or seen.report.at is None:
+        return timedelta(0)
+    return max(seen.report.at - since, timedelta(0))
 
 
 def closed(seen: Seen) -> Judgement:
@@ -257,20 +278,33 @@ MOST_REPEATS = 50
 
 
 def news(told: Told, states: Mapping[str, tuple[Grade, str]], now: float) -> dict[str, tuple[str, float]]:
-    """What to tell now: changes, the worst first, then some of what was told long ago. The same verdict
-    with another grade is a change: a lag that grew beyond its objective turns from a warning to an error.
+    """What to tell now: changes, then some of what was told long ago. A changed grade comes before the same
+    grade's other state, and in both whoever was told longest ago: where there are more changes than may be
+    told, nobody waits for ever, whatever flaps elsewhere. Among equals the worst is first.
 
     A fleet of 1,000 whose state does not change costs `MOST_REPEATS` events a tick, not 7,000.
     """
     order = {Grade.ERROR: 0, Grade.WARN: 1, Grade.PASSED: 2}
     marks = {key: f"{grade} {state}".rstrip() for key, (grade, state) in states.items()}
+
+    def turn(key: str) -> tuple[bool, float, int, str]:
+        mark, at = told.get(key, (Grade.PASSED, 0.0))
+        return mark.split()[0] == states[key][0], at, order[states[key][0]], key
+
     changed = sorted(
-        (key for key, mark in marks.items() if key not in told or told[key][0] != mark),
-        key=lambda key: (order[states[key][0]], key),
+        (key for key, mark in marks.items() if key not in told or told[key][0] != mark), key=turn
     )
     old = sorted((told[key][1], key) for key in states if key in told and key not in set(changed))
     due = [key for at, key in old if now - at >= REPEAT_SECONDS and plotted(key)][:MOST_REPEATS]
     return {key: (marks[key], now) for key in (*changed, *due)[:MOST_NEWS]}
+
+
+def executed(told: Told, by_hand: Told) -> Told:
+    """With what somebody had evaluated since: it is what Dagster shows now."""
+    return {
+        **told,
+        **{key: (mark, at) for key, (mark, at) in by_hand.items() if at > told.get(key, ("", 0.0))[1]},
+    }
 
 
 def plotted(key: str) -> bool:

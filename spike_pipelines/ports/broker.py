@@ -29,10 +29,11 @@ class Broker(Protocol):
 @dataclass(frozen=True, slots=True)
 class SurveyedTopic:
     """Offsets as a `read_committed` reader sees them (the end is the last stable offset), and for how long
-    Kafka keeps records; None: not deleted by age."""
+    Kafka keeps records; None: not deleted by age. `by_size`: what is beyond a size is deleted too."""
 
     offsets: TopicOffsets
     retention: timedelta | None = None
+    by_size: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,16 @@ class FirstRecords:
 class Surveyor(Protocol):
     """Kafka as those see it who watch a fleet: one broker that is down hides its own topics only (I11)."""
 
-    def survey(self, names: Iterable[str]) -> Survey:
-        """One round of requests for all topics. Raises `Transient` if nobody answers."""
+    def survey(self, names: Iterable[str], *, elsewhere: bool = False) -> Survey:
+        """One round of requests for all topics. `elsewhere`: by way of another broker than the one that told
+        of topics and leaders last, where there is one. Raises `Transient` if nobody answers."""
 
     def first_records_after(self, offsets: Mapping[Partition, int]) -> FirstRecords:
         """For each partition, one offset. Raises `Transient` if nobody answers."""
+
+    def offsets_at(self, partitions: Iterable[Partition], at: datetime) -> Mapping[Partition, int]:
+        """As `Broker` has it, for the partitions that could be asked: the others are absent. Raises
+        `Transient` if nobody answers."""
 
 
 class OffsetMirror(Protocol):

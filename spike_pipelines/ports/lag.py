@@ -1,13 +1,14 @@
 """The ledger's side of watching lag."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
-from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.lag_history import Ends, Sample
+from spike_pipelines.domain.log_start import Look
 from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.offsets import Break, Partition, Position
 
@@ -16,7 +17,8 @@ from spike_pipelines.domain.offsets import Break, Partition, Position
 class LagView:
     """What the ledger knows of every spike's lag, from one snapshot (live lane). `waiting`: unfinished
     batches; `read`: offsets of the open epoch's last heartbeat; `history`: the window's samples, oldest
-    first; `mirrored`: the sum of committed ends that the consumer group has."""
+    first; `ends`: the newest report's looks at single partitions; `opened`: when the newest epochs began;
+    `mirrored`: the sum of committed ends that the consumer group has."""
 
     now: datetime
     positions: Mapping[str, Mapping[Partition, Position]]
@@ -29,6 +31,8 @@ class LagView:
     losses: Mapping[str, Loss]
     history: Mapping[str, tuple[Sample, ...]]
     mirrored: Mapping[str, int]
+    ends: Mapping[str, tuple[Ends, ...]] = field(default_factory=dict)
+    opened: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class LagLedger(Protocol):
     def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
         """Raises `Transient` if the database did not answer."""
 
+    def log_starts(self, spikes: Collection[str], since: datetime) -> Mapping[str, tuple[Look, ...]]:
+        """Looks between which the start of a log moved, to ten minutes, oldest first."""
+
     def record_lag(self, reports: Mapping[str, LagReport]) -> None:
         """Write a look down: the newest report of each spike, its samples, and a loss that is seen for the
         first time or has grown. The same again changes nothing. A spike's first look of a day (UTC) forgets
@@ -70,9 +77,11 @@ class LagLedger(Protocol):
     def acknowledge_loss(self, spike: str, who: str, why: str) -> Loss | None:
         """The loss that is acknowledged now; None if none stands open."""
 
-    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
-        """Where ranges committed since then do not continue one another or do not end at the committed
-        end. Spikes without a commit since then are absent."""
+    def recent_breaks(
+        self, since: datetime, spikes: Collection[str] | None = None
+    ) -> Mapping[str, tuple[Break, ...]]:
+        """Where ranges committed since then do not continue one another or do not end at the committed end,
+        of all spikes or of these. Spikes without a commit since then are absent."""
 
     def tally(self) -> Tally: ...
 

@@ -20,13 +20,15 @@ from spike_pipelines.ports.transaction import LedgerTransaction
 
 @dataclass(frozen=True, slots=True)
 class DatasetState:
-    """How far a dataset's ledger, its tables and its events are. All are sequence numbers."""
+    """How far a dataset's ledger, its tables and its events are, in sequence numbers, and since when the
+    first number that its tables do not have is in the ledger."""
 
     name: str
     spike: str
     sequence: int
     published: int
     reported: int
+    unpublished_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
 from spike_pipelines.domain.lag import LagFacts, LagReport, LagVerdict, Life, cut_off, uncommitted, unstaged
 from spike_pipelines.domain.lag_history import WINDOW
 from spike_pipelines.domain.lag_verdict import judge
+from spike_pipelines.domain.log_start import LOOK_BACK, Look
 from spike_pipelines.domain.offsets import Partition, Position, RecordTime
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import (
@@ -21,6 +22,7 @@ from spike_pipelines.ports import (
     ObservedDriver,
     OffsetMirror,
     Survey,
+    SurveyedTopic,
     Surveyor,
 )
 from spike_pipelines.services.mirror import committed, group
@@ -72,22 +74,23 @@ class Observer:
             blind = LagReport(LagVerdict.UNKNOWN, sentence, 0, None, (), observed=False, at=now)
             return dict.fromkeys(self.spikes, blind), None
         survey = self._looked_again(survey, view)
-        firsts = self._firsts(survey, view)
+        sights = _Sights(survey, view, self._begins(survey, view), self._log_starts(survey, view))
+        firsts = self._firsts(sights)
         drivers = self._drivers()
         return {
-            name: judge(self._facts(spike, survey, view, firsts, drivers), view.now)
+            name: judge(self._facts(spike, sights, firsts, drivers), view.now)
             for name, spike in self.spikes.items()
         }, view
 
-    def _survey(self, topics: Collection[str]) -> Survey:
+    def _survey(self, topics: Collection[str], *, elsewhere: bool = False) -> Survey:
         try:
-            return self.broker.survey(topics)
+            return self.broker.survey(topics, elsewhere=elsewhere)
         except Transient as error:
             return Survey({}, dict.fromkeys(topics, str(error)))
 
     def _looked_again(self, survey: Survey, view: LagView) -> Survey:
-        """Topics that are gone or whose log seems cut off are asked for once more: the ledger's answer is the
-        newer one, and a broker or a replica that is behind is not blamed."""
+        """Topics that are gone or whose log seems cut off are asked for once more, by way of another broker:
+        the ledger's answer is the newer one, and a broker or a replica that is behind is not blamed."""
         doubtful = {
             s.topic
             for s in self.spikes.values()
@@ -95,7 +98,7 @@ class Observer:
         }
         if not doubtful:
             return survey
-        again = self._survey(doubtful)
+        again = self._survey(doubtful, elsewhere=True)
         known = {name: seen for name, seen in survey.topics.items() if name not in doubtful}
         return Survey({**known, **again.topics}, {**survey.problems, **again.problems})
 
@@ -110,15 +113,55 @@ class Observer:
             found[driver.spike] += (driver,)
         return found
 
-    def _firsts(self, survey: Survey, view: LagView) -> "_Firsts":
+    def _begins(self, survey: Survey, view: LagView) -> Mapping[str, Mapping[Partition, int]]:
+        """Where spikes begin that start at a time and have not begun: by the broker, as their first epoch
+        will ask it. One that could not be asked for every partition is absent."""
+        new = {n: s for n, s in self.spikes.items() if _begins_at(s, view) and s.topic in survey.topics}
+        asked: dict[datetime, set[Partition]] = defaultdict(set)
+        for spike in new.values():
+            assert isinstance(spike.start, datetime)
+            asked[spike.start] |= set(survey.topics[spike.topic].offsets.partitions())
+        found = {at: self._offsets_at(partitions, at) for at, partitions in asked.items()}
+        mine = {
+            name: (survey.topics[s.topic].offsets.partitions(), found[s.start])
+            for name, s in new.items()
+            if isinstance(s.start, datetime)
+        }
+        return {
+            name: {p: offsets[p] for p in partitions}
+            for name, (partitions, offsets) in mine.items()
+            if offsets.keys() >= set(partitions)
+        }
+
+    def _offsets_at(self, partitions: Collection[Partition], at: datetime) -> Mapping[Partition, int]:
+        try:
+            return self.broker.offsets_at(partitions, at)
+        except (Transient, TopicChanged, TopicMissing) as error:
+            log.warning("where spikes begin that start at %s could not be asked: %s", at, error)
+            return {}
+
+    def _log_starts(self, survey: Survey, view: LagView) -> Mapping[str, tuple[Look, ...]]:
+        """Of spikes that have not staged all of a topic from which Kafka deletes by size."""
+        asked = [
+            name
+            for name, spike in self.spikes.items()
+            if (seen := survey.topics.get(spike.topic))
+            and seen.by_size
+            and unstaged(spike, view.positions.get(name, {}), seen.offsets)
+        ]
+        try:
+            return self.ledger.log_starts(asked, view.now - LOOK_BACK) if asked else {}
+        except Transient as error:
+            log.warning("how fast logs are deleted is told from the last minutes only: %s", error)
+            return {}
+
+    def _firsts(self, sights: "_Sights") -> "_Firsts":
         """The first record at or after each offset that a lagging spike stands at: those that are not
         committed and, where they differ, those that are not staged."""
         wanted: set[tuple[Partition, int]] = set()
-        for name, spike in self.spikes.items():
-            if spike.topic in survey.topics:
-                topic, positions = survey.topics[spike.topic].offsets, view.positions.get(name, {})
-                wanted |= set(uncommitted(spike, positions, topic).items())
-                wanted |= set(unstaged(spike, positions, topic).items())
+        for spike in self.spikes.values():
+            for behind in sights.behind(spike):
+                wanted |= set(behind.items())
         records: dict[tuple[Partition, int], RecordTime | None] = {}
         problems: dict[tuple[Partition, int], str] = {}
         try:
@@ -134,20 +177,17 @@ class Observer:
     def _facts(
         self,
         spike: Spike,
-        survey: Survey,
-        view: LagView,
+        sights: "_Sights",
         firsts: "_Firsts",
         drivers: Mapping[str, tuple[ObservedDriver, ...]] | None,
     ) -> LagFacts:
-        name, seen = spike.name, survey.topics.get(spike.topic)
-        positions: Mapping[Partition, Position] = view.positions.get(name, {})
-        behind = uncommitted(spike, positions, seen.offsets) if seen else {}
-        unsafe = unstaged(spike, positions, seen.offsets) if seen else {}
+        name, view, seen = spike.name, sights.view, sights.topic(spike)
+        behind, unsafe = sights.behind(spike)
         return LagFacts(
             spike=spike,
-            positions=positions,
+            positions=view.positions.get(name, {}),
             topic=seen.offsets if seen else None,
-            unobserved=survey.problems.get(spike.topic),
+            unobserved=sights.problem(spike),
             retention=seen.retention if seen else None,
             first_uncommitted=firsts.after(behind),
             first_unstaged=firsts.after(unsafe),
@@ -160,6 +200,10 @@ class Observer:
             restarts=tuple(r.cause for r in view.recoveries.get(name, ())),
             loss=view.losses.get(name),
             history=view.history.get(name, ()),
+            by_size=bool(seen and seen.by_size),
+            looks=sights.log_starts.get(name, ()),
+            begins=sights.begins.get(name, {}),
+            ends=view.ends.get(name, ()),
         )
 
     def _follow(self, reports: Mapping[str, LagReport], view: LagView) -> None:
@@ -176,6 +220,40 @@ class Observer:
         for name, reason in refused.items():
             log.warning("consumer group %s does not follow the ledger: %s", name, reason)
         self.ledger.mark_mirrored({name: None if group(name) in refused else sums[name] for name in stale})
+
+
+@dataclass(frozen=True, slots=True)
+class _Sights:
+    """Broker and ledger side by side."""
+
+    survey: Survey
+    view: LagView
+    begins: Mapping[str, Mapping[Partition, int]]
+    log_starts: Mapping[str, tuple[Look, ...]]
+
+    def topic(self, spike: Spike) -> SurveyedTopic | None:
+        """None where it is not there, or where a new spike begins in it is not known."""
+        unknown = _begins_at(spike, self.view) and spike.name not in self.begins
+        return None if unknown else self.survey.topics.get(spike.topic)
+
+    def problem(self, spike: Spike) -> str | None:
+        if spike.topic in self.survey.topics and self.topic(spike) is None:
+            return f"topic {spike.topic}: the offsets at {spike.start:%Y-%m-%d %H:%M}Z could not be asked for"
+        return self.survey.problems.get(spike.topic)
+
+    def behind(self, spike: Spike) -> tuple[Mapping[Partition, int], Mapping[Partition, int]]:
+        """Where it stands in lagging partitions: the first that is not committed, and not staged."""
+        if (seen := self.topic(spike)) is None:
+            return {}, {}
+        positions, begins = self.view.positions.get(spike.name, {}), self.begins.get(spike.name)
+        return (
+            uncommitted(spike, positions, seen.offsets, begins),
+            unstaged(spike, positions, seen.offsets, begins),
+        )
+
+
+def _begins_at(spike: Spike, view: LagView) -> bool:
+    return isinstance(spike.start, datetime) and not view.positions.get(spike.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +281,8 @@ def _committed(positions: Mapping[Partition, Position]) -> int:
 
 
 def _life(name: str, view: LagView, drivers: Iterable[ObservedDriver] | None) -> Life:
-    life = _process(drivers)
+    restarted = (r.at for r in view.recoveries.get(name, ()))
+    life = replace(_process(drivers), tried_at=(*view.opened.get(name, ()), *restarted))
     epoch = view.epochs.get(name)
     if epoch is None or epoch.state is not EpochState.OPEN:
         return life
@@ -223,7 +302,7 @@ def _process(drivers: Iterable[ObservedDriver] | None) -> Life:
     ended = bool(mine) and mine[-1].state is DriverState.EXITED
     return Life(
         running=any(d.state is not DriverState.EXITED for d in mine),
-        ended_well=ended and mine[-1].exit_code == 0,
+        ended_well=ended and mine[-1].bounded and mine[-1].exit_code == 0,
         started_at=mine[-1].started_at if mine else None,
     )
 

@@ -10,7 +10,7 @@ from builders import HOUR, partition
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.lag import RINGS
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
-from spike_pipelines.domain.lag_history import Trend
+from spike_pipelines.domain.lag_history import Ends, Rates, Trend
 
 pytestmark = pytest.mark.real
 
@@ -22,7 +22,8 @@ REPORT = LagReport(
     (PartitionLag(partition(), 0, 10, 12.5, 5, 3, 99.0, 90, 95, 2, 100),),
     at=HOUR,
     topic_id="id-1",
-    trend=Trend(60.0, 1.0, 2.0, 3.0, 0.0),
+    trend=Trend(60.0, 1.0, 2.0, 3.0, (Rates(1.0, 3.0),)),
+    ends=(Ends(HOUR, "id-1", (100,), (90,)),),
     restarts=("no driver runs",),
 )
 
@@ -66,6 +67,51 @@ def test_a_look_is_a_sample_with_all_its_sums(ledger):
     assert replace(sample, at=HOUR) == REPORT.sample(HOUR)
     assert (sample.log_start, sample.log_end, sample.staged_end, sample.committed_end) == (2, 100, 95, 90)
     assert (sample.log_starts, sample.staged_ends) == ((2,), (95,))
+
+
+def test_looks_at_partitions_come_back_with_the_next_view(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    assert view(ledger).ends == {"payouts": REPORT.ends}
+
+
+def test_a_report_from_before_looks_at_partitions_were_kept_is_still_read(ledger):
+    ledger.record_lag({"payouts": REPORT})
+    with ledger._engine.begin() as db:
+        db.execute(sa.text("UPDATE lag_latest SET report = report - 'ends' #- '{trend,partitions}'"))
+    assert view(ledger).ends == {}
+    assert ledger.latest_lag()["payouts"].trend.partitions == ()
+
+
+def test_log_starts_are_looks_on_both_sides_of_each_step(ledger):
+    """The ring of a week, of the spikes that were asked for."""
+    ledger.record_lag({"payouts": REPORT, "session": REPORT})
+    now, h = ledger.now(), s.lag_history
+    with ledger._engine.begin() as db:
+        row = dict(
+            db.execute(sa.select(h).where(h.c.step_seconds == 600, h.c.spike == "payouts")).mappings().one()
+        )
+        db.execute(sa.delete(h))
+        for n, start in enumerate((2, 2, 2, 7, 7, 7, 7, 9)):
+            moved = {"log_start": start, "log_starts": [start], "slot": n}
+            db.execute(sa.insert(h), [row | moved | {"at": now - timedelta(minutes=10 * (8 - n))}])
+        dark = {"topic_id": None, "log_start": 0, "log_starts": [], "slot": 9}
+        db.execute(sa.insert(h), [row | dark | {"at": now - timedelta(minutes=45)}])
+    looks = ledger.log_starts(["payouts", "session"], now - timedelta(days=7))
+    assert set(looks) == {"payouts"}
+    seen = [(round((now - x.at).total_seconds() / 60), x.starts) for x in looks["payouts"]]
+    assert seen == [(80, (2,)), (60, (2,)), (50, (7,)), (20, (7,)), (10, (9,))]
+    assert ledger.log_starts(["payouts"], now) == {}
+
+
+def test_a_view_has_when_the_newest_epochs_began(world):
+    driver = world.driver(world.spike())
+    assert len(view(world.ledger).opened["payouts"]) == 1
+    assert view(world.ledger).epochs["payouts"].opened_at == view(world.ledger).opened["payouts"][0]
+    driver.stage(), driver.stage()
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '1 h' WHERE number = "
+                  "(SELECT min(number) FROM batches)")  # fmt: skip
+    waiting = view(world.ledger).waiting["payouts"]
+    assert waiting.newest_staged_at - waiting.oldest_staged_at >= timedelta(hours=1)
 
 
 def test_what_was_not_observed_is_a_sample_without_figures(ledger):
@@ -142,9 +188,35 @@ def test_a_second_loss_before_the_first_is_acknowledged_adds_to_it(ledger):
 def test_a_log_that_was_cut_off_and_grew_again_stays_lost_until_it_is_acknowledged(ledger):
     """What stands at these offsets now was never read: nothing has healed."""
     ledger.record_lag({"payouts": cut_off(log_end=17)})
+    ledger.record_lag({"payouts": cut_off(log_end=18)})
     ledger.record_lag({"payouts": cut_off(log_end=25)})
     standing = view(ledger).losses["payouts"]
     assert (standing.records, standing.detail) == (3, "events:0[17,20) cut off")
+
+
+def test_one_look_at_a_broker_that_is_behind_is_no_loss(ledger):
+    """Its log seems to end below what is staged; by the next look it has caught up."""
+    for end in (17, 25, 17, 25):
+        ledger.record_lag({"payouts": cut_off(log_end=end)})
+        assert view(ledger).losses == {}
+
+
+def test_a_look_from_before_an_acknowledgement_does_not_lose_the_same_again(ledger):
+    """`spike ack` came between its view of the ledger and its writing."""
+    early = replace(lost(4), at=ledger.now())
+    ledger.record_lag({"payouts": early})
+    ledger.acknowledge_loss("payouts", "ann", "known")
+    ledger.record_lag({"payouts": early})
+    assert view(ledger).losses == {}
+    ledger.record_lag({"payouts": replace(lost(6), at=early.at)})
+    assert view(ledger).losses["payouts"].detail == "events:0[9,11)"
+
+
+def test_a_look_from_after_an_acknowledgement_that_still_finds_the_loss_is_a_new_one(ledger):
+    ledger.record_lag({"payouts": lost(4)})
+    ledger.acknowledge_loss("payouts", "ann", "known")
+    ledger.record_lag({"payouts": replace(lost(4), at=ledger.now())})
+    assert view(ledger).losses["payouts"].records == 4
 
 
 def test_a_loss_that_was_written_before_ranges_were_kept_is_not_made_smaller(ledger):
@@ -168,7 +240,7 @@ def test_a_loss_is_acknowledged_once_and_by_name(ledger):
 def test_a_loss_after_an_acknowledged_one_is_a_new_one(ledger):
     ledger.record_lag({"payouts": lost(4)})
     ledger.acknowledge_loss("payouts", "ann", "known")
-    ledger.record_lag({"payouts": lost(1)})
+    ledger.record_lag({"payouts": replace(lost(1), at=ledger.now())})
     assert view(ledger).losses["payouts"].records == 1
 
 
@@ -184,6 +256,16 @@ def test_what_was_committed_lately_continues_and_a_break_is_named(world):
     world.execute("UPDATE batch_ranges SET start_offset = 7 WHERE start_offset = 6")
     (broken,) = world.ledger.recent_breaks(since)["payouts"]
     assert (broken.expected, broken.found) == (6, 7)
+
+
+def test_breaks_can_be_asked_for_of_some_spikes(world):
+    for name in ("payouts", "session"):
+        driver = world.driver(world.spike(name))
+        driver.stage()
+        world.settle(driver.spike)
+    since = world.ledger.now() - timedelta(minutes=10)
+    assert set(world.ledger.recent_breaks(since)) == {"payouts", "session"}
+    assert set(world.ledger.recent_breaks(since, ["session"])) == {"session"}
 
 
 def test_ranges_that_do_not_end_at_the_committed_end_are_a_break(world):

@@ -335,6 +335,17 @@ def test_what_is_published_or_reported_never_goes_back(opened):
     assert (state.sequence, state.published, state.reported) == (2, 2, 2)
 
 
+def test_since_when_readers_miss_something_is_when_the_first_unpublished_commit_was(opened):
+    for start in (0, 10):
+        commit(opened, add(opened, start, start + 10))
+    before = opened.datasets()[0].unpublished_since
+    assert timedelta(0) <= opened.now() - before < timedelta(minutes=1)
+    opened.mark_published("payouts", 1)
+    assert before < opened.datasets()[0].unpublished_since <= opened.now()
+    opened.mark_published("payouts", 2)
+    assert opened.datasets()[0].unpublished_since is None
+
+
 def test_reports_cover_what_was_published_since_the_last_one(opened):
     made = [add(opened, start, start + 10) for start in (0, 10)]
     for batch in made:

@@ -26,6 +26,9 @@ class Memory:
     def keep(self, topic, retention):
         self.surveyor.retention[topic] = retention
 
+    def keep_bytes(self, topic):
+        self.surveyor.by_size.add(topic)
+
     def append_aborted(self, topic, *timestamps):
         log = self.surveyor._topics[topic].logs[0]
         log.end += len(timestamps) + 1
@@ -42,9 +45,13 @@ class Real:
         self._client = KafkaAdminClient(bootstrap_servers=bootstrap)
 
     def keep(self, topic, retention):
-        milliseconds = str(int(retention.total_seconds() * 1000))
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"retention.ms": milliseconds})
-        self._client.alter_configs([resource])
+        self._set(topic, {"retention.ms": str(int(retention.total_seconds() * 1000))})
+
+    def keep_bytes(self, topic):
+        self._set(topic, {"retention.bytes": str(10**9), "retention.ms": "-1"})
+
+    def _set(self, topic, configs):
+        self._client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
 
     def append_aborted(self, topic, *timestamps):
         end = self._end(topic)
@@ -106,6 +113,22 @@ def test_ids_starts_ends_and_retention_of_all_topics_come_in_one_look(edge, topi
     assert (dict(seen.offsets.log_start), dict(seen.offsets.log_end)) == ({0: 1, 1: 0}, {0: 3, 1: 0})
     assert seen.retention == timedelta(hours=1)
     assert len(seen.offsets.topic_id) == 22
+
+
+def test_a_topic_that_is_deleted_by_size_says_so(edge, topic):
+    edge.admin.append(topic, 0, at(0))
+    assert not edge.surveyor.survey([topic]).topics[topic].by_size
+    edge.keep_bytes(topic)
+    seen = edge.surveyor.survey([topic], elsewhere=True).topics[topic]
+    assert (seen.by_size, seen.retention) == (True, None)
+
+
+def test_the_offsets_at_a_time_are_those_of_the_first_records_since_or_the_end(edge, topic):
+    edge.admin.append(topic, 0, at(0), at(1), at(2))
+    first, second = partitions(edge, topic)
+    assert edge.surveyor.offsets_at([first, second], at(1)) == {first: 1, second: 0}
+    assert edge.surveyor.offsets_at([first], at(9)) == {first: 3}
+    assert edge.surveyor.offsets_at([], at(1)) == {}
 
 
 def test_nothing_is_asked_for_no_topics(edge):

@@ -84,6 +84,102 @@ def test_what_is_old_and_unread_is_told_by_the_retention_of_its_topic(world, spi
     assert observer.lag()["payouts"].verdict is LagVerdict.RETENTION_RISK
 
 
+def test_what_came_before_the_time_that_a_new_spike_starts_at_is_no_lag(world, spike, observer):
+    """Nothing was committed, and most of the topic never will be."""
+    timed = world.spikes[spike.name] = replace(spike, start=HOUR + timedelta(minutes=1))
+    world.broker.delete_records(spike.topic, 0, 40)
+    world.broker.append(spike.topic, 0, *[HOUR + timedelta(minutes=2)] * 3)
+    report = observer.watch()["payouts"]
+    assert (report.lag, report.lost, report.partitions[0].committed_end) == (3, 0, 100)
+    world.driver(timed)
+    assert observer.lag()["payouts"].lag == 3
+
+
+def test_where_a_new_spike_begins_is_unknown_if_the_broker_does_not_say(world, spike, observer):
+    world.spikes[spike.name] = replace(spike, start=HOUR)
+
+    class Deaf:
+        def __getattr__(self, name):
+            return getattr(world.broker, name)
+
+        def offsets_at(self, partitions, at):
+            return {}
+
+    report = replace(observer, broker=Deaf()).watch()["payouts"]
+    assert (report.verdict, report.observed) == (LagVerdict.UNKNOWN, False)
+    assert "the offsets at 2026-11-22 21:00Z could not be asked for" in report.sentence
+
+
+def test_how_fast_a_log_is_deleted_by_size_is_told_by_a_week_of_steps(world, spike, observer):
+    world.driver(spike)
+    world.broker.by_size.add(spike.topic)
+    for start in (0, 5, 10, 15, 20):
+        world.broker.delete_records(spike.topic, 0, start)
+        observer.watch()
+        world.execute("UPDATE positions SET committed_end = 30, staged_end = 30")
+        world.execute("UPDATE lag_history SET at = at - interval '1 hour', slot = slot + 2000")
+    world.execute("UPDATE lag_history SET at = at + interval '1 hour'")
+    report = observer.lag()["payouts"]
+    assert report.time_to_loss_seconds == pytest.approx(2 * 3600, abs=60)
+    world.broker.by_size.clear()
+    assert observer.lag()["payouts"].time_to_loss_seconds is None
+
+
+def test_what_is_staged_and_deleted_by_kafka_waits_to_be_committed(world, spike, observer):
+    stage(world, spike)
+    world.broker.delete_records(spike.topic, 0, 12)
+    world.broker.truncate(spike.topic, 0, 12)
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '2 h'")
+    world.execute("UPDATE epochs SET opened_at = opened_at - interval '3 h'")
+    report = observer.watch()["payouts"]
+    assert (report.verdict, report.lag, report.lost) == (LagVerdict.STALLED, 0, 0)
+    assert report.lag_seconds == pytest.approx(7200, abs=60)
+
+
+def test_a_crash_loop_moves_nothing_however_young_its_last_life_is(world, spike, observer):
+    for name in "abc":
+        world.execute("UPDATE epochs SET opened_at = opened_at - interval '1 h', "
+                      "heartbeat_at = heartbeat_at - interval '1 h'")  # fmt: skip
+        world.driver(spike, name)
+    report = observer.watch()["payouts"]
+    assert (report.verdict, report.stalled) == (LagVerdict.STALLED, True)
+    assert "nothing moves for 2 h 0 min" in report.sentence
+
+
+def test_a_partition_that_stands_still_is_told_by_the_looks_before(world, observer):
+    """The others drain; the looks at each partition are kept with the report."""
+    other = world.spike("session", partitions=2)
+    driver = world.driver(other)
+    observer.watch()
+    world.execute("UPDATE lag_history SET at = at - interval '5 min'")
+    world.execute(
+        "UPDATE lag_latest SET report = jsonb_set(report, '{ends,0,at}', "
+        "to_jsonb((report #>> '{ends,0,at}')::timestamptz - interval '5 min')) WHERE spike = 'session'"
+    )
+    driver.stage(60, 0, 0, index=1)
+    world.settle(other)
+    report = observer.watch()["session"]
+    assert report.verdict is LagVerdict.FALLING_BEHIND
+    assert "in session-topic:0 0.0/s come and 0.0/s are committed" in report.sentence
+
+
+def test_a_driver_that_ends_well_is_stopped_unless_it_was_asked_to_end(world, spike, observer):
+    stage(world, spike)
+    world.settle(spike)
+    world.broker.truncate(spike.topic, 0, 12)
+    ended = ObservedDriver("payouts", "a", DriverState.EXITED, HOUR, exit_code=0)
+
+    class Ended:
+        def __init__(self, driver):
+            self.driver = driver
+
+        def drivers(self):
+            return (self.driver,)
+
+    seen = [replace(observer, cluster=Ended(replace(ended, bounded=b))).lag() for b in (False, True)]
+    assert [reports["payouts"].verdict for reports in seen] == [LagVerdict.STOPPED, LagVerdict.IDLE]
+
+
 def test_a_loss_stays_in_the_verdict_until_it_is_acknowledged(world, spike, observer):
     world.driver(spike)
     world.broker.delete_records(spike.topic, 0, 40)
@@ -104,8 +200,9 @@ def test_a_log_that_was_cut_off_is_told_and_a_batch_staged_meanwhile_is_not(worl
         def __getattr__(self, name):
             return getattr(world.broker, name)
 
-        def survey(self, names):
+        def survey(self, names, *, elsewhere=False):
             seen = world.broker.survey(names)
+            assert elsewhere is bool(looks)
             looks.append(seen)
             if len(looks) == 1:  # between the survey and the look at the ledger
                 world.broker.append(spike.topic, 0, *[HOUR] * 20)
@@ -139,8 +236,9 @@ def test_a_topic_that_is_gone_is_asked_for_again_and_then_told(world, spike, obs
         def __getattr__(self, name):
             return getattr(world.broker, name)
 
-        def survey(self, names):
+        def survey(self, names, *, elsewhere=False):
             self.asked += 1
+            assert elsewhere is (self.asked > 1)
             return Survey({}, {}) if self.asked == 1 else world.broker.survey(names)
 
     assert replace(observer, broker=Late()).lag()["payouts"].observed

@@ -64,6 +64,7 @@ def observer(world):
         world.settle(one)
     for _ in range(4):
         driver.stage()
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '1 min' WHERE state = 'staged'")
     world.broker.delete_records(lost.topic, 0, 40)
     world.broker.retention[stopped.topic] = timedelta(days=365 * 10)
     with world.ledger.begin() as tx:

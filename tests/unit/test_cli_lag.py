@@ -22,7 +22,7 @@ REPORT = LagReport(
     42.0,
     tuple(PartitionLag(partition(i), 0, i * 10, float(i), log_end=2000) for i in range(30)),
     at=HOUR,
-    trend=Trend(600.0, 30.0, 20.0, 10.0, 0.0),
+    trend=Trend(600.0, 30.0, 20.0, 10.0),
     time_to_loss_seconds=3600.0,
     created_at=HOUR,
 )

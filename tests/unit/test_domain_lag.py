@@ -6,9 +6,20 @@ from datetime import timedelta
 import pytest
 from builders import HOUR, partition, spike, topic
 
-from spike_pipelines.domain.lag import LagFacts, LagVerdict, Life, Loss, Waiting, human, uncommitted, unstaged
-from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.lag import (
+    LagFacts,
+    LagVerdict,
+    Life,
+    Loss,
+    Waiting,
+    human,
+    setting,
+    uncommitted,
+    unstaged,
+)
+from spike_pipelines.domain.lag_history import Ends, Sample, kept
 from spike_pipelines.domain.lag_verdict import judge
+from spike_pipelines.domain.log_start import Look
 from spike_pipelines.domain.losses import Missing
 from spike_pipelines.domain.offsets import OffsetRange, Position, RecordTime
 from spike_pipelines.domain.spike import Start
@@ -46,8 +57,8 @@ def facts(committed=100, staged=None, *, end=100, start=0, age=None, unstaged_ag
     return LagFacts(**{**plain, **changes})
 
 
-def waiting(batches=4, oldest=40, held=None):
-    return Waiting(batches, ago(oldest), held)
+def waiting(batches=4, oldest=40, held=None, newest=None):
+    return Waiting(batches, ago(oldest), ago(oldest if newest is None else newest), held)
 
 
 def sample(seconds, committed=0, end=0, staged=None, start=0, **changes):
@@ -174,6 +185,17 @@ def test_a_new_spike_has_its_time_for_the_first_commit():
     assert "it began 1 min 40 s ago and has not committed yet" in report.sentence
     late = judge(facts(**new, created_at=ago(301), life=young), HOUR)
     assert late.verdict is LagVerdict.FALLING_BEHIND
+
+
+def test_a_new_spike_that_begins_at_a_time_has_no_lag_and_no_loss_before_it():
+    timed = replace(SPIKE, start=ago(3600))
+    new = {"positions": {}, "last_commit_at": None, "spike": timed, "end": 50, "start": 10}
+    first = {partition(): RecordTime(40, ago(3))}
+    seen = facts(**new, begins={partition(): 40}, first_uncommitted=first, first_unstaged=first)
+    report = judge(seen, HOUR)
+    assert (report.verdict, report.lag, report.lost) == (LagVerdict.OK, 10, 0)
+    assert uncommitted(timed, {}, topic(50, starts=[10]), {partition(): 40}) == {partition(): 40}
+    assert judge(facts(**new, begins={partition(): 50}), HOUR).verdict is LagVerdict.IDLE
 
 
 def test_a_spike_that_never_committed_and_does_not_run_says_so():
@@ -324,6 +346,63 @@ def test_backpressure_is_named_before_the_missing_progress_that_follows_from_it(
     assert verdict(replace(seen, waiting=None)) is LagVerdict.STALLED
 
 
+def test_what_is_staged_and_deleted_by_kafka_is_neither_lost_nor_committed():
+    """Retention took what is staged: nothing of the log is left to lag, and readers have none of it."""
+    deleted = {"committed": 10, "staged": 90, "start": 90, "end": 90, "last_commit_at": ago(7200)}
+    report = judge(facts(**deleted, waiting=waiting(2, oldest=7200)), HOUR)
+    assert (report.verdict, report.lost, report.lag, report.lag_seconds) == (LagVerdict.STALLED, 0, 0, 7200.0)
+    assert "2 batches are staged and not committed, the oldest for 2 h 0 min" in report.sentence
+    assert "look at the appender job's runs" in report.sentence
+    assert verdict(facts(**deleted, waiting=waiting(4, oldest=7200))) is LagVerdict.BACKPRESSURED
+    still = judge(facts(**deleted, waiting=waiting(2, oldest=7200, newest=5)), HOUR)
+    assert still.verdict is LagVerdict.FALLING_BEHIND
+
+
+def test_a_batch_that_waits_for_a_moment_is_ok_and_not_called_committed():
+    report = judge(facts(10, staged=90, start=90, end=90, waiting=waiting(1, oldest=2)), HOUR)
+    assert (report.verdict, report.sentence) == (LagVerdict.OK, "1 batch is staged for 2 s and not committed")
+
+
+def test_waiting_batches_that_are_being_committed_catch_up():
+    history = (sample(100, committed=10, end=90, staged=90),)
+    seen = facts(50, staged=90, start=90, end=90, waiting=waiting(2, oldest=300, newest=200), history=history)
+    report = judge(seen, HOUR)
+    assert (report.verdict, report.eta_seconds) == (LagVerdict.CATCHING_UP, pytest.approx(40 / 0.4))
+
+
+def test_a_bound_of_one_batch_is_no_backpressure_while_that_one_is_young():
+    one = replace(SPIKE, max_staged_batches=1)
+    assert verdict(facts(90, age=3, spike=one, waiting=waiting(1, oldest=2))) is LagVerdict.OK
+    assert verdict(facts(90, age=9, spike=one, waiting=waiting(1, oldest=6))) is LagVerdict.BACKPRESSURED
+
+
+def test_a_verdict_lasts_from_the_second_look_on():
+    seen = facts(90, age=9, waiting=waiting())
+    assert not judge(replace(seen, history=(sample(60),)), HOUR).lasts
+    history = (sample(120), sample(60, verdict="BACKPRESSURED"))
+    assert judge(replace(seen, history=history), HOUR).lasts
+
+
+def test_a_driver_that_starts_again_and_again_and_moves_nothing_is_stalled():
+    """Each life is young; the first of them had its time hours ago."""
+    tried = tuple(ago(s) for s in range(10_770, 0, -30))
+    life = Life(running=True, started_at=ago(10), opened_at=ago(5), tried_at=tried)
+    report = judge(facts(90, age=10_800, last_commit_at=ago(10_801), life=life), HOUR)
+    assert (report.verdict, report.stalled) == (LagVerdict.STALLED, True)
+    assert "nothing moves for 2 h 59 min" in report.sentence
+
+
+def test_restarts_of_a_quiet_night_take_no_time_from_the_driver_that_reads_its_first_records():
+    life = replace(RUNS, started_at=ago(20), opened_at=ago(10), tried_at=(ago(9_000), ago(10)))
+    seen = facts(90, age=100, last_commit_at=ago(36_000), life=life)
+    assert verdict(seen) is LagVerdict.FALLING_BEHIND
+
+
+def test_a_driver_that_staged_a_moment_ago_is_not_stalled_however_long_the_appender_takes():
+    seen = facts(90, age=900, last_commit_at=ago(900), waiting=waiting(2, oldest=900, newest=1))
+    assert verdict(seen) is LagVerdict.FALLING_BEHIND
+
+
 def test_batches_that_wait_below_the_bound_are_why_nothing_moves():
     seen = facts(90, age=900, waiting=waiting(2, oldest=900), last_commit_at=ago(900))
     assert "2 batches wait for the appender, the oldest for 15 min 0 s" in judge(seen, HOUR).sentence
@@ -383,9 +462,15 @@ def test_one_partition_of_unknown_age_makes_the_whole_unknown():
 
 
 def test_a_shortened_retention_is_a_risk_before_anything_is_lost():
-    report = judge(facts(90, age=5, retention=timedelta(seconds=60)), HOUR)
+    report = judge(facts(90, age=35, retention=timedelta(seconds=60)), HOUR)
     assert report.verdict is LagVerdict.RETENTION_RISK
-    assert "in 55 s, the topic keeps 1 min 0 s: raise retention.ms of payouts-topic" in report.sentence
+    assert "in 25 s, the topic keeps 1 min 0 s: raise retention.ms of payouts-topic" in report.sentence
+
+
+def test_a_retention_below_three_objectives_is_no_risk_to_a_spike_that_reads_at_once():
+    """Else it would be one at every look that finds a record, and idle at the others."""
+    for seconds in (20, 60, 89):
+        assert verdict(facts(90, age=2, retention=timedelta(seconds=seconds))) is LagVerdict.OK
 
 
 def test_a_stopped_spike_with_days_of_retention_is_stopped_and_says_how_long_there_is():
@@ -394,47 +479,164 @@ def test_a_stopped_spike_with_days_of_retention_is_stopped_and_says_how_long_the
     assert "Kafka keeps what is unread for 6 d 23 h more" in report.sentence
 
 
-def test_a_log_that_is_deleted_by_size_is_seen_in_its_moving_start():
-    history = (sample(100, committed=500, end=900, start=0, time_to_loss_seconds=90.0),)
-    seen = facts(500, end=1_000, start=400, age=50, retention=None, history=history)
-    report = judge(seen, HOUR)
-    assert report.time_to_loss_seconds == pytest.approx((500 - 400) / (400 / 100))
+# deletion by size: whole segments
+
+
+def look(seconds, *starts, staged=10**9, topic_id="id-1"):
+    return Look(ago(seconds), topic_id, starts, (staged,) * len(starts))
+
+
+def steps(every, size, *, now=0, count=6, since=0, looks_every=600):
+    """What the ring of ten minutes has of a log whose start goes `size` offsets on every `every` seconds, the
+    last time `since` seconds ago, and is at `now` at the end."""
+    oldest = since + every * count
+    moved = [(since + every * n, now - size * n) for n in range(count + 1)]
+    at = range(oldest - oldest % looks_every, 0, -looks_every)
+    return tuple(look(s, next((start for t, start in moved if t >= s), now - size * count)) for s in at)
+
+
+def by_size(committed, *, start, looks, **changes):
+    plain = {"end": committed + 1_000, "retention": None, "by_size": True, "looks": looks}
+    return facts(committed, start=start, **plain | changes)
+
+
+@pytest.mark.parametrize("every", [300, 3600, 86_400])
+@pytest.mark.parametrize("since", [30, 300, 3000])
+def test_a_healthy_spike_never_will_lose_whenever_a_segment_is_deleted(every, since):
+    """2 s behind; the last look but one was before a whole segment was deleted. By age, or by size."""
+    before = sample(60, committed=90_000, end=90_100, start=0, time_to_loss_seconds=WEEK.total_seconds())
+    step = {"end": 90_200, "start": 60_000, "age": 2, "history": (before,)}
+    assert verdict(facts(90_100, **step)) is LagVerdict.OK
+    looks = steps(every, 10_000, now=60_000, since=since)
+    assert verdict(facts(90_100, **step, by_size=True, looks=looks)) is LagVerdict.OK
+
+
+def test_where_only_age_deletes_the_moving_start_forecasts_nothing():
+    """The first unstaged record's age does; a step of a log start is a segment that was old enough."""
+    seen = facts(50_000, end=60_000, start=40_000, age=3600, looks=steps(3600, 10_000, now=40_000))
+    assert judge(seen, HOUR).time_to_loss_seconds == WEEK.total_seconds() - 3600
+
+
+def test_one_step_or_two_are_no_speed():
+    for count in (1, 2):
+        seen = by_size(50_000, start=40_000, age=50, looks=steps(3600, 10_000, now=40_000, count=count))
+        assert judge(seen, HOUR).time_to_loss_seconds is None
+
+
+def test_a_log_that_is_deleted_by_size_tells_by_several_steps_when_the_unread_goes():
+    """10,000 offsets go every hour, the last time ten minutes ago; 25,000 are left."""
+    looks = steps(3600, 10_000, now=40_000, since=600)
+    report = judge(by_size(65_000, start=40_000, age=7200, looks=looks), HOUR)
+    assert report.time_to_loss_seconds == pytest.approx(2.5 * 3600 - 600)
+
+
+@pytest.mark.parametrize("since", [600, 1800, 3000])
+def test_between_two_steps_the_forecast_comes_nearer_as_evenly_as_time_passes(since):
+    report = judge(
+        by_size(65_000, start=40_000, age=7200, looks=steps(3600, 10_000, now=40_000, since=since)), HOUR
+    )
+    assert report.time_to_loss_seconds == pytest.approx(2.5 * 3600 - since)
+
+
+def test_where_nothing_is_produced_any_more_the_forecast_stands_still():
+    """What is deleted by size is deleted when something comes: no spike of a quiet topic is in a hurry."""
+    quiet = steps(3600, 10_000, now=40_000, since=86_400)
+    report = judge(by_size(65_000, start=40_000, age=90_000, looks=quiet), HOUR)
+    assert report.time_to_loss_seconds == pytest.approx(1.5 * 3600)
+
+
+def test_a_spike_that_stands_still_before_a_start_that_moves_will_lose():
+    looks = steps(3600, 10_000, now=40_000, since=600)
+    history = (
+        sample(300, committed=60_000, end=60_500, start=40_000, time_to_loss_seconds=2 * 3600 - 300.0),
+    )
+    report = judge(by_size(60_000, start=40_000, age=7200, looks=looks, history=history), HOUR)
     assert report.verdict is LagVerdict.WILL_LOSE
+    assert "Kafka deletes unread records in 1 h 50 min" in report.sentence
+    assert "raise retention.bytes of payouts-topic now" in report.sentence
 
 
-def skewed(*starts, before, **changes):
-    """Partitions with 1,000 offsets staged of 2,000, whose log starts were `before` 100 s ago."""
-    indexes = range(len(starts))
-    old = sample(100, 500 * len(starts), log_starts=before, staged_ends=(1_000,) * len(starts))
-    plain = {
-        "positions": {partition(i): position(i, 1_000, 1_000) for i in indexes},
-        "topic": topic(*[2_000] * len(starts), starts=starts),
-        "first_uncommitted": {partition(i): RecordTime(1_000, ago(50)) for i in indexes},
-        "first_unstaged": {partition(i): RecordTime(1_000, ago(50)) for i in indexes},
-        "retention": None,
-        "history": (old,),
-    }
-    return judge(facts(**plain | changes), HOUR)
+def test_a_spike_that_reads_what_came_a_moment_ago_never_will_lose_however_its_margin_shrinks():
+    """In a busy hour logs are deleted faster from look to look; whoever keeps up reads faster still."""
+    looks = steps(3600, 10_000, now=40_000, since=600)
+    left = 2 * 3600 - 600.0
+    history = (sample(300, committed=60_000, end=60_500, start=40_000, time_to_loss_seconds=left + 450),)
+    seen = by_size(60_000, start=40_000, looks=looks, history=history)
+    for age, expected in ((2, LagVerdict.OK), (50, LagVerdict.WILL_LOSE)):
+        first = {partition(): RecordTime(60_000, ago(age))}
+        assert verdict(replace(seen, first_uncommitted=first, first_unstaged=first)) is expected
 
 
 def test_the_partition_whose_log_is_deleted_fastest_is_the_one_that_tells_when_records_are_lost():
-    """A hot partition is deleted at 8/s, the others are not: an average over them would say four times as
-    long. Where all are deleted alike, each has its own time too."""
-    report = skewed(800, 0, 0, 0, before=(0, 0, 0, 0))
-    assert report.time_to_loss_seconds == pytest.approx((1_000 - 800) / 8)
-    assert [p.time_to_loss_seconds is None for p in report.partitions] == [False, True, True, True]
-    assert skewed(800, 800, 800, before=(0, 0, 0)).time_to_loss_seconds == pytest.approx(25)
+    """A hot partition is deleted, the others are not: an average over them would say four times as long."""
+    looks = tuple(look(600 * n, 8_000 - 2_000 * n, 0, 0, 0) for n in range(4, 0, -1))
+    report = judge(partitions_by_size(looks, 8_000, 0, 0, 0), HOUR)
+    assert [p.time_to_loss_seconds for p in report.partitions] == [pytest.approx(600), None, None, None]
+    assert report.time_to_loss_seconds == pytest.approx(600)
+
+
+def partitions_by_size(looks, *starts):
+    indexes = [partition(i) for i in range(len(starts))]
+    return facts(
+        positions={p: Position(p, 0, 10_000, 10_000) for p in indexes},
+        topic=topic(*[20_000] * len(starts), starts=starts),
+        first_uncommitted={p: RecordTime(10_000, ago(50)) for p in indexes},
+        first_unstaged={p: RecordTime(10_000, ago(50)) for p in indexes},
+        retention=None, by_size=True, looks=looks,
+    )  # fmt: skip
 
 
 def test_a_partition_that_was_added_meanwhile_has_no_rate_of_deletion_yet():
-    assert skewed(0, 800, before=(0,)).time_to_loss_seconds is None
+    looks = tuple(look(600 * n, 8_000 - 2_000 * n) for n in range(4, 0, -1))
+    report = judge(partitions_by_size(looks, 8_000, 4_000), HOUR)
+    assert [p.time_to_loss_seconds for p in report.partitions] == [pytest.approx(600), None]
 
 
 def test_a_loss_in_one_partition_forecasts_nothing_and_hides_no_other_partition():
     """The first partition's start jumped beyond all that was staged then; the second's moves on."""
-    past = sample(100, 500, log_starts=(0, 0), staged_ends=(300, 1_000))
-    report = skewed(400, 800, before=(0, 0), history=(past,))
-    assert [p.time_to_loss_seconds for p in report.partitions] == [None, pytest.approx(25)]
+    *before, last = (look(600 * n, 8_000 - 2_000 * n, 8_000 - 2_000 * n) for n in range(4, 0, -1))
+    looks = (*before, replace(last, staged_ends=(100, 10**9)))
+    report = judge(partitions_by_size(looks, 8_000, 8_000), HOUR)
+    assert [p.time_to_loss_seconds for p in report.partitions] == [None, pytest.approx(600)]
+
+
+def test_log_starts_of_another_topic_of_that_name_are_no_steps():
+    looks = tuple(look(600 * n, 8_000 - 2_000 * n, topic_id="other") for n in range(4, 0, -1))
+    assert judge(partitions_by_size(looks, 8_000), HOUR).time_to_loss_seconds is None
+
+
+# one late event
+
+
+def late_event(*, alone):
+    """In a batch that came a moment ago, or in one of its own: then Kafka has no younger time of it."""
+    batch = None if alone else ago(2)
+    record = {partition(): RecordTime(90, ago(8 * 86_400), batch)}
+    return facts(90, first_uncommitted=record, first_unstaged=record)
+
+
+def test_a_late_event_among_others_is_deleted_with_them():
+    report = judge(late_event(alone=False), HOUR)
+    assert report.verdict is LagVerdict.OK
+    assert report.time_to_loss_seconds == pytest.approx(WEEK.total_seconds() - 2)
+
+
+def test_a_late_event_alone_in_its_batch_is_no_forecast_of_loss():
+    """The margin jumped from a week to nothing: what goes on shrinks by a second in a second."""
+    healthy = tuple(sample(s, 80, 90, time_to_loss_seconds=WEEK.total_seconds()) for s in (300, 60))
+    for history in ((), healthy, (sample(60, 80, 90),)):
+        assert verdict(replace(late_event(alone=True), history=history)) is LagVerdict.RETENTION_RISK
+
+
+def test_a_margin_that_jumped_counts_from_the_next_look_on():
+    """Retention was made shorter while nothing is read."""
+    jump = [
+        sample(120, 90, 100, time_to_loss_seconds=600_000.0),
+        sample(60, 90, 100, time_to_loss_seconds=1_260.0),
+    ]
+    seen = facts(90, age=2_400, retention=HOURS, history=tuple(jump))
+    assert verdict(seen) is LagVerdict.WILL_LOSE
+    assert verdict(replace(seen, history=(jump[0],))) is not LagVerdict.WILL_LOSE
 
 
 def test_a_loss_that_is_due_is_will_lose_for_as_long_as_it_does_not_catch_up():
@@ -467,17 +669,6 @@ def test_an_age_that_could_not_be_read_is_told_with_its_cause():
     assert "could not be read: events:0: NotLeaderForPartitionError" in judge(seen, HOUR).sentence
 
 
-def test_after_a_loss_its_jump_of_the_log_start_forecasts_no_other():
-    """Records were deleted, the loss was accepted, and the spike is at work again behind them."""
-    before = sample(300, committed=100, end=900, start=0, time_to_loss_seconds=600_000.0)
-    after = sample(60, committed=800, end=950, start=800, time_to_loss_seconds=600_000.0)
-    report = judge(facts(900, end=1_000, start=800, age=5, history=(before, after)), HOUR)
-    assert report.trend.log_start_per_second == 0
-    assert report.trend.committed_per_second == pytest.approx(800 / 300)
-    assert report.time_to_loss_seconds == pytest.approx(WEEK.total_seconds() - 5)
-    assert report.verdict is LagVerdict.OK
-
-
 # the trend
 
 
@@ -491,6 +682,52 @@ def test_falling_behind_tells_both_rates():
 def test_a_lag_that_stands_still_is_not_catching_up():
     history = (sample(100, committed=0, end=1_000),)
     assert verdict(facts(1_000, end=2_000, age=60, history=history)) is LagVerdict.FALLING_BEHIND
+
+
+def two(stuck_committed, other_committed, *, end=10_000, age=90):
+    """Two partitions; ten minutes ago both were at 0 of 5,000."""
+    at = {partition(0): stuck_committed, partition(1): other_committed}
+    return facts(
+        positions={p: Position(p, 0, c, c) for p, c in at.items()},
+        topic=topic(end, end),
+        first_uncommitted={p: RecordTime(c, ago(age)) for p, c in at.items() if c < end},
+        first_unstaged={p: RecordTime(c, ago(age)) for p, c in at.items() if c < end},
+        history=(sample(500, committed=0, end=10_000),),
+        ends=(Ends(ago(500), "id-1", (5_000, 5_000), (0, 0)),),
+    )  # fmt: skip
+
+
+def test_a_partition_that_stands_still_is_not_hidden_by_others_that_drain():
+    report = judge(two(0, 6_500, end=7_000), HOUR)
+    assert (report.verdict, report.eta_seconds) == (LagVerdict.FALLING_BEHIND, None)
+    assert "in events:0 4.0/s come and 0.0/s are committed" in report.sentence
+    assert report.trend.committed_per_second == pytest.approx(13)
+
+
+def test_all_is_caught_up_when_the_slowest_partition_is():
+    report = judge(two(8_000, 9_000), HOUR)
+    assert report.verdict is LagVerdict.CATCHING_UP
+    assert report.eta_seconds == pytest.approx(max(2_000 / 6, 1_000 / 8))
+
+
+def test_a_few_young_records_of_a_quiet_partition_do_not_delay_what_is_late():
+    seen = two(8_000, 9_990)
+    young = {**seen.first_uncommitted, partition(1): RecordTime(9_990, ago(1))}
+    quiet = replace(seen, first_uncommitted=young, ends=(Ends(ago(500), "id-1", (5_000, 9_990), (0, 9_980)),))
+    assert judge(quiet, HOUR).eta_seconds == pytest.approx(2_000 / 6)
+
+
+def test_a_rewind_of_one_partition_begins_its_rates_anew():
+    seen = replace(two(8_000, 9_000), ends=(Ends(ago(500), "id-1", (5_000, 5_000), (9_000, 0)),))
+    assert judge(seen, HOUR).trend.partitions == ()
+
+
+def test_looks_at_partitions_are_kept_every_two_minutes_and_for_one_window():
+    looks = ()
+    for seconds in range(1_800, 0, -60):
+        looks = kept(looks, Ends(ago(seconds), "id-1", (1,), (1,)))
+    assert [round((HOUR - x.at).total_seconds()) for x in looks] == [600, 480, 360, 240, 120]
+    assert kept(looks, Ends(HOUR, "other", (1,), (1,)))[0].topic_id == "other"
 
 
 def test_a_rewind_begins_the_history_anew():
@@ -546,6 +783,11 @@ def test_the_first_unread_record_is_looked_for_where_kafka_still_has_it():
     seen = topic(90, 80, 70, starts=[15])
     assert uncommitted(SPIKE, positions, seen) == {partition(0): 15, partition(2): 0}
     assert unstaged(SPIKE, positions, seen) == {partition(0): 20, partition(2): 0}
+
+
+def test_what_is_to_be_raised_is_what_deletes():
+    assert [setting(True, False), setting(False, True)] == ["retention.ms", "retention.bytes"]
+    assert setting(True, True) == "retention.ms and retention.bytes"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from builders import HOUR, partition
 
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
-from spike_pipelines.domain.losses import Missing, joined, records
+from spike_pipelines.domain.losses import Missing, joined, latched, records, without
 from spike_pipelines.domain.offsets import OffsetRange
 
 NOTHING = LagReport(LagVerdict.OK, "fine", 0, 0.0, (), at=HOUR)
@@ -47,3 +47,24 @@ def test_each_offset_is_lost_once_however_often_it_is_seen(known, seen, both):
 
 def test_records_are_the_offsets_of_all_ranges():
     assert records([gone(5, 9), gone(20, 23), gone(0, 1, 1, cut_off=True)]) == 8
+
+
+def test_a_log_is_cut_off_by_two_looks_and_deleted_by_one():
+    cut, more = gone(17, 20, cut_off=True), gone(18, 20, cut_off=True)
+    assert latched([cut, gone(5, 9)], ()) == (gone(5, 9),)
+    assert latched([more], [cut]) == (cut,)
+    assert latched([cut], [gone(17, 20, 1, cut_off=True), gone(17, 20)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("lost", "known", "left"),
+    [
+        ([gone(5, 9)], [gone(5, 9)], []),
+        ([gone(5, 9)], [gone(0, 20)], []),
+        ([gone(5, 12)], [gone(5, 9)], ["events:0[9,12)"]),
+        ([gone(5, 12)], [gone(7, 9)], ["events:0[5,7)", "events:0[9,12)"]),
+        ([gone(5, 9)], [gone(9, 12), gone(5, 9, 1), gone(5, 9, cut_off=True)], ["events:0[5,9)"]),
+    ],
+)
+def test_what_is_known_of_a_loss_is_taken_out_of_it(lost, known, left):
+    assert list(map(str, without(lost, known))) == left

@@ -9,7 +9,15 @@ from builders import HOUR, partition, spike
 from spike_pipelines.domain.closed import Behind
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import Break
-from spike_pipelines.orchestration.judgements import MOST_NEWS, MOST_REPEATS, Grade, Seen, judgements, news
+from spike_pipelines.orchestration.judgements import (
+    MOST_NEWS,
+    MOST_REPEATS,
+    Grade,
+    Seen,
+    executed,
+    judgements,
+    news,
+)
 from spike_pipelines.ports import DatasetState
 from spike_pipelines.services.close import HoursSeen
 
@@ -58,9 +66,24 @@ def test_no_check_passes_on_what_was_not_observed():
     ],
 )
 def test_lag_warns_when_a_promise_is_at_risk_and_fails_when_it_is_broken(verdict, seconds, grade):
-    made = judged("lag", replace(FINE, verdict=verdict, lag_seconds=seconds))
-    assert (made.grade, made.state) == (grade, verdict)
+    made = judged("lag", replace(FINE, verdict=verdict, lag_seconds=seconds, lasts=True))
+    assert (made.grade, made.state) == (grade, "OK" if grade is Grade.PASSED else verdict)
     assert made.sentence == f"{verdict}: 10 records and 12 s behind"
+
+
+def test_idle_and_ok_are_one_state_and_no_news_of_each_other():
+    idle, ok = (judged("lag", replace(FINE, verdict=v)) for v in (LagVerdict.IDLE, LagVerdict.OK))
+    told = news({}, {"a/lag": (idle.grade, idle.state)}, 1000.0)
+    assert news(told, {"a/lag": (ok.grade, ok.state)}, 1060.0) == {}
+    assert (idle.figures["verdict"], ok.figures["verdict"]) == ("IDLE", "OK")
+
+
+def test_backpressure_warns_from_the_second_look_on_and_at_once_beyond_the_objective():
+    full = replace(FINE, verdict=LagVerdict.BACKPRESSURED, lag_seconds=5)
+    first = judged("lag", full)
+    assert (first.grade, first.state, first.figures["verdict"]) == (Grade.PASSED, "OK", "BACKPRESSURED")
+    assert judged("lag", replace(full, lasts=True)).grade is Grade.WARN
+    assert judged("lag", replace(full, lag_seconds=31)).grade is Grade.ERROR
 
 
 def test_every_verdict_has_a_grade():
@@ -125,10 +148,21 @@ def test_offsets_contiguous_names_the_break():
 
 
 def test_fresh_is_what_readers_see():
-    behind = DatasetState("payouts", "payouts", 9, 4, 4)
     assert judged("fresh", replace(FINE, lag_seconds=31.0)).grade is Grade.ERROR
     assert judged("fresh", replace(FINE, lag_seconds=21.0)).grade is Grade.WARN
-    assert judged("fresh", dataset=behind).state == "UNPUBLISHED"
+
+
+@pytest.mark.parametrize(
+    ("commits", "seconds", "grade"),
+    [(1, 21, Grade.WARN), (1, 31, Grade.ERROR), (50, 20, Grade.PASSED), (50, -1, Grade.PASSED)],
+)
+def test_what_is_not_published_counts_by_its_age_and_not_by_its_number(commits, seconds, grade):
+    """One commit of an hour ago is missing to readers; fifty of a burst come with the next snapshot."""
+    behind = DatasetState("payouts", "payouts", commits, 0, 0, HOUR - timedelta(seconds=seconds))
+    made = judged("fresh", dataset=behind)
+    assert (made.grade, made.figures["unpublished_commits"]) == (grade, commits)
+    if grade is not Grade.PASSED:
+        assert f"{commits} commits are not published, the oldest for {seconds} s" in made.sentence
 
 
 # which of them to tell
@@ -141,6 +175,32 @@ def test_what_changed_is_told_and_the_worst_first():
     assert news({}, {"a/lag": OK}, 1000.0) == {"a/lag": ("PASSED OK", 1000.0)}
     states = {"a/lag": OK, "b/lag": BAD, "c/lag": OK}
     assert list(news(told, states, 1060.0)) == ["b/lag", "c/lag"]
+
+
+def test_a_recovery_does_not_wait_for_what_flaps_elsewhere():
+    """More changes in every tick than may be told, of checks whose names come first."""
+    flapping = [f"a{n:03}/lag" for n in range(MOST_NEWS)]
+    told = dict.fromkeys(flapping, ("WARN CATCHING_UP", 1000.0)) | {"z/lag": ("ERROR LOST", 1000.0)}
+    states = dict.fromkeys(flapping, (Grade.WARN, "FALLING_BEHIND")) | {"z/lag": OK}
+    first = news(told, states, 1060.0)
+    assert next(iter(first)) == "z/lag"
+    (left,) = set(flapping) - set(first)
+    states = dict.fromkeys(flapping, (Grade.WARN, "UNKNOWN"))
+    assert next(iter(news(told | first, states, 1120.0))) == left, "it was told longest ago"
+
+
+def test_whoever_was_told_longest_ago_is_told_first_and_of_those_the_worst():
+    told = dict.fromkeys(("a/lag", "b/lag"), ("PASSED OK", 1000.0)) | {"c/lag": ("ERROR LOST", 900.0)}
+    states = {"a/lag": (Grade.WARN, "UNKNOWN"), "b/lag": BAD, "c/lag": OK}
+    assert list(news(told, states, 1060.0)) == ["c/lag", "b/lag", "a/lag"]
+
+
+def test_what_was_executed_by_hand_is_what_was_told_last():
+    told = {"a/lag": ("PASSED OK", 1000.0), "b/lag": ("PASSED OK", 1000.0)}
+    by_hand = {"a/lag": ("ERROR LOST", 1030.0), "b/lag": ("ERROR LOST", 990.0)}
+    known = executed(told, by_hand)
+    assert known == {"a/lag": ("ERROR LOST", 1030.0), "b/lag": ("PASSED OK", 1000.0)}
+    assert list(news(known, dict.fromkeys(told, OK), 1060.0)) == ["a/lag"]
 
 
 def test_the_same_verdict_is_told_again_when_it_gets_worse_or_better():

@@ -19,7 +19,7 @@ from spike_pipelines.adapters.s3 import connect
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
-from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.offsets import Break, OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
 from spike_pipelines.orchestration.appender import (
     AppenderConfig,
@@ -30,7 +30,7 @@ from spike_pipelines.orchestration.appender import (
 )
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
-from spike_pipelines.orchestration.checks import LATELY, check_events, check_keys, look, results
+from spike_pipelines.orchestration.checks import check_events, check_keys, lag_checks, look, results
 from spike_pipelines.orchestration.conserved import conserved_checks, held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import (
@@ -431,13 +431,78 @@ def test_the_cursor_remembers_what_was_told():
 def test_a_check_of_a_spike_that_is_gone_is_forgotten():
     platform = Watched(LagVerdict.OK)
     cursor = json.dumps({"gone/lag": ["OK", 1.0]})
-    assert "gone/lag" not in json.loads(check_events(platform, cursor, HOUR).cursor)
+    assert "gone/lag" not in json.loads(check_events(platform, cursor, HOUR).cursor)["checks"]
+
+
+def test_a_cursor_from_before_there_was_more_to_remember_is_read():
+    platform = Watched(LagVerdict.OK)
+    first = check_events(platform, None, HOUR)
+    old = json.dumps(json.loads(first.cursor)["checks"])
+    assert check_events(platform, old, HOUR + timedelta(seconds=60)).asset_events == []
+
+
+GAP = {"payouts": (Break(partition(), 10, 12),)}
+
+
+def contiguous(tick):
+    return [e.passed for e in tick.asset_events if e.check_name == "offsets_contiguous"]
+
+
+def test_a_break_stays_red_until_the_ledger_is_whole_again():
+    """Ten minutes later nothing of it is among what was committed lately; a dark look forgets nothing."""
+    platform, now = Watched(LagVerdict.OK, breaks=GAP), HOUR
+    first = check_events(platform, None, now)
+    assert contiguous(first) == [False]
+    for minutes in range(1, 40):
+        platform.down = minutes == 20
+        tick = check_events(platform, first.cursor, now := HOUR + timedelta(minutes=minutes))
+        assert contiguous(tick) == ([False] if minutes in {20, 21} else [])
+        first = tick
+    assert platform.asked[-1][1] == ["payouts"]
+    assert platform.asked[-1][0] <= HOUR - timedelta(minutes=10)
+    platform.breaks = {}
+    assert contiguous(check_events(platform, first.cursor, now + timedelta(minutes=1))) == [True]
+
+
+def test_a_sensor_that_was_away_proves_all_that_was_committed_meanwhile_and_a_day_at_most():
+    platform = Watched(LagVerdict.OK)
+    cursor = None
+    for hours, back in ((0, 24), (1, 1 + 1 / 6), (1 + 1 / 60, 1 / 60 + 1 / 6), (90, 24)):
+        platform.time = now = HOUR + timedelta(hours=hours)
+        cursor = check_events(platform, cursor, now).cursor
+        assert now - platform.asked[-1][0] == timedelta(hours=back)
+
+
+def test_a_check_executed_by_hand_and_the_sensor_correct_each_other():
+    platform = Watched(LagVerdict.OK)
+    platform.time = now = datetime.now(UTC)
+    platform.broken_at = now - timedelta(hours=5)
+
+    def executed():
+        dg.materialize(
+            [lag_checks(platform.spikes.values())], selection=dg.AssetSelection.all_asset_checks(),
+            resources={"platform": platform}, instance=instance,
+        )  # fmt: skip
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = check_events(platform, None, now, instance)
+        platform.verdict = LagVerdict.LOST
+        platform.breaks = GAP
+        executed()
+        platform.verdict = LagVerdict.OK
+        later = now + timedelta(minutes=1)
+        second = check_events(platform, first.cursor, later, instance)
+        assert [(e.check_name, e.passed) for e in second.asset_events] == [("lag", True)], "no longer so"
+        assert json.loads(second.cursor)["broken"].keys() == {"payouts"}, "a longer look found it"
+        platform.breaks = {}
+        third = check_events(platform, second.cursor, later + timedelta(minutes=1), instance)
+        assert [(e.check_name, e.passed) for e in third.asset_events] == [("offsets_contiguous", True)]
 
 
 def test_an_executed_check_gives_the_same_as_the_event():
     platform = Watched(LagVerdict.WILL_LOSE)
     chosen = check_keys(platform.spikes.values())
-    made = list(results(chosen, look(platform, platform.observer.lag(), LATELY)))
+    made = list(results(chosen, look(platform, platform.observer.lag(), lambda now: now - timedelta(days=1))))
     events = check_events(platform, None, HOUR).asset_events
     assert {(r.check_name, r.passed, r.description) for r in made} == {
         (e.check_name, e.passed, e.description) for e in events
@@ -454,8 +519,10 @@ def test_a_ledger_that_does_not_answer_fails_what_only_it_knows_as_a_warning():
 class Watched:
     """What checks ask of the platform."""
 
-    def __init__(self, verdict, *, down=False):
-        self.verdict, self.down = verdict, down
+    def __init__(self, verdict, *, down=False, breaks=None):
+        self.verdict, self.down, self.breaks, self.time = verdict, down, breaks or {}, HOUR
+        self.broken_at = HOUR
+        self.asked = []
         self.spikes = {"payouts": spike()}
         self.observer = self.ledger = self.closer = self
 
@@ -466,7 +533,7 @@ class Watched:
     watch = lag
 
     def now(self):
-        return HOUR
+        return self.time
 
     def datasets(self):
         if self.down:
@@ -476,9 +543,20 @@ class Watched:
     def look(self):
         return {"payouts": HoursSeen(HOUR, problem="the ledger does not answer" if self.down else None)}
 
-    def recent_breaks(self, since):
-        assert since < HOUR
-        return {}
+    def recent_breaks(self, since, spikes=None):
+        if self.down:
+            raise Transient("the ledger does not answer")
+        assert since < self.time
+        self.asked.append((since, spikes))
+        return self.breaks if since <= self.broken_at else {}
+
+
+def test_where_events_have_no_order_nothing_is_corrected_and_nothing_fails():
+    """Dagster's SQLite keeps each run's events in a file of its own."""
+    with dg.instance_for_test() as instance:
+        first = check_events(Watched(LagVerdict.OK), None, HOUR, instance)
+        later = HOUR + timedelta(seconds=60)
+        assert check_events(Watched(LagVerdict.OK), first.cursor, later, instance).asset_events == []
 
 
 def test_dagsters_s3_client_waits_no_longer_than_ours():

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
@@ -17,16 +17,19 @@ from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
-from spike_pipelines.domain.lag_history import Sample
-from spike_pipelines.domain.losses import Missing, joined, records
+from spike_pipelines.domain.lag_history import Ends, Sample
+from spike_pipelines.domain.log_start import Look
+from spike_pipelines.domain.losses import Missing, joined, latched, records, without
 from spike_pipelines.domain.offsets import Break, Partition, Position
 from spike_pipelines.ports import LagView, Recovery, Tally
 
 # (step, slots): minutes for three hours, ten minutes for a week. At most so many rows a spike, for ever.
 RINGS = ((60, 180), (600, 1008))
 LATELY = timedelta(minutes=5)  # batches committed since count towards the appender's latency
+MOST_LIVES = 50  # epochs of a spike that a look goes back to: a crash loop of an hour is one
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
+_ENDS = TypeAdapter(tuple[Ends, ...])
 _MISSING = TypeAdapter(tuple[Missing, ...])
 _SAMPLE = tuple(field.name for field in fields(Sample))
 _UNFINISHED = sorted(UNFINISHED)
@@ -44,13 +47,14 @@ class LagQueries(ABC):
     def _snapshot(self) -> AbstractContextManager[sa.Connection]: ...
 
     def lag_view(self, history: timedelta, restarts: timedelta) -> LagView:
+        t = s.lag_latest
         with self._snapshot() as db:
             now: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
             epochs, read = _epochs(db)
             created = {
                 r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
             }
-            latest = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.mirrored))
+            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, t.c.report["ends"].label("ends"))).all()
             return LagView(
                 now=now,
                 positions=_positions(db),
@@ -63,16 +67,27 @@ class LagQueries(ABC):
                 losses=_losses(db),
                 history=_history(db, now - history),
                 mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
+                ends={r.spike: _ENDS.validate_python(r.ends) for r in latest if r.ends},
+                opened={row.spike: tuple(row.opened) for row in db.execute(_OPENED, {"most": MOST_LIVES})},
             )
+
+    def log_starts(self, spikes: Collection[str], since: datetime) -> Mapping[str, tuple[Look, ...]]:
+        parameters = {"spikes": sorted(spikes), "step": RINGS[-1][0], "since": since}
+        found: dict[str, tuple[Look, ...]] = {}
+        with self._read() as db:
+            for row in db.execute(_LOG_STARTS, parameters):
+                look = Look(row.at, row.topic_id, tuple(row.log_starts), tuple(row.staged_ends))
+                found[row.spike] = (*found.get(row.spike, ()), look)
+        return found
 
     def record_lag(self, reports: Mapping[str, LagReport]) -> None:
         with translated(), self._engine.begin() as db:
             at: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
             timed = dict(sorted(reports.items()))
             if timed:
-                _write_latest(db, timed, at)
+                before = _write_latest(db, timed, at)
                 _write_history(db, timed, at)
-                _write_losses(db, timed, at)
+                _write_losses(db, timed, before, at)
             _forget(db, at)
 
     def latest_lag(self) -> Mapping[str, LagReport]:
@@ -112,10 +127,13 @@ class LagQueries(ABC):
             row = db.execute(query).mappings().one_or_none()
         return _loss(row) if row else None
 
-    def recent_breaks(self, since: datetime) -> Mapping[str, tuple[Break, ...]]:
+    def recent_breaks(
+        self, since: datetime, spikes: Collection[str] | None = None
+    ) -> Mapping[str, tuple[Break, ...]]:
+        chosen = {"since": since, "lane": LIVE_LANE, "spikes": None if spikes is None else sorted(spikes)}
         with self._snapshot() as db:
             found: dict[str, tuple[Break, ...]] = {}
-            for row in db.execute(_BREAKS, {"since": since, "lane": LIVE_LANE}).mappings():
+            for row in db.execute(_BREAKS, chosen).mappings():
                 found.setdefault(row["spike"], ())
                 if row["expected"] is not None and row["expected"] != row["found"]:
                     partition = Partition(row["topic"], row["topic_id"], row["partition"])
@@ -173,6 +191,7 @@ _BREAKS = sa.text(
                lag(r.end_offset) OVER w AS before, lead(r.start_offset) OVER w AS after
         FROM batches b JOIN batch_ranges r ON r.batch = b.number
         WHERE b.committed_at >= :since AND b.lane = :lane AND b.state = 'committed' AND r.live
+              AND (CAST(:spikes AS text[]) IS NULL OR b.spike = ANY(CAST(:spikes AS text[])))
         WINDOW w AS (PARTITION BY r.spike, r.topic_id, r.partition ORDER BY r.start_offset)
     )
     SELECT recent.spike, recent.topic, recent.topic_id, recent.partition,
@@ -193,6 +212,35 @@ _BREAKS = sa.text(
     FROM recent JOIN positions p ON p.spike = recent.spike AND p.lane = :lane
          AND p.topic_id = recent.topic_id AND p.partition = recent.partition
     WHERE recent.after IS NULL
+    """
+)
+
+
+_OPENED = sa.text(
+    """
+    SELECT s.name AS spike, array_agg(e.opened_at) AS opened
+    FROM spikes s CROSS JOIN LATERAL (
+        SELECT opened_at FROM epochs WHERE spike = s.name ORDER BY number DESC LIMIT :most
+    ) AS e
+    GROUP BY s.name
+    """
+)
+
+
+# The last look before each step of a log's start and the first one after it, and the ends of the history.
+_LOG_STARTS = sa.text(
+    """
+    SELECT spike, at, topic_id, log_starts, staged_ends
+    FROM (
+        SELECT spike, at, topic_id, log_starts, staged_ends, log_start,
+               lag(log_start) OVER looks AS before, lead(log_start) OVER looks AS after
+        FROM lag_history
+        WHERE spike = ANY(:spikes) AND step_seconds = :step AND at >= :since AND topic_id IS NOT NULL
+        WINDOW looks AS (PARTITION BY spike ORDER BY at)
+    ) AS looks
+    WHERE log_starts <> '{}'
+          AND (log_start IS DISTINCT FROM before OR log_start IS DISTINCT FROM after)
+    ORDER BY spike, at
     """
 )
 
@@ -258,6 +306,7 @@ def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
             b.c.spike,
             sa.func.count().label("batches"),
             sa.func.min(b.c.staged_at).label("oldest"),
+            sa.func.max(b.c.staged_at).label("newest"),
             sa.func.array_agg(sa.dialects.postgresql.aggregate_order_by(b.c.state, b.c.number)).label(
                 "states"
             ),
@@ -272,6 +321,7 @@ def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
         row.spike: Waiting(
             row.batches,
             row.oldest,
+            row.newest,
             (row.why[0] or "no reason noted") if row.states[0] == BatchState.HELD else None,
         )
         for row in db.execute(query)
@@ -326,11 +376,18 @@ def _sample(row: sa.RowMapping) -> Sample:
     return Sample(**{name: row[name] for name in _SAMPLE} | lists)
 
 
-def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
-    """The first look of a day (UTC) forgets what the consumer group has, so that it is written again: Kafka
+def _write_latest(
+    db: sa.Connection, reports: Mapping[str, LagReport], at: datetime
+) -> Mapping[str, LagReport]:
+    """Answers the reports of before of those spikes whose log seems cut off: nobody else asks for them.
+
+    The first look of a day (UTC) forgets what the consumer group has, so that it is written again: Kafka
     itself forgets a group without members after a while, and a person may have deleted it."""
     t, query = s.lag_latest, insert(s.lag_latest)
     today = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    doubtful = sorted(name for name, r in reports.items() if any(p.cut_off for p in r.partitions))
+    known = sa.select(t.c.spike, t.c.report).where(t.c.spike.in_(doubtful)).with_for_update()
+    before = db.execute(known).all() if doubtful else ()
     db.execute(
         query.on_conflict_do_update(
             index_elements=[t.c.spike],
@@ -345,13 +402,15 @@ def _write_latest(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
             for name, report in reports.items()
         ],
     )
+    return {row.spike: _REPORT.validate_python(row.report) for row in before}
 
 
 def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
     values = [
         {"spike": name, "step_seconds": step, "slot": int(at.timestamp()) // step % slots} | sample
         for name, report in reports.items()
-        for (step, slots), sample in zip(RINGS, _samples(report, at), strict=True)
+        for sample in (_row(report.sample(at)),)
+        for step, slots in RINGS
     ]
     query = insert(s.lag_history)
     keys = ("spike", "step_seconds", "slot")
@@ -363,17 +422,21 @@ def _write_history(db: sa.Connection, reports: Mapping[str, LagReport], at: date
     )
 
 
-def _samples(report: LagReport, at: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each ring. The second one is for plots: without what is kept by partition."""
-    sample = asdict(report.sample(at))
-    by_partition = {name: list(sample[name]) for name in ("log_starts", "staged_ends")}
-    return sample | by_partition, sample | {name: [] for name in by_partition}
+def _row(sample: Sample) -> dict[str, Any]:
+    return asdict(sample) | {name: list(getattr(sample, name)) for name in ("log_starts", "staged_ends")}
 
 
-def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datetime) -> None:
+def _write_losses(
+    db: sa.Connection, reports: Mapping[str, LagReport], before: Mapping[str, LagReport], at: datetime
+) -> None:
     """One open loss a spike; it keeps when it was first seen, and all that was missing since. Who writes the
-    same spike's look waits for us at its newest report, who acknowledges the loss at its row."""
-    seen = {name: gone for name, report in reports.items() if (gone := report.missing)}
+    same spike's look waits for us at its newest report, who acknowledges the loss at its row: a look from
+    before that does not know of it, and what was acknowledged is not lost again."""
+    seen = {
+        name: latched(gone, before[name].missing if name in before else ())
+        for name, report in reports.items()
+        if (gone := report.missing)
+    }
     if not seen:
         return
     t = s.losses
@@ -383,10 +446,13 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
         .with_for_update()
     )
     known = {row.spike: (row.records, _MISSING.validate_python(row.ranges)) for row in db.execute(standing)}
+    acknowledged = _acknowledged(db, {name: reports[name].at for name in seen})
     values = []
     for name, gone in seen.items():
-        most, before = known.get(name, (0, ()))
-        total = joined(before, gone)
+        most, standing_ = known.get(name, (0, ()))
+        total = joined(standing_, without(gone, acknowledged.get(name, ())))
+        if not total:
+            continue
         values.append(
             {
                 "spike": name,
@@ -396,6 +462,8 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
                 "ranges": _MISSING.dump_python(total, mode="json"),
             }
         )
+    if not values:
+        return
     query = insert(t)
     db.execute(
         query.on_conflict_do_update(
@@ -406,6 +474,24 @@ def _write_losses(db: sa.Connection, reports: Mapping[str, LagReport], at: datet
         ),
         values,
     )
+
+
+def _acknowledged(
+    db: sa.Connection, looks: Mapping[str, datetime | None]
+) -> Mapping[str, tuple[Missing, ...]]:
+    """What was acknowledged of these spikes since they were looked at."""
+    t = s.losses
+    since = min((at for at in looks.values() if at), default=None)
+    if since is None:
+        return {}
+    query = sa.select(t.c.spike, t.c.acknowledged_at, t.c.ranges).where(
+        t.c.spike.in_(sorted(looks)), t.c.acknowledged_at >= since
+    )
+    found: dict[str, tuple[Missing, ...]] = {}
+    for row in db.execute(query):
+        if (at := looks[row.spike]) and row.acknowledged_at >= at:
+            found[row.spike] = joined(found.get(row.spike, ()), _MISSING.validate_python(row.ranges))
+    return found
 
 
 def _forget(db: sa.Connection, at: datetime) -> None:

@@ -156,8 +156,8 @@ class SqlLedger(
 
     def datasets(self) -> tuple[DatasetState, ...]:
         with self._read() as db:
-            found = db.execute(sa.select(s.datasets).order_by(s.datasets.c.name)).mappings()
-            return tuple(DatasetState(**row) for row in found)
+            query = sa.select(s.datasets, _unpublished_since()).order_by(s.datasets.c.name)
+            return tuple(DatasetState(**row) for row in db.execute(query).mappings())
 
     # publication: the tables follow the ledger
 
@@ -230,3 +230,22 @@ def _to_clean(column: sa.Column[Any]) -> sa.Select[Any]:
         .select_from(b.join(c, c.c.batch == b.c.number).join(d, d.c.name == c.c.dataset))
         .where(b.c.state == BatchState.COMMITTED, b.c.cleaned_at.is_(None), c.c.sequence <= d.c.published)
     )
+
+
+def _unpublished_since() -> sa.Label[datetime | None]:
+    """When the first sequence number that is not published came about: by a commit, or by an operation."""
+    d, c, o = s.datasets, s.commits, s.operations
+    commit = (
+        sa.select(c.c.committed_at)
+        .where(c.c.dataset == d.c.name, c.c.sequence > d.c.published)
+        .order_by(c.c.sequence)
+        .limit(1)
+        .scalar_subquery()
+    )
+    operation = (
+        sa.select(sa.func.min(o.c.at))
+        .where(o.c.spike == d.c.spike, o.c.sequence > d.c.published)
+        .scalar_subquery()
+    )
+    waits = sa.func.least(commit, operation, type_=s.Time)
+    return sa.case((d.c.published < d.c.sequence, waits), else_=None).label("unpublished_since")

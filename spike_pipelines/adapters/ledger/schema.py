@@ -441,7 +441,7 @@ lag_history = sa.Table(
     sa.Column("read_lag", sa.BigInteger),
     sa.Column("lag_seconds", sa.Float),
     sa.Column("time_to_loss_seconds", sa.Float),
-    # By partition number, for the rates of the last minutes; empty in the slots that are for plots only.
+    # By partition number: how fast each log is deleted.
     sa.Column("log_starts", ARRAY(sa.BigInteger), nullable=False, server_default=sa.text("'{}'")),
     sa.Column("staged_ends", ARRAY(sa.BigInteger), nullable=False, server_default=sa.text("'{}'")),
 )
