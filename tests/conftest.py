@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from builders import World, empty
+from hypothesis import settings
 
 from spike_pipelines.adapters.ledger import SqlLedger, migrate
 from spike_pipelines.stack import process
@@ -20,6 +21,8 @@ from spike_pipelines.stack.parts.postgres_roles import ROLES
 from spike_pipelines.stack.parts.s3 import PORTS as S3_PORTS
 from spike_pipelines.stack.parts.s3 import S3, S3Ports
 from spike_pipelines.stack.ports import remembered
+
+settings.load_profile("ci")  # everywhere the same examples, and no deadline that a busy machine misses
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
