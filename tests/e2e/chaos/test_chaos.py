@@ -1,4 +1,4 @@
-"""A small storm on a stack of its own: every record is accounted for."""
+"""A small storm on a stack of its own, before the other tests' is up: every record is accounted for."""
 
 import json
 import os
