@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A whole stack lives to the end of the session and takes half the machine: its tests are the last."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
 @pytest.fixture(scope="session")
 def stack_dir() -> Iterator[Path]:
     """Short on purpose (some parts open sockets below it), and not kept: data of tests is scratch."""

@@ -1,4 +1,4 @@
-"""A whole stack for this folder's tests: every part real, two spikes that hang early, a slow producer."""
+"""A whole stack for the session: every part real, two spikes that hang early, a slow producer."""
 
 import json
 import os
@@ -80,9 +80,9 @@ class Stack:
         self.await_(f"{spike} commits beyond {before}", lambda: self.committed(spike) > before)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Gone before the tests of other folders begin: two cores are few. `chaos/` comes first, with its own."""
+    """`chaos/`, with a stack of its own, comes before, and so do all other folders (`tests/conftest.py`)."""
     folder = tmp_path_factory.mktemp("stack")
     applications = tmp_path_factory.mktemp("applications")
     for name in NAMES:
