@@ -58,7 +58,8 @@ class ApplicationFacts:
     """One spike at one moment. `app` is None where there is no resource; `sighting` is what is remembered,
     this look included; `pods` are the driver pods, None if nobody asked (only suspects are asked about).
     `recoveries` are those of `ladder.HISTORY`, oldest first; `overlays` all rows that have not ended;
-    `worked_at` is the last commit; `stable` the hash of the last spec that was seen to work;
+    `worked_at` is the last commit; `stable` names the last spec that was seen to work; `noted` is the digest
+    of the present one as it was when it was first seen, None if it was not yet;
     `manifest_known` says that a deleted resource could be made again; `on_demand` is the node label for
     overlays of that kind, if there is such a thing here. The rest is as in `SpikeFacts`."""
 
@@ -75,11 +76,12 @@ class ApplicationFacts:
     unread: int | None = None
     catching_up: bool = False
     stable: str | None = None
+    noted: str | None = None
     manifest_known: bool = False
     on_demand: str | None = None
 
     def holding(self, now: datetime) -> tuple[Overlay, ...]:
-        return active(self.overlays, self.app.spec_hash if self.app else None, now)
+        return active(self.overlays, self.app.deployed if self.app else None, now)
 
     def heard(self, now: datetime) -> bool:
         """The driver of the open epoch was heard within its objective."""
@@ -322,11 +324,25 @@ def _called(pod: PodSight, owner: Sequence[str]) -> str:
 
 
 def _with_news(facts: ApplicationFacts, app: ObservedApplication, decision: Decision) -> Decision:
-    """A file that is newer than what runs is told where all else is well."""
-    if decision.verdict is not Verdict.RUNNING or app.spec_hash in {None, facts.spike.version}:
+    """A file that is newer than what runs, or a spec that somebody edited, is told where all else is well;
+    nothing is done about it, since whoever changed it had a reason."""
+    news = _news(facts, app)
+    if decision.verdict is not Verdict.RUNNING or news is None:
         return decision
-    news = f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"
     return replace(decision, verdict=Verdict.DRIFTED, cause=f"{decision.cause}; {news}")
+
+
+def _news(facts: ApplicationFacts, app: ObservedApplication) -> str | None:
+    if app.spec_hash not in {None, facts.spike.version}:
+        return (
+            f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"
+        )
+    if app.controls.overlays or facts.noted in {None, app.live}:
+        return None
+    return (
+        f"the spec of {app.name} was edited since it was deployed (`helm get manifest {app.name}` says what "
+        f"it was): `spike deploy {facts.spike.name}` puts it back"
+    )
 
 
 def _mend(facts: ApplicationFacts, trouble: Trouble, cause: str, now: datetime) -> Decision:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NewType, Protocol
 
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
@@ -61,7 +62,11 @@ class ApplicationCluster(Cluster, Protocol):
         """Make a deleted resource again. One that is there meanwhile is left as it is."""
 
     def manifest(self, app: ObservedApplication) -> Manifest:
-        """The resource as it could be made again."""
+        """The resource as it could be made again. `Conflict` if its spec is not the one that was seen."""
+
+    def forget_files(self, spike: str, keep: Collection[str], before: datetime) -> None:
+        """Remove the application files of versions that nobody goes back to: those made before then, but for
+        the versions to keep."""
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
         """Never raises: a recovery does not fail for want of an explanation."""

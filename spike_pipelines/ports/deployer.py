@@ -10,10 +10,12 @@ from spike_pipelines.domain.spike import Spike
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before."""
+    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before;
+    `spec` names what was deployed, as `ObservedApplication.deployed` does."""
 
     revision: int
     changed: bool
+    spec: str
 
 
 class Deployer(Protocol):
@@ -23,7 +25,7 @@ class Deployer(Protocol):
     def deploy(self, spike: Spike, application: Path) -> Deployed: ...
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
-        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked.
+        """What to go back to from revision `bad`: of spec `stable`, if one is known to have worked.
         None if there is none, or if another revision was deployed after `bad`."""
 
     def roll_back(self, spike: Spike, revision: int) -> None: ...

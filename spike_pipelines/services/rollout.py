@@ -15,7 +15,7 @@ from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployer, SupervisionLedger
+from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 
 LOOK_SECONDS = 5.0
 LOOKED_AT = 100  # batches of a spike: its last minutes
@@ -66,8 +66,9 @@ class Deployment:
         )
         verdict = self._watch(_Watched(spike, since, deployed.changed, was_late), patience)
         if verdict.state is Rollout.STABLE:
-            self._mark(spike)
-        back_to = self._take_back(spike, deployed.revision) if verdict.state is Rollout.FAILED else None
+            self._mark(spike, deployed.spec)
+            self.cluster.forget_files(spike.name, {spike.version}, since)
+        back_to = self._take_back(spike, deployed) if verdict.state is Rollout.FAILED else None
         return Outcome(verdict, deployed.revision, back_to)
 
     def _watch(self, watched: _Watched, patience: timedelta) -> RolloutVerdict:
@@ -110,19 +111,21 @@ class Deployment:
         ]
         return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
 
-    def _mark(self, spike: Spike) -> None:
-        """Write the spec down as one that works: what the supervisor goes back to after a bad one."""
+    def _mark(self, spike: Spike, spec: str) -> None:
+        """Write the spec down as one that works: what the supervisor goes back to after a bad one. One that
+        is not as it was deployed, the supervisor notes and marks once it is."""
         for app in self.cluster.applications():
-            if app.spike == spike.name and app.spec_hash == spike.version:
-                self.ledger.note_spec(spike.name, spike.version, self.cluster.manifest(app))
-        self.ledger.mark_stable(spike.name, spike.version)
+            whole = app.spike == spike.name and not (app.suspend or app.controls.overlays)
+            if whole and app.deployed == spec:
+                self.ledger.note_spec(spike.name, spec, app.live or "", self.cluster.manifest(app))
+        self.ledger.mark_stable(spike.name, spec)
 
-    def _take_back(self, spike: Spike, bad: int) -> int | None:
+    def _take_back(self, spike: Spike, bad: Deployed) -> int | None:
         specs = self.ledger.specs().get(spike.name)
-        stable = specs.stable if specs and specs.stable != spike.version else None
-        revision = self.deployer.good_revision(spike, bad, stable)
+        stable = specs.stable if specs and specs.stable != bad.spec else None
+        revision = self.deployer.good_revision(spike, bad.revision, stable)
         if revision is None and stable is not None:
-            revision = self.deployer.good_revision(spike, bad, None)
+            revision = self.deployer.good_revision(spike, bad.revision, None)
         if revision is not None:
             self.shelf.put(spike.name, self.deployer.application(spike, revision))
             self.deployer.roll_back(spike, revision)

@@ -149,6 +149,7 @@ class ApplicationSupervisor:
                 unread=unread.get(name),
                 catching_up=name in lags and lags[name].verdict in _CATCHING_UP,
                 stable=specs.stable,
+                noted=specs.known.get(app.deployed or "") if app else None,
                 manifest_known=bool(specs.known),
                 on_demand=self.on_demand,
             )
@@ -173,19 +174,19 @@ class ApplicationSupervisor:
         for decision in look.plan.decisions:
             facts = look.facts[decision.spike]
             app, specs = facts.app, look.known.get(decision.spike, Specs())
-            if app is None or app.spec_hash is None or app.controls.overlays or app.suspend:
+            if app is None or app.deployed is None or app.controls.overlays or app.suspend:
                 continue
-            if app.spec_hash not in specs.known and room:
+            if app.deployed not in specs.known and room:
                 room -= 1
-                self._note_spec(app, app.spec_hash)
-            elif specs.stable != app.spec_hash and _works(facts, decision, look.now):
-                self.ledger.mark_stable(app.spike, app.spec_hash)
+                self._note_spec(app, app.deployed)
+            elif specs.stable != app.deployed and _works(facts, decision, look.now):
+                self.ledger.mark_stable(app.spike, app.deployed)
 
-    def _note_spec(self, app: ObservedApplication, spec_hash: str) -> None:
+    def _note_spec(self, app: ObservedApplication, spec: str) -> None:
         try:
-            self.ledger.note_spec(app.spike, spec_hash, self.cluster.manifest(app))
+            self.ledger.note_spec(app.spike, spec, app.live or "", self.cluster.manifest(app))
         except Conflict:
-            return  # deleted or made again meanwhile: the next look sees what there is
+            return  # changed, deleted or made again meanwhile: the next look sees what there is
 
     # act
 
@@ -282,9 +283,11 @@ def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None
 
 
 def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:
-    """Its driver runs this spec for a while, and has committed."""
-    epoch, app, worked = facts.epoch, facts.app, facts.worked_at
+    """Its driver, begun since it was deployed, runs this spec for a while, and has committed."""
+    epoch, app, worked, sighting = facts.epoch, facts.app, facts.worked_at, facts.sighting
     if epoch is None or app is None or worked is None or epoch.state is not EpochState.OPEN:
+        return False
+    if sighting is None or epoch.opened_at < sighting.spec_since:
         return False
     runs = decision.verdict is Verdict.RUNNING and epoch.application_version == app.spec_hash
     return runs and now - epoch.opened_at >= STABLE_AFTER and worked > epoch.opened_at

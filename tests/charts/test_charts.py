@@ -11,7 +11,9 @@ from test_snapshots import CASES
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.domain.kubernetes_names import (
     DNS_1035,
+    FILE_LABEL,
     PART_OF_LABEL,
+    SPEC_DIGEST_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     SPIKE_LABEL,
     resource_name,
@@ -52,17 +54,37 @@ def test_file_resource_and_driver_have_one_version(path, render, tmp_path):
     assert found["metadata"]["annotations"][SPEC_HASH_ANNOTATION] == spike.version
     for role in ("driver", "executor"):
         assert found["spec"][role]["annotations"][SPEC_HASH_ANNOTATION] == spike.version
-    [(file, text)] = resources(rendered)["ConfigMap", name]["data"].items()
+    kept = resources(rendered)["ConfigMap", f"{name}-{spike.version}"]
+    [(file, text)] = kept["data"].items()
     (tmp_path / file).write_text(text)
     assert load_application(tmp_path / file) == spike
 
 
-def test_another_platform_is_no_other_version_of_the_file(render):
-    hashes = [
-        application(render("spike", *values))["metadata"]["annotations"][SPEC_HASH_ANNOTATION]
-        for values in ((AWKWARD,), (SPOT, AWKWARD))
-    ]
-    assert hashes[0] == hashes[1]
+def test_another_platform_is_another_deployment_of_the_same_version(render):
+    """Another image is something to go back from, and the application file is what it was."""
+    values = ([], ["--set=platform.image=a:1"], ["--set=platform.image=a:2"], ["--set=platform.image=a:2"])
+    notes = [application(render("spike", SHIPPED[0], *v))["metadata"]["annotations"] for v in values]
+    assert len({n[SPEC_HASH_ANNOTATION] for n in notes}) == 1
+    digests = [n[SPEC_DIGEST_ANNOTATION] for n in notes]
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_what_a_spec_reads_is_there_as_long_as_somebody_may_go_back_to_it(path, render):
+    """A file of its own for each version, which no later one changes and no release takes away."""
+    version, rendered = load_application(path).version, render("spike", path)
+    spec = application(rendered)["spec"]["driver"]["template"]["spec"]
+    [name] = [v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v]
+    kept = resources(rendered)["ConfigMap", name]
+    assert name.endswith(f"-{version}")
+    assert kept["immutable"] is True
+    assert kept["metadata"]["labels"][FILE_LABEL] == version
+    assert kept["metadata"]["labels"][SPIKE_LABEL] == path.stem
+    assert kept["metadata"]["annotations"] == {
+        "helm.sh/hook": "pre-install,pre-upgrade,pre-rollback",
+        "helm.sh/hook-delete-policy": "before-hook-creation",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

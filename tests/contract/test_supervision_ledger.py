@@ -51,9 +51,9 @@ def test_an_overlay_is_open_until_it_is_ended_and_expires_by_the_ledgers_clock(l
 
 def test_a_spec_is_known_from_when_it_was_seen_and_stable_once_it_worked(ledger):
     for name in ("v1", "v2"):
-        ledger.note_spec("payouts", name, Manifest(json.dumps({"spec": {"image": name}})))
-    ledger.note_spec("payouts", "v1", Manifest('{"spec": {"image": "another"}}'))
-    assert ledger.specs() == {"payouts": Specs(frozenset({"v1", "v2"}), None)}
+        ledger.note_spec("payouts", name, f"live {name}", Manifest(json.dumps({"spec": {"image": name}})))
+    ledger.note_spec("payouts", "v1", "edited", Manifest('{"spec": {"image": "another"}}'))
+    assert ledger.specs() == {"payouts": Specs({"v1": "live v1", "v2": "live v2"}, None)}
     ledger.mark_stable("payouts", "v1")
     ledger.mark_stable("payouts", "never seen")
     assert ledger.specs()["payouts"].stable == "v1"

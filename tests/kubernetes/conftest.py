@@ -85,3 +85,4 @@ def _collections(namespace):
     yield f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
     yield f"/api/v1/namespaces/{namespace}/pods"
     yield f"/api/v1/namespaces/{namespace}/events"
+    yield f"/api/v1/namespaces/{namespace}/configmaps"

@@ -194,6 +194,31 @@ def test_a_stable_spec_is_gone_back_to_and_left_again(site):
     assert site.get()["spec"] == bare
 
 
+def files(site):
+    items = site.api.get(f"/api/v1/namespaces/{site.namespace}/configmaps")["items"]
+    return {item["metadata"]["name"] for item in items} - {"kube-root-ca.crt"}
+
+
+def test_files_of_versions_that_nobody_goes_back_to_are_forgotten(site):
+    for name, spike in (("a-1", "a"), ("a-2", "a"), ("b-1", "b")):
+        labels = {"spike-pipelines.io/spike": spike, "spike-pipelines.io/application-file": name[-1]}
+        path = f"/api/v1/namespaces/{site.namespace}/configmaps"
+        site.api.post(path, {"metadata": {"name": name, "labels": labels}, "data": {}})
+    now = datetime.now(UTC)
+    site.cluster.forget_files("a", {"2"}, now - timedelta(hours=1))
+    assert files(site) == {"a-1", "a-2", "b-1"}
+    site.cluster.forget_files("a", {"2"}, now + timedelta(hours=1))
+    assert files(site) == {"a-2", "b-1"}
+
+
+def test_a_manifest_is_of_the_spec_that_was_seen(site):
+    site.deploy()
+    app = one(site)
+    site.change("payouts", {"spec": {"image": "another"}})
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        site.cluster.manifest(app)
+
+
 def test_a_deleted_resource_is_made_again_as_it_was_without_our_marks(site):
     site.deploy()
     site.annotate(kicked="x", team="payments")

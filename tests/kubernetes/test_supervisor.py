@@ -223,6 +223,49 @@ def test_a_crash_loop_after_a_bad_rollout_goes_back_to_the_spec_that_worked(hour
     assert (spec["arguments"], spec["image"]) == (["old"], "spike:v1")
 
 
+def test_after_another_image_a_deleted_resource_comes_back_with_that_one(hours):
+    """Of the same version: the application file does not say the image."""
+    hours.deploy(image="a:1")
+    hours.site.annotate(spec_digest="1")
+    hours.tick()
+    hours.site.change("payouts", {"spec": {"image": "a:2"}})
+    hours.site.annotate(spec_digest="2")
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    assert hours.tick(61)["payouts"] == (Verdict.MISSING, "recreate")
+    assert hours.site.get()["spec"]["image"] == "a:2"
+
+
+def test_a_driver_of_the_image_before_does_not_make_the_new_one_stable(hours):
+    hours.deploy(image="a:1")
+    hours.site.annotate(spec_digest="1")
+    hours.driver(hours.site.submit())
+    hours.tick()
+    hours.site.annotate(spec_digest="2")
+    hours.tick()
+    hours.at += timedelta(minutes=11)
+    hours.beats()
+    worked(hours)
+    hours.tick()
+    assert hours.world.ledger.specs()["payouts"].stable is None
+
+
+def test_a_spec_that_was_edited_is_told_until_it_is_as_it_was_deployed(hours):
+    hours.deploy()
+    hours.driver(hours.site.submit())
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+    memory = hours.site.get()["spec"]["driver"]["memory"]
+    hours.site.change("payouts", {"spec": {"driver": {"memory": "9g"}}})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.DRIFTED, None)
+    assert "spec of payouts was edited" in hours.supervisor.look()[0].cause
+    hours.site.change("payouts", {"spec": {"driver": {"memory": memory, "nodeSelector": {}}}})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
 def worked(hours):
     """A commit, now."""
     spike = hours.world.spikes["payouts"]

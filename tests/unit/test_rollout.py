@@ -48,6 +48,7 @@ class World:
     ledger_down: bool = False
     commits: bool = True
     effects: list[str] = field(default_factory=list)
+    kept: list[set[str]] = field(default_factory=list)
     dies_at: int | None = None
     after: bool = False
     refuses: bool = False
@@ -71,7 +72,7 @@ class World:
             raise InvalidSpec("no such key")
         text, before = application.read_text(), self.running
         self.effect("deploy", lambda: self._run(text))
-        return Deployed(len(self.revisions), changed=text != before)
+        return Deployed(len(self.revisions), text != before, version(text))
 
     def _run(self, text):
         if text != self.running:
@@ -134,9 +135,9 @@ class World:
         return (*others, committed) if self.commits else others
 
     def specs(self):
-        return {"crt-payout-v1-1.0": Specs(frozenset(self.noted), self.stable)}
+        return {"crt-payout-v1-1.0": Specs(dict.fromkeys(self.noted, ""), self.stable)}
 
-    def note_spec(self, spike, spec_hash, manifest):
+    def note_spec(self, spike, spec_hash, live, manifest):
         self.effect("note", lambda: self.noted.add(spec_hash))
 
     def mark_stable(self, spike, spec_hash):
@@ -159,6 +160,10 @@ class World:
 
     def manifest(self, app):
         return Manifest("{}")
+
+    def forget_files(self, spike, keep, before):
+        assert before <= self.now_
+        self.effect("forget", lambda: self.kept.append(keep))
 
     def wait(self, seconds):
         self.now_ += timedelta(seconds=seconds)
@@ -214,7 +219,8 @@ def test_what_works_is_marked_as_what_to_go_back_to(deploy):
     outcome = deploy(world)
     assert outcome.verdict.state is Rollout.STABLE
     assert (world.running, world.shelf, world.stable) == (NEW, NEW, version(NEW))
-    assert world.effects == ["shelf", "deploy", "note", "mark"]
+    assert world.effects == ["shelf", "deploy", "note", "mark", "forget"]
+    assert world.kept == [{version(NEW)}]
 
 
 def test_the_appender_knows_the_new_file_before_its_driver_comes(deploy):
@@ -273,7 +279,7 @@ def test_each_thing_that_is_waited_for_is_told_once(deploy):
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("dies_at", range(4))
+@pytest.mark.parametrize("dies_at", range(5))
 def test_killed_at_any_effect_the_same_deployment_again_ends_it(deploy, dies_at, after):
     world = World({OLD: True, NEW: True}, dies_at=dies_at, after=after)
     with pytest.raises(Killed):

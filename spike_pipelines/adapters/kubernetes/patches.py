@@ -3,14 +3,19 @@
 An overlay is a fragment of the spec; `before` is the same fragment with what was there (null: nothing).
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import orjson
 
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
 
 Json = dict[str, Any]
+_EMPTY: tuple[Any, ...] = (None, {}, [])
+RESUBMITTED_CONF = "spark.spike.resubmitted"
 BATCHES_CONF = "spark.kubernetes.driverEnv.SPIKE_MAX_OFFSETS_PER_TRIGGER"
 
 
@@ -101,6 +106,21 @@ def merged(target: Json, patch: Json, *, keep_nulls: bool = False) -> Json:
         else:
             result[key] = value
     return result
+
+
+def digest(spec: Json) -> str:
+    """Of what the spec says. What restarts it says nothing, nor does an empty map, such as an overlay leaves
+    behind where there was none."""
+    conf = _dict(spec.get("sparkConf"))
+    said = {**spec, "suspend": None, "sparkConf": without(conf, RESUBMITTED_CONF)}
+    return hashlib.sha256(orjson.dumps(_full(said), option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _full(value: Any) -> Any:
+    """Without what is empty."""
+    if isinstance(value, dict):
+        return {key: full for key, part in value.items() if (full := _full(part)) not in _EMPTY}
+    return [_full(part) for part in value] if isinstance(value, list) else value
 
 
 def without(spec: Json, *keys: str) -> Json:

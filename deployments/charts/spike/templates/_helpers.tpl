@@ -17,6 +17,11 @@
 {{- omit .Values "platform" "global" | toRawJson | sha256sum | trunc 12 -}}
 {{- end }}
 
+{{/* The ConfigMap with the application file: another one for each version. */}}
+{{- define "spike.file" -}}
+{{ include "spike.name" . }}-{{ include "spike.version" . }}
+{{- end }}
+
 {{- define "spike.labels" -}}
 app.kubernetes.io/name: spike
 app.kubernetes.io/instance: {{ include "spike.name" . }}

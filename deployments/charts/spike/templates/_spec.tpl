@@ -48,7 +48,7 @@ driver:
             - { name: spike-state, mountPath: /var/lib/spike }
       volumes:
         - name: spike-application
-          configMap: { name: {{ $name }} }
+          configMap: { name: {{ include "spike.file" . }} }
         - {{- include "spike.token.volume" . | nindent 10 }}
         - name: spike-state
           emptyDir: {}
