@@ -311,11 +311,15 @@ def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) ->
 def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:
     """Live drivers, by the names they give themselves at the appender."""
     began = app.submitted_at or app.created_at or now
+    ran = facts.sighting.since if facts.sighting and app.state is AppState.RUNNING else None
     seen = [_called(pod, facts.owner) for pod in facts.pods or () if pod.live]
     if not seen:
         known = facts.sighting.names(app.submission) if facts.sighting else frozenset()
         seen = [next((o for o in facts.owner if o in known), app.submission or app.name)]
-    return tuple(ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began) for d in dict.fromkeys(seen))
+    return tuple(
+        ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began, ran_at=ran)
+        for d in dict.fromkeys(seen)
+    )
 
 
 def _called(pod: PodSight, owner: Sequence[str]) -> str:

@@ -183,7 +183,8 @@ def judge(facts: SpikeFacts, now: datetime) -> Decision:
         return Decision(facts.spike, Verdict.UNKNOWN, "the appender does not answer: no driver can be heard")
     driver = facts.live[0]
     if owner is None or facts.epoch is None:
-        return _without_epoch(facts, driver, now - max(driver.started_at, facts.appender_since), now)
+        since = max(driver.ran_at or driver.started_at, driver.started_at, facts.appender_since)
+        return _without_epoch(facts, driver, now - since, now)
     return _with_epoch(facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, facts.appender_since))
 
 

@@ -18,7 +18,7 @@ from spike_pipelines.domain.application_supervision import (
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.ladder import Rung
-from spike_pipelines.domain.observed import Recovery
+from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import (
     STATES,
@@ -98,6 +98,18 @@ TABLE = {
     "a driver that beats is running": (facts(epoch=heard()), Verdict.RUNNING, None),
     "one that is silent is restarted": (facts(epoch=heard(61)), Verdict.HUNG, Rung.RESTART),
     "one that never opened an epoch is restarted": (facts(), Verdict.HUNG, Rung.RESTART),
+    "one that has only just left its queue for a node is given its time": (
+        facts(app(submitted_at=ago(150)), seen("RUNNING", 1)), Verdict.STARTING, None,
+    ),
+    "what it was told before anybody saw it run counts": (
+        facts(
+            app(submitted_at=ago(150)), seen("RUNNING", 125),
+            refusal=Refusal(ago(130), "topic_changed", "another topic", "s3"),
+        ), Verdict.BLOCKED, None,
+    ),
+    "and no more than that": (
+        facts(app(submitted_at=ago(400)), seen("RUNNING", 121)), Verdict.HUNG, Rung.RESTART,
+    ),
     "a silent one is not blamed while nobody listens": (
         facts(epoch=heard(61), appender_since=None), Verdict.UNKNOWN, None,
     ),

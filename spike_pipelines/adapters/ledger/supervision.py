@@ -17,7 +17,6 @@ from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.spark_application import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
 
-
 _AS = "."  # in `specs.hash`: the spec's name as it is deployed, and the digest of what it was when first seen
 
 
