@@ -37,7 +37,12 @@ class Deployer(Protocol):
 class ApplicationShelf(Protocol):
     """Where appender and code location of a cluster read the application files."""
 
+    def get(self, name: str) -> str | None: ...
+
     def put(self, name: str, text: str) -> None:
+        """Twice is as once; other spikes' files stay."""
+
+    def remove(self, name: str) -> None:
         """Twice is as once; other spikes' files stay."""
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from spike_pipelines.domain.batch import LIVE_LANE
 from spike_pipelines.domain.epochs import Epoch
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 
 LOOK_SECONDS = 5.0
+WORKED_BEFORE = "this same spec was seen to work, so another one would mend nothing"
 LOOKED_AT = 100  # batches of a spike: its last minutes
 
 
@@ -57,19 +58,33 @@ class Deployment:
         """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
         since = self.ledger.now()
         was_late = is_late(spike, self.lag(spike))
-        self.shelf.put(
-            spike.name, application.read_text()
-        )  # first: the appender must know the new driver's spike
-        deployed = self.deployer.deploy(spike, application)
+        deployed = self._put_in_place(spike, application)
         self.tell(
             f"revision {deployed.revision} of {spike.resource_name}, version {spike.version}, is deployed"
         )
         verdict = self._watch(_Watched(spike, since, deployed.changed, was_late), patience)
+        if verdict.state is Rollout.FAILED and self._stable(spike) == deployed.spec:
+            verdict = RolloutVerdict(Rollout.UNDECIDED, f"{verdict.reason}; {WORKED_BEFORE}")
         if verdict.state is Rollout.STABLE:
             self._mark(spike, deployed.spec)
             self.cluster.forget_files(spike.name, {spike.version}, since)
         back_to = self._take_back(spike, deployed) if verdict.state is Rollout.FAILED else None
         return Outcome(verdict, deployed.revision, back_to)
+
+    def _put_in_place(self, spike: Spike, application: Path) -> Deployed:
+        """The shelf first: the appender must know the new driver's spike. What is refused leaves the file
+        that was there; whether something was deployed that did not answer is not known, so it stays."""
+        before = self.shelf.get(spike.name)
+        self.shelf.put(spike.name, application.read_text())
+        try:
+            return self.deployer.deploy(spike, application)
+        except (InvalidSpec, Conflict):
+            self.shelf.put(spike.name, before) if before is not None else self.shelf.remove(spike.name)
+            raise
+
+    def _stable(self, spike: Spike) -> str | None:
+        specs = self.ledger.specs().get(spike.name)
+        return specs.stable if specs else None
 
     def _watch(self, watched: _Watched, patience: timedelta) -> RolloutVerdict:
         """Looks are bounded too, so that a ledger that does not answer ends the watch as well."""
@@ -121,8 +136,7 @@ class Deployment:
         self.ledger.mark_stable(spike.name, spec)
 
     def _take_back(self, spike: Spike, bad: Deployed) -> int | None:
-        specs = self.ledger.specs().get(spike.name)
-        stable = specs.stable if specs and specs.stable != bad.spec else None
+        stable = self._stable(spike)
         revision = self.deployer.good_revision(spike, bad.revision, stable)
         if revision is None and stable is not None:
             revision = self.deployer.good_revision(spike, bad.revision, None)

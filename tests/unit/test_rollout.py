@@ -10,7 +10,7 @@ from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.cli.deploy import exit_code, told
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
-from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
 from spike_pipelines.domain.spark_application import AppState, ObservedApplication
@@ -38,7 +38,7 @@ class World:
 
     works: dict[str, bool]
     now_: datetime = datetime(2026, 5, 1, 12, tzinfo=UTC)
-    shelf: str = OLD
+    shelf: str | None = OLD
     revisions: list[str] = field(default_factory=lambda: [OLD])
     running: str = OLD
     since: datetime = datetime(2026, 5, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ class World:
     kept: list[set[str]] = field(default_factory=list)
     dies_at: int | None = None
     after: bool = False
-    refuses: bool = False
+    refuses: Exception | None = None
 
     def effect(self, name, act):
         number = len(self.effects)
@@ -66,10 +66,16 @@ class World:
     def put(self, name, text):
         self.effect("shelf", lambda: setattr(self, "shelf", text))
 
+    def get(self, name):
+        return self.shelf
+
+    def remove(self, name):
+        self.effect("remove", lambda: setattr(self, "shelf", None))
+
     # the deployer
     def deploy(self, spike, application):
         if self.refuses:
-            raise InvalidSpec("no such key")
+            raise self.refuses
         text, before = application.read_text(), self.running
         self.effect("deploy", lambda: self._run(text))
         return Deployed(len(self.revisions), text != before, version(text))
@@ -268,8 +274,37 @@ def test_a_ledger_that_does_not_answer_takes_nothing_back(deploy):
 
 
 def test_what_cannot_be_deployed_ends_before_anything_is_watched(deploy):
+    world = World({OLD: True, NEW: True}, refuses=InvalidSpec("no such key"))
     with pytest.raises(InvalidSpec):
-        deploy(World({OLD: True, NEW: True}, refuses=True))
+        deploy(world)
+    assert world.effects == ["shelf", "shelf"]
+    assert world.shelf == OLD
+
+
+def test_a_first_deployment_that_is_refused_leaves_no_file(deploy):
+    world = World({NEW: True}, shelf=None, refuses=Conflict("somebody else deploys it"))
+    with pytest.raises(Conflict):
+        deploy(world)
+    assert world.shelf is None
+
+
+def test_the_file_of_a_deployment_that_did_not_answer_stays(deploy):
+    """It may be in place: its driver must be known to the appender."""
+    world = World({OLD: True, NEW: True}, refuses=Transient("no answer"))
+    with pytest.raises(Transient):
+        deploy(world)
+    assert world.shelf == NEW
+
+
+def test_the_stable_spec_again_is_not_gone_behind(deploy):
+    """It worked before: whatever is wrong now, an older spec is not what mends it."""
+    world = World({OLD: True, NEW: True})
+    assert deploy(world).verdict.state is Rollout.STABLE
+    world.works[NEW] = False
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.UNDECIDED
+    assert "seen to work" in outcome.verdict.reason
+    assert (world.running, world.shelf, outcome.back_to) == (NEW, NEW, None)
 
 
 def test_each_thing_that_is_waited_for_is_told_once(deploy):
