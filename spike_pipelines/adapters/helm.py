@@ -84,6 +84,10 @@ class HelmReleases:
         """Twice is as once: the same resources again."""
         self._run("rollback", spike.resource_name, str(revision), "--history-max", str(KEPT))
 
+    def uninstall(self, name: str) -> bool:
+        """Waits until the resources are gone."""
+        return self._ask("uninstall", name, "--wait", "--timeout", f"{SECONDS / 2:.0f}s") is not None
+
     def application(self, spike: Spike, revision: int) -> str:
         """What the application file said then, as YAML; comments are gone."""
         text = self._json(

@@ -15,8 +15,8 @@ class DriverState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ObservedDriver:
     """One driver process or pod. `driver` is the identity it names itself by at the appender; `problem`
-    says why the state is unknown, and the way out; `ran_at` is since when it was seen to run, where that may be
-    long after it was started: a pod waits for a node and an image, which is no fault of the driver."""
+    says why the state is unknown, and the way out; `ran_at` is since when it was seen to run, where that may
+    be long after it was started: a pod waits for a node and an image, which is no fault of the driver."""
 
     spike: str
     driver: str

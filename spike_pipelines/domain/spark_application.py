@@ -160,8 +160,8 @@ ON_PURPOSE = frozenset({
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What the supervisor remembers of a SparkApplication, since the operator keeps no times: since when it
-    is in its state (`state_text` `absent`: since when it is gone) and has its spec, and its last lives,
-    oldest first."""
+    is in its state (`state_text` `absent`: since when it is gone; `undeployed`: on purpose) and has its spec,
+    and its last lives, oldest first."""
 
     spike: str
     uid: str
@@ -183,6 +183,7 @@ class Sighting:
 
 
 ABSENT = "absent"
+UNDEPLOYED = "undeployed"
 
 
 def sight(
@@ -195,7 +196,7 @@ def sight(
     """What is remembered after this look. The same look again gives the same; a spike that was never there
     is not remembered. `ending` is how the present submission ended, `uid` its pod's; None: nobody saw."""
     if app is None:
-        if before is None or before.state_text == ABSENT:
+        if before is None or before.state_text in {ABSENT, UNDEPLOYED}:
             return before
         return replace(before, state_text=ABSENT, since=now)
     if before is None or before.uid != app.uid:

@@ -64,9 +64,9 @@ class ApplicationCluster(Cluster, Protocol):
     def manifest(self, app: ObservedApplication) -> Manifest:
         """The resource as it could be made again. `Conflict` if its spec is not the one that was seen."""
 
-    def forget_files(self, spike: str, keep: Collection[str], before: datetime) -> None:
-        """Remove the application files of versions that nobody goes back to: those made before then, but for
-        the versions to keep."""
+    def forget_files(self, spike: str, keep: Collection[str], before: datetime | None) -> None:
+        """Remove the application files of versions that nobody goes back to: those made before then (None:
+        whenever), but for the versions to keep."""
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
         """Never raises: a recovery does not fail for want of an explanation."""

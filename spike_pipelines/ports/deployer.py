@@ -30,6 +30,9 @@ class Deployer(Protocol):
 
     def roll_back(self, spike: Spike, revision: int) -> None: ...
 
+    def uninstall(self, name: str) -> bool:
+        """End the release of this resource name; False if there was none."""
+
     def application(self, spike: Spike, revision: int) -> str:
         """The text of the application file of that revision."""
 

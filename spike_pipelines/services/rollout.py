@@ -5,15 +5,17 @@ that twice is as once, and whether it works is read from the ledger, not remembe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from spike_pipelines.domain.batch import LIVE_LANE
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
+from spike_pipelines.domain.kubernetes_names import resource_name
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
+from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 
@@ -70,6 +72,17 @@ class Deployment:
             self.cluster.forget_files(spike.name, {spike.version}, since)
         back_to = self._take_back(spike, deployed) if verdict.state is Rollout.FAILED else None
         return Outcome(verdict, deployed.revision, back_to)
+
+    def undeploy(self, name: str) -> bool:
+        """End a spike; whether there was one. The file first: without it nobody misses the resource. What the
+        ledger has of it stays. Twice is as once."""
+        self.shelf.remove(name)
+        was_there = self.deployer.uninstall(resource_name(name))
+        if (seen := self.ledger.sightings().get(name)) is not None:
+            gone = replace(seen, state_text=UNDEPLOYED, since=self.ledger.now())
+            self.ledger.note_sightings([gone])  # a look may have the file for another minute
+        self.cluster.forget_files(name, frozenset(), None)
+        return was_there
 
     def _put_in_place(self, spike: Spike, application: Path) -> Deployed:
         """The shelf first: the appender must know the new driver's spike. What is refused leaves the file

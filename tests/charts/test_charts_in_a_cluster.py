@@ -144,6 +144,16 @@ def test_a_spike_is_deployed_upgraded_and_taken_back(releases, edited, namespace
     assert load_application(path) == good
 
 
+def test_an_ended_release_leaves_nothing_but_its_files(releases, edited, namespace):
+    spike, path = edited("trigger: 10s")
+    releases.deploy(spike, path)
+    assert releases.uninstall(spike.resource_name)
+    assert not releases.uninstall(spike.resource_name)
+    mark = f"app.kubernetes.io/instance={spike.resource_name}"
+    kinds = f"serviceaccounts,roles,rolebindings,{RESOURCE}"
+    assert kubectl("-n", namespace, "get", kinds, "-l", mark, "-o", "name") == ""
+
+
 def test_deploying_one_spike_touches_no_other_resource(releases, edited, namespace):
     spike, path = edited("trigger: 10s")
     releases.deploy(spike, path)

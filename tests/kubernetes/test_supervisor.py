@@ -3,7 +3,7 @@
 The ledger is the real one's statements in memory, so that its clock can be moved; the resources are real.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +15,7 @@ from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.overlays import OverlayKind
+from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
@@ -349,6 +350,17 @@ def test_a_resource_deleted_by_hand_comes_back_as_it_was(hours):
     assert hours.tick(40)["payouts"] == (Verdict.MISSING, "recreate")
     assert hours.site.get()["spec"]["arguments"] == ["as", "deployed"]
     assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+
+
+def test_a_spike_that_was_undeployed_does_not_come_back_while_its_file_is_still_read(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    seen = hours.world.ledger.sightings()["payouts"]
+    hours.world.ledger.note_sightings([replace(seen, state_text=UNDEPLOYED)])
+    for _ in range(3):
+        assert hours.tick(61)["payouts"] == (Verdict.NOT_DEPLOYED, None)
 
 
 def test_what_was_never_deployed_is_not_invented(hours):

@@ -219,6 +219,10 @@ TABLE = {
     "after a while, as it may be on its way": (
         replace(facts(), app=None, sighting=replace(GONE, since=ago(59))), Verdict.MISSING, None,
     ),
+    "one that was ended on purpose is not": (
+        replace(facts(), app=None, sighting=replace(GONE, state_text="undeployed")),
+        Verdict.NOT_DEPLOYED, None,
+    ),
     "what was never deployed is a person's": (
         replace(facts(), app=None, sighting=None), Verdict.NOT_DEPLOYED, None,
     ),

@@ -13,7 +13,7 @@ from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
-from spike_pipelines.domain.spark_application import AppState, ObservedApplication
+from spike_pipelines.domain.spark_application import AppState, ObservedApplication, Sighting
 from spike_pipelines.ports import Deployed, Manifest, Specs
 from spike_pipelines.services.rollout import Deployment
 
@@ -22,6 +22,7 @@ OLD = PAYOUT.read_text()
 NEW = OLD.replace("trigger: 10s", "trigger: 11s")
 NEWER = OLD.replace("trigger: 10s", "trigger: 12s")
 PATIENCE = timedelta(minutes=2)
+HOUR = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 FINE = LagReport(LagVerdict.OK, "fine", 5, 2.0, ())
@@ -48,6 +49,7 @@ class World:
     ledger_down: bool = False
     commits: bool = True
     effects: list[str] = field(default_factory=list)
+    seen: tuple[Sighting, ...] = ()
     kept: list[set[str]] = field(default_factory=list)
     dies_at: int | None = None
     after: bool = False
@@ -94,6 +96,12 @@ class World:
             if text != self.revisions[bad - 1] and stable in (None, version(text)):
                 return number
         return None
+
+    def uninstall(self, name):
+        assert name == "crt-payout-v1-1-0"
+        was_there = bool(self.revisions)
+        self.effect("uninstall", self.revisions.clear)
+        return was_there
 
     def application(self, spike, revision):
         return self.revisions[revision - 1]
@@ -143,6 +151,12 @@ class World:
     def specs(self):
         return {"crt-payout-v1-1.0": Specs(dict.fromkeys(self.noted, ""), self.stable)}
 
+    def sightings(self):
+        return {s.spike: s for s in self.seen}
+
+    def note_sightings(self, sightings):
+        self.effect("sighting", lambda: setattr(self, "seen", tuple(sightings)))
+
     def note_spec(self, spike, spec_hash, live, manifest):
         self.effect("note", lambda: self.noted.add(spec_hash))
 
@@ -168,7 +182,7 @@ class World:
         return Manifest("{}")
 
     def forget_files(self, spike, keep, before):
-        assert before <= self.now_
+        assert before is None or before <= self.now_
         self.effect("forget", lambda: self.kept.append(keep))
 
     def wait(self, seconds):
@@ -311,6 +325,21 @@ def test_each_thing_that_is_waited_for_is_told_once(deploy):
     deploy(World({OLD: True, NEW: False}))
     waiting = [line for line in deploy.lines if line.startswith("waiting")]
     assert len(waiting) == len(set(waiting)) == 1
+
+
+def undeploy(world):
+    parts = Deployment(world, world, world, world, lambda _: world.report, print, world.wait)
+    return parts.undeploy("crt-payout-v1-1.0")
+
+
+def test_an_ended_spike_has_no_file_first_and_is_missed_by_nobody():
+    seen = Sighting("crt-payout-v1-1.0", "u", "RUNNING", datetime(2026, 5, 1, tzinfo=UTC), "1", HOUR)
+    world = World({OLD: True}, seen=(seen,))
+    assert undeploy(world)
+    assert world.effects == ["remove", "uninstall", "sighting", "forget"]
+    assert (world.shelf, world.revisions, world.kept) == (None, [], [frozenset()])
+    assert world.seen[0].state_text == "undeployed"
+    assert not undeploy(world)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -129,11 +129,11 @@ class KubernetesCluster:
         head = {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": kept}
         return Manifest(json.dumps(head | {"spec": found["spec"]}))
 
-    def forget_files(self, spike: str, keep: Collection[str], before: datetime) -> None:
+    def forget_files(self, spike: str, keep: Collection[str], before: datetime | None) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/configmaps"
         for item in list(self.api.list(path, {"labelSelector": f"{FILE_LABEL},{SPIKE_LABEL}={spike}"})):
             file = fields.application_file(item)
-            if file.version not in keep and file.made < before:
+            if file.version not in keep and (before is None or file.made < before):
                 self._delete(f"{path}/{file.name}", file.uid)
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
