@@ -1,6 +1,7 @@
 """What the charts promise: one values file for Helm and Python, names, versions, restricted pods."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,77 @@ def test_a_driver_may_stay_on_demand_while_its_executors_are_on_spot(render):
     assert placed_on(spec, "executor") == "spot"
     assert [t["key"] for t in spec["executor"]["template"]["spec"]["tolerations"]] == ["spot", "gpu"]
     assert "podAntiAffinity" in spec["executor"]["template"]["spec"]["affinity"]
+
+
+WORDS = ("true", "123", "1e3", "null", "on")  # text to whoever wrote it in quotes, and something else to YAML
+
+
+def texts(found, path=()):
+    """Every value below a key that Kubernetes takes text for, with its place."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            assert isinstance(key, str), (path, key)
+            yield from texts(value, (*path, key))
+    elif isinstance(found, list):
+        for value in found:
+            yield from texts(value, path)
+    elif path[-1] in TEXT or path[-2:-1] in [("labels",), ("matchLabels",), ("annotations",)]:
+        yield path, found
+
+
+TEXT = {
+    "name", "namespace", "key", "values", "serviceAccountName", "serviceAccount", "secretName", "host",
+    "hosts", "audience", "priorityClassName", "interval", "image", "ingressClassName", "resourceNames", "value",
+    "imagePullSecrets", "spark.x", "fs.x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_text_that_looks_like_something_else_stays_text(word, helm, tmp_path):
+    platform = {
+        "image": word, "imagePullSecrets": [word], "s3Endpoint": word, "s3CredentialsSecret": word,
+        "eventLog": word, "sparkConf": {"spark.x": word}, "hadoopConf": {"fs.x": word},
+        "appender": {"url": word, "audience": word},
+        "spot": {"enabled": True, "label": word, "spotValue": word, "onDemandValue": word, "taint": word},
+        "podMonitor": {"enabled": True, "labels": {"x": word}, "interval": word},
+    }  # fmt: skip
+    pods = {"priorityClassName": word, "nodeSelector": {"key": word}}
+    values = {"platform": platform, "driver": pods, "executor": pods}
+    (tmp_path / "spike.yaml").write_text(json.dumps(values))
+    values = {
+        "image": word, "sparkImage": word, "imagePullSecrets": [word], "kafkaBootstrap": word,
+        "spikes": {"namespace": word, "applicationsConfigMap": word},
+        "appender": {"ledgerSecret": word, "audience": word},
+        "history": {
+            "s3CredentialsSecret": word,
+            "ingress": {"enabled": True, "className": word, "host": word, "tlsSecret": word},
+        },
+        "dagster": {"namespace": word, "serviceAccount": word, "mayDeploy": True},
+        "networkPolicy": {"monitoringNamespace": word, "ingressNamespace": word},
+        "monitoring": {"enabled": True, "interval": word},
+        "dashboards": {"label": word},
+    }  # fmt: skip
+    (tmp_path / "spike-platform.yaml").write_text(json.dumps(values))
+    for chart, more in (("spike", ["-f", SHIPPED[0], "--set-string", "name=on"]), ("spike-platform", [])):
+        given = ("-n", word, "--kube-version=1.33.0", *more, "-f", tmp_path / f"{chart}.yaml")
+        done = helm("template", word.replace("e", "x"), CHARTS / chart, *given)
+        assert done.returncode == 0, done.stderr
+        for document in YAML(typ="safe").load_all(done.stdout):
+            assert not [path for path, text in texts(document) if not isinstance(text, str)]
+
+
+def test_nothing_and_no_are_said_as_well_as_something(render, tmp_path):
+    """0, false and an empty text are values; null is the same as silence."""
+    said = {"terminationGracePeriodSeconds": 0}
+    values = {"driver": said, "sparkConf": {"spark.locality.wait": ""}, "spot": {"executor": None}}
+    (tmp_path / "own.yaml").write_text(json.dumps(values))
+    spec = application(render("spike", SPOT, SHIPPED[0], tmp_path / "own.yaml"))["spec"]
+    graces = [
+        spec[role]["template"]["spec"]["terminationGracePeriodSeconds"] for role in ("driver", "executor")
+    ]
+    assert graces == [0, 60]
+    assert spec["sparkConf"]["spark.locality.wait"] == ""
+    assert placed_on(spec, "executor") == "spot"
 
 
 def test_without_spot_nodes_pods_go_anywhere(render):
