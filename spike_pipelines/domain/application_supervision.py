@@ -15,7 +15,7 @@ from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
-from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marks, value_of
+from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
 from spike_pipelines.domain.spark_application import (
     ABSENT,
     ENDING,
@@ -82,6 +82,12 @@ class ApplicationFacts:
 
     def holding(self, now: datetime) -> tuple[Overlay, ...]:
         return active(self.overlays, self.app.deployed if self.app else None, now)
+
+    @property
+    def carried(self) -> tuple[Overlay, ...]:
+        """Those whose mark the resource has, whether they hold or not."""
+        ids = marked(self.app.controls.overlays) if self.app else frozenset()
+        return tuple(o for o in self.overlays if o.id in ids)
 
     def heard(self, now: datetime) -> bool:
         """The driver of the open epoch was heard within its objective."""

@@ -45,8 +45,15 @@ class ApplicationCluster(Cluster, Protocol):
     def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
         """Change the spec in nothing that matters, which restarts also what the operator is done with."""
 
-    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
-        """What the resource has in the place of this overlay, as JSON; None: nothing."""
+    def replaced_by(
+        self,
+        app: ObservedApplication,
+        new: NewOverlay,
+        carried: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> str | None:
+        """What the resource, without the overlays that it carries, has in the place of the new one, as JSON;
+        None: nothing. `stable` is the spec that an overlay of that kind goes back to."""
 
     def converge(
         self,

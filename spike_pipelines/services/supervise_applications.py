@@ -5,7 +5,7 @@ at the next look, and a driver that is only suspended is resumed at the next loo
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
@@ -24,7 +24,7 @@ from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Tra
 from spike_pipelines.domain.fleet import Plan, ration
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
-from spike_pipelines.domain.overlays import OverlayKind, marked
+from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import ENDING, ObservedApplication, PodSight, Sighting, sight
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -163,9 +163,8 @@ class ApplicationSupervisor:
         """Rows that hold no more and that no resource carries any more."""
         over = []
         for facts in look.facts.values():
-            carried = marked(facts.app.controls.overlays) if facts.app else frozenset()
-            holding = {o.id for o in facts.holding(look.now)}
-            over += [o.id for o in facts.overlays if o.id not in carried | holding]
+            in_use = {o.id for o in (*facts.carried, *facts.holding(look.now))}
+            over += [o.id for o in facts.overlays if o.id not in in_use]
         self.ledger.end_overlays(over)
 
     def _note_specs(self, look: Look) -> None:
@@ -247,22 +246,27 @@ class ApplicationSupervisor:
     ) -> None:
         """The row with what it replaces first: from then on the resource is made to carry it."""
         assert action.overlay is not None
-        goal = action.overlay.value if action.overlay.kind is OverlayKind.STABLE_SPEC else None
-        stable = self.ledger.manifest(app.spike, goal) if goal else None
-        kind = action.overlay.kind
+        kind, carried = action.overlay.kind, facts.carried
         same = next((o for o in facts.holding(self.ledger.now()) if o.kind is kind), None)
-        before = same.before if same else self.cluster.carries(app, action.overlay, stable)
+        if same is not None:
+            before = same.before
+        else:
+            stable = self._gone_back_to(app.spike, (action.overlay, *carried))
+            before = self.cluster.replaced_by(app, action.overlay, carried, stable)
         self._note(decision, action, kind, before)
         overlays = self.ledger.open_overlays().get(app.spike, ())
         self._converge(replace(facts, overlays=overlays), app)
 
     def _converge(self, facts: ApplicationFacts, app: ObservedApplication) -> None:
         holding = facts.holding(self.ledger.now())
-        held, carried = {o.id for o in holding}, marked(app.controls.overlays)
-        ending = tuple(o for o in facts.overlays if o.id in carried - held)
-        specs = [o.value for o in (*holding, *ending) if o.kind is OverlayKind.STABLE_SPEC]
-        stable = self.ledger.manifest(app.spike, specs[0]) if specs else None
+        held = {o.id for o in holding}
+        ending = tuple(o for o in facts.carried if o.id not in held)
+        stable = self._gone_back_to(app.spike, (*holding, *ending))
         self.cluster.converge(app, holding, ending, stable)
+
+    def _gone_back_to(self, spike: str, overlays: Sequence[Overlay | NewOverlay]) -> Manifest | None:
+        spec = next((o.value for o in overlays if o.kind is OverlayKind.STABLE_SPEC), None)
+        return None if spec is None else self.ledger.manifest(spike, spec)
 
     def _note(
         self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None

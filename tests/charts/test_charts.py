@@ -196,8 +196,8 @@ def texts(found, path=()):
 
 TEXT = {
     "name", "namespace", "key", "values", "serviceAccountName", "serviceAccount", "secretName", "host",
-    "hosts", "audience", "priorityClassName", "interval", "image", "ingressClassName", "resourceNames", "value",
-    "imagePullSecrets", "spark.x", "fs.x",
+    "hosts", "audience", "priorityClassName", "interval", "image", "ingressClassName", "resourceNames",
+    "value", "imagePullSecrets", "spark.x", "fs.x",
 }  # fmt: skip
 
 

@@ -95,10 +95,14 @@ class KubernetesCluster:
         spec = {"suspend": False, "sparkConf": {patches.RESUBMITTED_CONF: _now()}}
         self._change(app, {"metadata": {"annotations": notes}, "spec": spec})
 
-    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
-        spec = self._get(app)["spec"]
-        shape = patches.fragment(new.kind, new.value, spec, _spec(stable))
-        return json.dumps(patches.present(spec, shape))
+    def replaced_by(
+        self,
+        app: ObservedApplication,
+        new: NewOverlay,
+        carried: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> str | None:
+        return json.dumps(patches.replaced(self._get(app)["spec"], new, carried, _spec(stable)))
 
     def converge(
         self,

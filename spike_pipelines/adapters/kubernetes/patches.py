@@ -1,6 +1,7 @@
 """Overlays as parts of a spec, and merge patches (RFC 7386) that lay them and take them off. Pure.
 
-An overlay is a fragment of the spec; `before` is the same fragment with what was there (null: nothing).
+An overlay is a fragment of the spec; `before` is the same fragment with what the spec has there without any
+overlay (null: nothing), so that they may end in any order.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from typing import Any
 import orjson
 
 from spike_pipelines.domain.errors import InvalidSpec
-from spike_pipelines.domain.overlays import Overlay, OverlayKind
+from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 
 Json = dict[str, Any]
 _EMPTY: tuple[Any, ...] = (None, {}, [])
@@ -52,10 +53,11 @@ def present(spec: Json, shape: Json) -> Json:
 
 
 def laid(spec: Json, overlays: Iterable[Overlay], stable: Json | None) -> Json:
-    """The fragments of all of them, the later over the earlier."""
+    """The fragments of all of them: a spec that is gone back to first, and over it what was added since."""
     result: Json = {}
-    for overlay in overlays:
-        result = merged(result, fragment(overlay.kind, overlay.value, spec, stable), keep_nulls=True)
+    for overlay in sorted(overlays, key=lambda o: o.kind is not OverlayKind.STABLE_SPEC):
+        part = fragment(overlay.kind, overlay.value, merged(spec, result), stable)
+        result = merged(result, part, keep_nulls=True)
     return result
 
 
@@ -63,13 +65,19 @@ def taken_off(spec: Json, overlays: Sequence[Overlay], stable: Json | None) -> J
     """Gives back what each replaced, the newest first, wherever its own value still stands."""
     result: Json = {}
     for overlay in sorted(overlays, key=lambda o: o.id, reverse=True):
-        before = json.loads(overlay.before) if overlay.before else {}
+        before, left = json.loads(overlay.before) if overlay.before else {}, merged(spec, result)
         if overlay.kind is OverlayKind.STABLE_SPEC:
             laid_down = present(stable or {}, before)
         else:
-            laid_down = fragment(overlay.kind, overlay.value, spec, stable)
-        result = merged(result, _restored(spec, laid_down, before), keep_nulls=True)
+            laid_down = fragment(overlay.kind, overlay.value, left, stable)
+        result = merged(result, _restored(left, laid_down, before), keep_nulls=True)
     return result
+
+
+def replaced(spec: Json, overlay: NewOverlay, carried: Sequence[Overlay], stable: Json | None) -> Json:
+    """What the overlay will replace of the spec as it is without those that it carries."""
+    bare = merged(spec, taken_off(spec, carried, stable))
+    return present(bare, fragment(overlay.kind, overlay.value, bare, stable))
 
 
 def _restored(spec: Json, laid_down: Json, before: Json) -> Json:
