@@ -261,7 +261,8 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
 
 def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
     recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
-    if not recent or (facts.recoveries and ended[-1].seen_at <= facts.recoveries[-1].at):
+    helped = max((r.at for r in facts.recoveries if r.done), default=None)
+    if not recent or (helped is not None and ended[-1].seen_at <= helped):
         return None
     last = recent[-1]
     same = recent.count(last)

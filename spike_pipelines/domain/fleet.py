@@ -81,7 +81,7 @@ def _may(decision: Decision, incident: Incident | None, left: dict[bool, int]) -
 
 
 def _left(recoveries: Mapping[str, Sequence[Recovery]], now: datetime) -> dict[bool, int]:
-    recent = [r for done in recoveries.values() for r in done if now - r.at < MINUTE]
+    recent = [r for done in recoveries.values() for r in done if r.done and now - r.at < MINUTE]
     kicks = sum(r.action == ActionKind.KICK for r in recent)
     return {True: KICKS_A_MINUTE - kicks, False: DRIVERS_A_MINUTE - (len(recent) - kicks)}
 

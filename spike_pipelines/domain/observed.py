@@ -38,12 +38,20 @@ class Refusal:
     driver: str
 
 
+NOT_DONE = " (not done)"
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """One thing the supervisor did."""
+    """One thing the supervisor did, or was about to do: `NOT_DONE` follows the action where somebody else was
+    faster. It counts towards the wait for the next, and is no step that was tried."""
 
     spike: str
     at: datetime
     action: str
     cause: str
     verdict: str
+
+    @property
+    def done(self) -> bool:
+        return not self.action.endswith(NOT_DONE)

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.spark_application import Sighting
 from spike_pipelines.ports.applications import Manifest
@@ -29,6 +30,9 @@ class SupervisionLedger(Ledger, Protocol):
     """What the supervisor of a fleet on Kubernetes keeps: all of it may be lost without losing a record."""
 
     def begin(self) -> AbstractContextManager[SupervisionTransaction]: ...
+
+    def mark_not_done(self, recovery: Recovery) -> None:
+        """What was noted came to nothing: somebody else changed the resource first."""
 
     def sightings(self) -> Mapping[str, Sighting]: ...
 

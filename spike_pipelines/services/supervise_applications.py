@@ -39,6 +39,7 @@ from spike_pipelines.ports import (
     Specs,
     SupervisionLedger,
 )
+from spike_pipelines.services.promote import released
 from spike_pipelines.services.supervise import Recovered, unread_by_the_still
 
 STABLE_AFTER = timedelta(minutes=10)
@@ -95,7 +96,7 @@ class ApplicationSupervisor:
         if lease is None:
             return
         failures: list[SpikeError] = []
-        try:
+        with released(self.ledger, lease):
             look, wanted = self._look(), set(names)
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
@@ -106,10 +107,8 @@ class ApplicationSupervisor:
                         failures.append(error)
                     else:
                         yield done
-        finally:
-            self.ledger.release(lease)
-        if failures:
-            raise failures[0]
+            if failures:
+                raise failures[0]
 
     # observe
 
@@ -190,7 +189,8 @@ class ApplicationSupervisor:
     # act
 
     def _act(self, look: Look, decision: Decision, action: Action) -> Recovered:
-        """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's."""
+        """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's, and
+        no step of the ladder: it was not tried."""
         facts, incident = look.facts[decision.spike], look.plan.incident
         app = facts.app
         clues = self.cluster.clues(app, LOG_LINES) if app is not None else Clues()
@@ -215,8 +215,12 @@ class ApplicationSupervisor:
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
         else:
-            self._note(decision, action, None, None)
-            self._change(facts, action, decision.cause)
+            noted = self._note(decision, action, None, None)
+            try:
+                self._change(facts, action, decision.cause)
+            except Conflict:
+                self.ledger.mark_not_done(noted)
+                raise
 
     def _change(self, facts: ApplicationFacts, action: Action, why: str) -> None:
         app = facts.app
@@ -270,16 +274,16 @@ class ApplicationSupervisor:
 
     def _note(
         self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None
-    ) -> None:
+    ) -> Recovery:
         """One transaction: the recovery, its overlay, and the fence around the driver that is to end."""
         with self.ledger.begin() as tx:
-            tx.add_recovery(
-                Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
-            )
+            noted = Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
+            tx.add_recovery(noted)
             if action.overlay is not None and overlay is not None:
                 tx.add_overlay(action.overlay, before)
             for driver in action.stop:
                 tx.retire_epoch(action.spike, driver)
+        return noted
 
 
 def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None:

@@ -409,6 +409,44 @@ def test_what_somebody_changed_between_look_and_act_is_not_acted_on(hours, monke
     assert done.action.kind is ActionKind.RESUBMIT
     assert "not done" in done.decision.cause
     assert "sparkConf" not in hours.site.get()["spec"]
+    assert hours.recoveries() == ["restart (not done)"]
+
+
+def test_a_step_that_somebody_else_prevented_is_taken_again_after_its_wait(hours, monkeypatch):
+    """As where the operator writes a status between look and patch: that is no step that did not help."""
+    hours.deploy()
+    hours.tick()
+    hours.site.submit(state="PENDING_RERUN")
+    hours.tick()
+    kick = KubernetesCluster.kick
+
+    def too_late(cluster, app):
+        hours.site.annotate(somebody="was faster")
+        kick(cluster, app)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesCluster, "kick", too_late)
+        assert hours.tick(61)["payouts"] == (Verdict.STUCK, "kick")
+    assert "spike-pipelines.io/kicked" not in hours.site.notes()
+    assert hours.tick(1)["payouts"] == (Verdict.STUCK, None)
+    hours.until(Verdict.STUCK, "kick", 60)
+    assert "spike-pipelines.io/kicked" in hours.site.notes()
+
+
+def test_an_error_is_told_though_the_lease_is_lost_as_well(hours, monkeypatch):
+    hours.deploy()
+    hours.site.submit(state="FAILED")
+    hours.tick(0)
+
+    def late(*_):
+        hours.at += timedelta(minutes=5)
+        hours.world.ledger.acquire("supervision", "another run", 60)
+        raise Transient("the API server took five minutes to say nothing")
+
+    monkeypatch.setattr(KubernetesCluster, "resubmit", late)
+    hours.at += timedelta(hours=2)
+    with pytest.raises(Transient, match="five minutes"):
+        list(hours.supervisor.recover_all(["payouts"]))
 
 
 def test_one_recovery_run_at_a_time(hours):

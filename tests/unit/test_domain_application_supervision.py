@@ -177,6 +177,10 @@ TABLE = {
     "an overlay has its chance before the next": (
         crashed(OOM, OOM, OOM, recoveries=[did(20, "more-memory")]), Verdict.STARTING, None,
     ),
+    "one that somebody else prevented had none": (
+        crashed(OOM, OOM, OOM, recoveries=[did(40, "restart (not done)")]),
+        Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
     "three other crashes of a spec that once worked are restarted": (
         crashed(*[Trouble.CRASHING] * 3, stable="v2"), Verdict.CRASHING, Rung.RESTART,
     ),

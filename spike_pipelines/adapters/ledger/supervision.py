@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.observed import NOT_DONE, Recovery
 from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.spark_application import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
@@ -27,6 +28,12 @@ class SupervisionQueries(ABC):
 
     @abstractmethod
     def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def mark_not_done(self, recovery: Recovery) -> None:
+        r = s.recoveries
+        same = (r.c.spike == recovery.spike, r.c.at == recovery.at, r.c.action == recovery.action)
+        with translated(), self._engine.begin() as db:
+            db.execute(sa.update(r).where(*same).values(action=f"{recovery.action}{NOT_DONE}"))
 
     def sightings(self) -> Mapping[str, Sighting]:
         with self._read() as db:
