@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from spike_pipelines.domain.fleet import FLEET, Noted
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.ports import LagLedger, Tally
 from spike_pipelines.services.mirror import group
@@ -180,7 +181,11 @@ def _tally(tally: Tally) -> Iterator[Metric]:
         "spike_restarts", "Recoveries by what was wrong, ever", labels=["spike", "cause"]
     )
     for (spike, cause), n in tally.recoveries.items():
-        restarts.add_metric([spike, cause], n)
+        if spike != FLEET:
+            restarts.add_metric([spike, cause], n)
+    incident = Gauge("spike_incident", "Whether many spikes are in trouble at once")
+    noted = [tally.recoveries.get((FLEET, note), 0) for note in (Noted.BEGINS, Noted.OVER)]
+    incident.set(noted[0] > noted[1])
     latency = Gauge(
         "spike_commit_latency_seconds", "From staged to committed, last five minutes", "spike", "quantile"
     )
@@ -190,7 +195,15 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     duties = Gauge("spike_duty_success_timestamp_seconds", "When a duty last succeeded", "duty")
     for duty, at in tally.duties.items():
         duties.set(at.timestamp(), duty)
-    yield from (batches.family, files.family, commits, restarts, latency.family, duties.family)
+    yield from (
+        batches.family,
+        files.family,
+        commits,
+        restarts,
+        incident.family,
+        latency.family,
+        duties.family,
+    )
 
 
 def _fill(gauge: Gauge, counts: Mapping[tuple[str, str], int]) -> None:

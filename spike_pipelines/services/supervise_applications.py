@@ -21,7 +21,7 @@ from spike_pipelines.domain.application_supervision import (
 from spike_pipelines.domain.causes import Evidence, trouble_of
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
-from spike_pipelines.domain.fleet import Plan, ration
+from spike_pipelines.domain.fleet import FLEET, Noted, Plan, ration, to_note
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
@@ -45,6 +45,7 @@ from spike_pipelines.services.supervise import Recovered, unread_by_the_still
 STABLE_AFTER = timedelta(minutes=10)
 NEW_SPECS_AT_ONCE = 20  # each costs a request
 LOG_LINES = 20
+TOLD_NAMES = 20
 LEASE, LEASE_SECONDS = "supervision", 60.0
 _CATCHING_UP = frozenset({LagVerdict.CATCHING_UP, LagVerdict.FALLING_BEHIND, LagVerdict.WILL_LOSE})
 
@@ -61,6 +62,7 @@ class Look:
     plan: Plan
     sightings: Mapping[str, Sighting]
     known: Mapping[str, Specs]
+    incidents: Sequence[Recovery]  # what was noted of them
     now: datetime
 
 
@@ -87,6 +89,7 @@ class ApplicationSupervisor:
         self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
         self._end_overlays(look)
         self._note_specs(look)
+        self._note_incident(look)
         return look.plan.decisions
 
     def recover_all(self, names: Iterable[str]) -> Iterator[Recovered]:
@@ -152,9 +155,10 @@ class ApplicationSupervisor:
                 manifest_known=bool(specs.known),
                 on_demand=self.on_demand,
             )
-        plan = ration([supervise_application(f, now) for f in facts.values()], recoveries, now)
+        decisions = [supervise_application(f, now) for f in facts.values()]
+        plan = ration(decisions, recoveries, now, commits)
         sightings = {name: f.sighting for name, f in facts.items() if f.sighting is not None}
-        return Look(facts, plan, sightings, known, now)
+        return Look(facts, plan, sightings, known, recoveries.get(FLEET, ()), now)
 
     # remember
 
@@ -186,6 +190,20 @@ class ApplicationSupervisor:
         except Conflict:
             return  # changed, deleted or made again meanwhile: the next look sees what there is
 
+    def _note_incident(self, look: Look) -> None:
+        """Once for all of them, with one Event, on the resource of the first."""
+        incident = look.plan.incident
+        note = to_note(incident, look.incidents, look.now)
+        if note is None:
+            return
+        with self.ledger.begin() as tx:
+            tx.add_recovery(note)
+        if incident is not None and note.verdict == Noted.BEGINS:
+            struck = (look.facts[name].app for name in sorted(incident.spikes))
+            if (first := next(filter(None, struck), None)) is not None:
+                some = ", ".join(sorted(incident.spikes)[:TOLD_NAMES])
+                self.cluster.tell(first, "SpikeIncident", f"{incident}: {some} …")
+
     # act
 
     def _act(self, look: Look, decision: Decision, action: Action) -> Recovered:
@@ -194,7 +212,9 @@ class ApplicationSupervisor:
         facts, incident = look.facts[decision.spike], look.plan.incident
         app = facts.app
         clues = self.cluster.clues(app, LOG_LINES) if app is not None else Clues()
-        said = decision if incident is None else replace(decision, cause=f"{decision.cause}; {incident}")
+        said = decision
+        if incident is not None and decision.spike in incident.spikes:
+            said = replace(decision, cause=f"{decision.cause}; {incident}")
         try:
             self._do(facts, said, action)
         except Conflict as error:

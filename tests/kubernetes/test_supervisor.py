@@ -14,6 +14,7 @@ from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
+from spike_pipelines.domain.fleet import DRIVERS_A_MINUTE
 from spike_pipelines.domain.overlays import OverlayKind
 from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.supervision import ActionKind, Verdict
@@ -475,6 +476,40 @@ def test_many_at_once_are_one_incident_within_a_budget(hours):
     again = [name for name, (_, action) in hours.tick(61).items() if action]
     assert len(again) == 20
     assert not set(again) & set(acted)
+
+
+def events(site):
+    return [
+        e for e in site.api.get(f"/api/v1/namespaces/{site.namespace}/events")["items"]
+        if e["reason"] == "SpikeIncident"
+    ]  # fmt: skip
+
+
+def test_a_storm_of_three_hundred_failures_is_one_incident_within_the_budget(hours):
+    if hours.site.fake is None:
+        pytest.skip("takes minutes of requests on a real API server; bench/bench_cluster.py has it there")
+    names = [f"spike-{i:03}" for i in range(300)]
+    hours.deploy(*names)
+    hours.tick()
+    for name in names:
+        hours.site.submit(name, state="FAILED")
+    sick, ticks = set(names), 0
+    while sick:
+        acted = {name for name, (_, action) in hours.tick(61 if ticks != 1 else 5).items() if action}
+        assert len(acted) == (DRIVERS_A_MINUTE if ticks != 1 else 0)
+        assert acted <= sick
+        for name in acted:
+            hours.driver(hours.site.submit(name), name)
+        hours.beats()
+        sick -= acted
+        ticks += 1
+    hours.at += timedelta(minutes=10)
+    hours.beats()
+    hours.tick()
+    noted = [r.verdict for r in hours.world.ledger.recoveries(START)["*"]]
+    assert (noted.count("INCIDENT"), noted.count("INCIDENT_OVER")) == (1, 1)
+    (told,) = events(hours.site)
+    assert "incident: 300 of 300 spikes at once" in told["message"]
 
 
 def test_a_cluster_that_does_not_answer_judges_nobody(hours, fake):

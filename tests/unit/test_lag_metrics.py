@@ -20,14 +20,14 @@ LATER = HOUR + STALE + timedelta(seconds=1)
 
 
 class Ledger:
-    def __init__(self, now, **reports):
-        self.now, self.reports = now, reports
+    def __init__(self, now, recoveries=(), **reports):
+        self.now, self.recoveries, self.reports = now, dict(recoveries), reports
 
     def latest_lag(self):
         return self.reports
 
     def tally(self):
-        return Tally(self.now, {}, {}, {}, {}, {})
+        return Tally(self.now, {}, {}, {}, self.recoveries, {})
 
 
 @pytest.fixture
@@ -68,3 +68,12 @@ def test_a_spike_that_later_looks_leave_out_was_removed_and_is_not_unknown_for_d
 def test_a_spike_that_one_look_left_out_is_still_there(page):
     value = page(HOUR + STALE, one=FINE, other=replace(FINE, at=HOUR + STALE))
     assert value("spike_verdict", spike="one", verdict="OK") == 1
+
+
+@pytest.mark.parametrize(("begun", "over", "shown"), [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 1, 1)])
+def test_an_incident_is_one_figure_while_it_lasts_and_nobodys_restart(page, begun, over, shown):
+    noted = {("*", "INCIDENT"): begun, ("*", "INCIDENT_GOES_ON"): 7, ("*", "INCIDENT_OVER"): over}
+    value = page(HOUR, recoveries={**noted, ("a", "HUNG"): 2}, a=FINE)
+    assert value("spike_incident") == shown
+    assert value("spike_restarts_total", spike="a", cause="HUNG") == 2
+    assert value("spike_restarts_total", spike="*", cause="INCIDENT") is None
