@@ -99,7 +99,9 @@ class ApplicationFacts:
         """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
         if not self.owner or self.heard(now):
             return bool(self.owner)
-        return self.appender_since is None or now - self.appender_since <= self.spike.objectives.hang
+        unheard = self.refusal.unheard_at if self.refusal else None
+        since = max(filter(None, (self.appender_since, unheard)), default=None)
+        return self.appender_since is None or since is None or now - since <= self.spike.objectives.hang
 
     @property
     def owner(self) -> tuple[str, ...]:

@@ -28,14 +28,23 @@ class ObservedDriver:
     ran_at: datetime | None = None
 
 
+UNJUDGED = "unjudged"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The last answer other than success that a driver of the spike got."""
+    """The last answer other than success that a driver of the spike got. Of code `UNJUDGED`: who says to be
+    one could not be let in, since nobody could tell whether it is."""
 
     at: datetime
     code: str
     message: str
     driver: str
+
+    @property
+    def unheard_at(self) -> datetime | None:
+        """When it could not be heard what a driver had to say."""
+        return self.at if self.code == UNJUDGED else None
 
 
 NOT_DONE = " (not done)"

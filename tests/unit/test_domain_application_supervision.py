@@ -113,6 +113,18 @@ TABLE = {
     "a silent one is not blamed while nobody listens": (
         facts(epoch=heard(61), appender_since=None), Verdict.UNKNOWN, None,
     ),
+    "one that could not be let in is not silent": (
+        facts(epoch=heard(90), refusal=Refusal(ago(30), "unjudged", "who is it?", "")),
+        Verdict.RUNNING, None,
+    ),
+    "and is once it could be for as long": (
+        facts(epoch=heard(90), refusal=Refusal(ago(61), "unjudged", "who is it?", "")),
+        Verdict.HUNG, Rung.RESTART,
+    ),
+    "to the operator's UNKNOWN it may be at work as well": (
+        late(AppState.UNKNOWN, epoch=heard(400), refusal=Refusal(ago(30), "unjudged", "who is it?", "")),
+        Verdict.RUNNING, None,
+    ),
     "waiting for the appender is no reason": (
         facts(epoch=heard(phase=Phase.WAITING)), Verdict.WAITING, None,
     ),
