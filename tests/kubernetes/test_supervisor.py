@@ -3,15 +3,20 @@
 The ledger is the real one's statements in memory, so that its clock can be moved; the resources are real.
 """
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from builders import Driver, World
 from sites import Site
+from typer.testing import CliRunner
 
+from spike_pipelines.adapters.applications import Applications
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
+from spike_pipelines.cli.main import app
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.fleet import DRIVERS_A_MINUTE
@@ -176,6 +181,25 @@ def test_out_of_memory_again_and_again_gets_half_as_much_again_until_somebody_de
     assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
     hours.tick()
     assert hours.world.ledger.open_overlays() == {}
+
+
+def test_status_shows_verdicts_and_overlays_of_a_cluster_without_a_stack(hours, monkeypatch):
+    hours.deploy()
+    crash(hours, 3, 137, "OOMKilled")
+    world = hours.world
+    platform = SimpleNamespace(
+        applications=Applications(world.spikes, {}),
+        spikes=world.spikes,
+        supervisor=hours.supervisor,
+        ledger=world.ledger,
+        observer=SimpleNamespace(lag=dict),
+    )
+    monkeypatch.setattr("spike_pipelines.cli.stack.Platform", lambda _: platform)
+    env = {"SPIKE_CLUSTER": "kubernetes", "SPIKE_STATE_DIR": "/none"}
+    shown = json.loads(CliRunner().invoke(app, ["status", "-o", "json"], env=env).output)
+    (row,) = shown["spikes"]
+    assert (row["spike"], row["verdict"], shown["parts"]) == ("payouts", "STARTING", [])
+    assert "overlay more-memory 768m until" in row["problem"]
 
 
 def test_an_overlay_that_only_the_ledger_has_comes_to_the_resource(hours, monkeypatch):
