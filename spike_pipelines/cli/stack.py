@@ -18,7 +18,7 @@ from spike_pipelines.settings import Settings
 from spike_pipelines.stack import running
 from spike_pipelines.stack.errors import StackError
 from spike_pipelines.stack.faults import kill_driver
-from spike_pipelines.stack.snapshot import PartState, StackSnapshot
+from spike_pipelines.stack.snapshot import PartSnapshot, PartState, StackSnapshot
 from spike_pipelines.stack.source import LiveStatus, platform_source
 from spike_pipelines.stack.status import table
 
@@ -42,10 +42,12 @@ def status(output: Annotated[Output, typer.Option("--output", "-o")] = Output.TA
     the supervisor makes of each and the overlays that lie over it; no stack is needed for that."""
     settings = Settings.from_env()
     if settings.cluster == "kubernetes":
-        rows, parts, link = LiveStatus(Platform(settings)).rows(), (), settings.dagster_url
+        rows, link = LiveStatus(Platform(settings)).rows(), settings.dagster_url
+        parts: tuple[PartSnapshot, ...] = ()
     else:
         stack = running.find(settings.state_dir)
-        rows, parts, link = platform_source(stack.environment).rows(), stack.snapshot.parts, stack.link
+        rows, link = platform_source(stack.environment).rows(), stack.link
+        parts = stack.snapshot.parts
     if output is Output.JSON:
         spikes = [asdict(row) for row in rows]
         shown = [part.model_dump(mode="json") for part in parts]
