@@ -41,7 +41,7 @@ test: setup ## Run all tests
 
 test-kubernetes: setup ## The tests that need a cluster: KUBECONFIG=…
 	@test -n "$$KUBECONFIG" || { echo "test-kubernetes: no cluster: set KUBECONFIG to one in which a namespace and a CRD may be made (kind create cluster)" >&2; exit 1; }
-	$(BIN)/pytest -m kubernetes tests/kubernetes
+	$(BIN)/pytest -m kubernetes tests/kubernetes tests/contract
 
 test-pods: setup ## Spikes as pods of a cluster; docs/kubernetes.md says what it needs
 	$(BIN)/pytest -m pods tests/kubernetes

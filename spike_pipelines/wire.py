@@ -213,8 +213,7 @@ class Ok(Message):
 
 
 class Health(Ok):
-    """`up_seconds`: how long this server has been answering drivers: since its start, or since it could last
-    not tell whose a token was. A driver is silent for so long at most."""
+    """`up_seconds`: how long this server has been answering. A driver is silent for so long at most."""
 
     up_seconds: float
 

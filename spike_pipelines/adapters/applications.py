@@ -4,6 +4,7 @@ Every problem of a file is told at once, each as `file:line: what is wrong: way 
 """
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,14 @@ class Applications:
 
     spikes: Mapping[str, Spike]
     broken: Mapping[str, str]
+
+
+def fingerprint(directory: Path) -> str:
+    """Of all that is read of it: another one as soon as a file is another."""
+    digest = hashlib.sha256()
+    for path in sorted((*directory.glob(f"*{SUFFIX}"), *directory.glob("*.yml"))):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def load_applications(directory: Path) -> tuple[Spike, ...]:

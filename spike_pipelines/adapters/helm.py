@@ -17,14 +17,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
-from spike_pipelines.domain.kubernetes_names import SPEC_HASH_ANNOTATION
+from spike_pipelines.domain.kubernetes_names import SPEC_DIGEST_ANNOTATION, SPEC_HASH_ANNOTATION
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Deployed
 
 SECONDS = 120.0  # for one command; none of ours waits for pods
 ABANDONED = timedelta(seconds=2 * SECONDS)
 KEPT = 10  # revisions of each release
-_HASH = re.compile(rf'^    {re.escape(SPEC_HASH_ANNOTATION)}: "?([0-9a-f]+)"?$', re.MULTILINE)
+_SPEC = [
+    re.compile(rf'^    {re.escape(note)}: "?([0-9a-f]+)"?$', re.MULTILINE)
+    for note in (SPEC_DIGEST_ANNOTATION, SPEC_HASH_ANNOTATION)
+]
 _GONE = "release: not found"
 
 
@@ -58,10 +61,12 @@ class HelmReleases:
             "upgrade", "--install", spike.resource_name, str(self.chart), *files, "--output", "json",
             "--history-max", str(KEPT),
         )  # fmt: skip
-        return Deployed(int(done["version"]), changed=done["manifest"].strip() != (before or "").strip())
+        manifest = done["manifest"]
+        changed = manifest.strip() != (before or "").strip()
+        return Deployed(int(done["version"]), changed, _spec(manifest) or spike.version)
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
-        """The newest before `bad` with other resources, and of the version `stable` where one is known;
+        """The newest before `bad` with other resources, and of the spec `stable` where one is known;
         none where somebody deployed after `bad`: theirs is not ours to take back."""
         history = self._history(spike.resource_name)
         if not history or history[-1].revision != bad:
@@ -71,13 +76,17 @@ class HelmReleases:
             if revision.revision >= bad or revision.status not in ("superseded", "deployed"):
                 continue
             manifest = self._manifest(spike.resource_name, revision.revision)
-            if manifest is not None and manifest != failed and stable in (None, _version(manifest)):
+            if manifest is not None and manifest != failed and stable in (None, _spec(manifest)):
                 return revision.revision
         return None
 
     def roll_back(self, spike: Spike, revision: int) -> None:
         """Twice is as once: the same resources again."""
         self._run("rollback", spike.resource_name, str(revision), "--history-max", str(KEPT))
+
+    def uninstall(self, name: str) -> bool:
+        """Waits until the resources are gone."""
+        return self._ask("uninstall", name, "--wait", "--timeout", f"{SECONDS / 2:.0f}s") is not None
 
     def application(self, spike: Spike, revision: int) -> str:
         """What the application file said then, as YAML; comments are gone."""
@@ -160,7 +169,7 @@ def _checked(done: subprocess.CompletedProcess[str], arguments: tuple[str, ...])
     raise Transient(message)
 
 
-def _version(manifest: str) -> str | None:
-    """The version that the SparkApplication among the resources was made from."""
-    found = _HASH.search(manifest)
+def _spec(manifest: str) -> str | None:
+    """What the SparkApplication among the resources is called as a deployment."""
+    found = next(filter(None, (wanted.search(manifest) for wanted in _SPEC)), None)
     return found[1] if found else None

@@ -31,6 +31,7 @@ TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 KEPT_SECONDS = 30.0  # a token that was good; as long one goes on after its pod is gone
 REFUSED_SECONDS = 5.0  # one that was not
 MAX_KEPT = 10_000
+TOLD_SECONDS = 5.0  # a driver that cannot be let in asks every few seconds, by the thousand
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,15 @@ class ApiServer:
 
 
 class ServiceAccounts:
-    """Thread-safe. `allows` raises `Transient` if nobody can tell."""
+    """Thread-safe. `allows` raises `Transient` if nobody can tell; `unjudged` is told then, seldom, for which
+    spike the token says that it speaks."""
 
     def __init__(
-        self, server: ApiServer, trusted: Trusted, clock: Callable[[], float] = time.monotonic
+        self,
+        server: ApiServer,
+        trusted: Trusted,
+        unjudged: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         verify: ssl.SSLContext | bool = True
         if server.ca_file is not None:
@@ -71,11 +77,8 @@ class ServiceAccounts:
         self._clock = clock
         self._kept: OrderedDict[str, tuple[float, TokenReview]] = OrderedDict()
         self._lock = threading.Lock()
-        self._deaf_at = -math.inf
-
-    def deaf_at(self) -> float:
-        """When a token could last not be judged, by the clock; what its driver had to say was not heard."""
-        return self._deaf_at
+        self._unjudged = unjudged
+        self._told: dict[str, float] = {}
 
     def close(self) -> None:
         self._http.close()
@@ -86,7 +89,21 @@ class ServiceAccounts:
         expected = self._trusted.username(spike)
         if expected is None or not _claims(token, expected, self._trusted.audience, time.time()):
             return False
-        return self._trusted.allows(spike, self._review(token))
+        try:
+            review = self._review(token)
+        except Transient:
+            self._tell(spike)
+            raise
+        return self._trusted.allows(spike, review)
+
+    def _tell(self, spike: str) -> None:
+        """The token's own word is proof of nothing, and enough to hold a restart back."""
+        now = self._clock()
+        with self._lock:
+            if now - self._told.get(spike, -math.inf) < TOLD_SECONDS:
+                return
+            self._told[spike] = now
+        self._unjudged(spike)
 
     def _review(self, token: str) -> TokenReview:
         key = hashlib.sha256(token.encode()).hexdigest()
@@ -95,11 +112,7 @@ class ServiceAccounts:
         if kept is not None and self._clock() < until:
             return kept
         asked = self._clock()
-        try:
-            review = self._ask(token)
-        except Transient:
-            self._deaf_at = self._clock()
-            raise
+        review = self._ask(token)
         self._keep(key, asked, review)
         return review
 

@@ -1,7 +1,6 @@
 """The appender API, version 1: thin routes over `services.register`."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -87,8 +86,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.token_audience is None:
         return build(registrar, ledger, find_spike, own)
     trusted = Trusted(settings.namespace, settings.token_audience)
-    accounts = ServiceAccounts(ApiServer.of_this_pod(), trusted)
-    return build(registrar, ledger, find_spike, by_form(own, accounts.allows), accounts.deaf_at)
+    accounts = ServiceAccounts(ApiServer.of_this_pod(), trusted, not_heard(ledger))
+    return build(registrar, ledger, find_spike, by_form(own, accounts.allows))
+
+
+def not_heard(ledger: SqlLedger) -> Callable[[str], None]:
+    """Write down that a driver of this spike could not be let in: that it is not heard is no silence
+    of its own. In the ledger, since another replica may be asked."""
+
+    def note(spike: str) -> None:
+        try:
+            ledger.note_unjudged(spike, "the API server does not say whose token its driver shows")
+        except SpikeError as error:  # the driver is told 503 all the same
+            log.warning("%s: not noted that its driver could not be let in: %s", spike, error)
+
+    return note
 
 
 def build(
@@ -96,10 +108,8 @@ def build(
     ledger: SqlLedger,
     find_spike: Callable[[str], Spike],
     allows: Callable[[str, str], bool],
-    deaf_at: Callable[[], float] = lambda: -math.inf,
 ) -> FastAPI:
-    """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak;
-    `deaf_at` is when it could last not tell, by the monotonic clock."""
+    """The routes over given parts. `allows(spike, token)` answers whether a bearer token may speak."""
     app = FastAPI(title="Spike appender", version=__version__)
     app.add_middleware(BodyLimit, limit=wire.MAX_BODY_BYTES, seconds=BODY_SECONDS)
     errors.install(app)
@@ -117,7 +127,7 @@ def build(
     _driver_routes(spikes, registrar, authorised)
     _reading_routes(spikes, ledger, authorised)
     app.include_router(spikes)
-    _probes(app, ledger, deaf_at)
+    _probes(app, ledger)
     return app
 
 
@@ -193,12 +203,12 @@ def _reading_routes(app: APIRouter, ledger: SqlLedger, authorised: Callable[...,
         return [_batch(b) for b in ledger.last_batches(spike.name, limit)]
 
 
-def _probes(app: FastAPI, ledger: SqlLedger, deaf_at: Callable[[], float]) -> None:
+def _probes(app: FastAPI, ledger: SqlLedger) -> None:
     started = time.monotonic()
 
     @app.get("/healthz")
     def healthz() -> wire.Health:
-        return wire.Health(up_seconds=time.monotonic() - max(started, deaf_at()))
+        return wire.Health(up_seconds=time.monotonic() - started)
 
     @app.get("/readyz", responses=_answers(503))
     def readyz() -> wire.Ok:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from spike_pipelines.domain.fleet import FLEET, Noted
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.supervision import MENDED
 from spike_pipelines.ports import LagLedger, Tally
@@ -178,6 +179,9 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     commits = CounterMetricFamily("spike_commits", "Batches committed, ever", labels=["spike"])
     for spike, n in tally.committed.items():
         commits.add_metric([spike], n)
+    incident = Gauge("spike_incident", "Whether many spikes are in trouble at once")
+    noted = [tally.recoveries.get((FLEET, note), 0) for note in (Noted.BEGINS, Noted.OVER)]
+    incident.set(noted[0] > noted[1])
     latency = Gauge(
         "spike_commit_latency_seconds", "From staged to committed, last five minutes", "spike", "quantile"
     )
@@ -189,7 +193,7 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     duties = Gauge("spike_duty_success_timestamp_seconds", "When a duty last succeeded", "duty")
     for duty, at in tally.duties.items():
         duties.set(at.timestamp(), duty)
-    yield from (batches.family, files.family, commits, latency.family, duties.family)
+    yield from (batches.family, files.family, commits, incident.family, latency.family, duties.family)
 
 
 def _about(table: str, tally: Tally) -> Metric:
@@ -211,7 +215,8 @@ def _restarts(spikes: Iterable[str], recoveries: Mapping[tuple[str, str], int]) 
     counter = CounterMetricFamily("spike_restarts", "Recoveries by what was wrong, ever", labels=labels)
     never = {(spike, str(cause)): 0 for spike in spikes for cause in sorted(MENDED)}
     for of, n in (never | dict(recoveries)).items():
-        counter.add_metric(of, n)
+        if of[0] != FLEET:
+            counter.add_metric(of, n)
     return counter
 
 

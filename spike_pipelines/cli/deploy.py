@@ -1,4 +1,4 @@
-"""`spike deploy`: one spike into the cluster, seen through until it works, or taken back."""
+"""`spike deploy`: a spike into the cluster, seen through until it works, or taken back; `spike undeploy`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,9 +32,8 @@ def deploy(
     platform = Platform()
     path = _file(name, platform.settings.applications_dir)
     outcome = platform.deployment(typer.echo).deploy(load_application(path), path, wait)
-    url = platform.settings.dagster_url
-    problem = reload_location(url) if url else None
-    for line in (*told(outcome), *([problem] if problem else [])):
+    _reload(platform)
+    for line in told(outcome):
         typer.echo(line)
     raise typer.Exit(exit_code(outcome))
 
@@ -64,5 +63,24 @@ def _file(name: str, folder: Path) -> Path:
     return path
 
 
+def undeploy(name: Annotated[str, typer.Argument(help="Of the spike, as in crt-payout-v1-1.0.")]) -> None:
+    """End a spike of the cluster: first its file goes, which Dagster and appender read, then its release.
+
+    What it committed stays, in the dataset and in the ledger. Batches that are staged and not committed wait
+    for its file; deployed again, it goes on where it was.
+    """
+    platform = Platform()
+    was_there = platform.deployment(typer.echo).undeploy(name)
+    typer.echo(f"{name} is ended" if was_there else f"there is no release of {name}: nothing to end")
+    _reload(platform)
+
+
+def _reload(platform: Platform) -> None:
+    url = platform.settings.dagster_url
+    if url and (problem := reload_location(url)):
+        typer.echo(problem)
+
+
 def register(app: typer.Typer) -> None:
     app.command("deploy")(deploy)
+    app.command("undeploy")(undeploy)

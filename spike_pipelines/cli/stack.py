@@ -13,12 +13,13 @@ import typer
 
 from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.platform import Platform
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import running
 from spike_pipelines.stack.errors import StackError
 from spike_pipelines.stack.faults import kill_driver
-from spike_pipelines.stack.snapshot import PartState, StackSnapshot
-from spike_pipelines.stack.source import platform_source
+from spike_pipelines.stack.snapshot import PartSnapshot, PartState, StackSnapshot
+from spike_pipelines.stack.source import LiveStatus, platform_source
 from spike_pipelines.stack.status import table
 
 OBEYED_SECONDS = 150.0
@@ -37,17 +38,23 @@ class Output(StrEnum):
 
 
 def status(output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE) -> None:
-    """How every spike and every part is, once."""
-    stack = running.find(Settings.from_env().state_dir)
-    rows = platform_source(stack.environment).rows()
-    parts = stack.snapshot.parts
+    """How every spike and every part is, once. With SPIKE_CLUSTER=kubernetes the cluster's spikes, with what
+    the supervisor makes of each and the overlays that lie over it; no stack is needed for that."""
+    settings = Settings.from_env()
+    if settings.cluster == "kubernetes":
+        rows, link = LiveStatus(Platform(settings)).rows(), settings.dagster_url
+        parts: tuple[PartSnapshot, ...] = ()
+    else:
+        stack = running.find(settings.state_dir)
+        rows, link = platform_source(stack.environment).rows(), stack.link
+        parts = stack.snapshot.parts
     if output is Output.JSON:
         spikes = [asdict(row) for row in rows]
         shown = [part.model_dump(mode="json") for part in parts]
         print(json.dumps({"spikes": spikes, "parts": shown}, indent=2))
     else:
         console = wide()
-        console.print(table(rows, parts, link=stack.link, width=console.width))
+        console.print(table(rows, parts, link=link, width=console.width))
         console.print(LEGEND, style="dim")
 
 

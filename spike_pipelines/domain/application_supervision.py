@@ -15,7 +15,7 @@ from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
-from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marks, value_of
+from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
 from spike_pipelines.domain.spark_application import (
     ABSENT,
     ENDING,
@@ -58,7 +58,8 @@ class ApplicationFacts:
     """One spike at one moment. `app` is None where there is no resource; `sighting` is what is remembered,
     this look included; `pods` are the driver pods, None if nobody asked (only suspects are asked about).
     `recoveries` are those of `ladder.HISTORY`, oldest first; `overlays` all rows that have not ended;
-    `worked_at` is the last commit; `stable` the hash of the last spec that was seen to work;
+    `worked_at` is the last commit; `stable` names the last spec that was seen to work; `noted` is the digest
+    of the present one as it was when it was first seen, None if it was not yet;
     `manifest_known` says that a deleted resource could be made again; `on_demand` is the node label for
     overlays of that kind, if there is such a thing here. The rest is as in `SpikeFacts`."""
 
@@ -75,11 +76,18 @@ class ApplicationFacts:
     unread: int | None = None
     catching_up: bool = False
     stable: str | None = None
+    noted: str | None = None
     manifest_known: bool = False
     on_demand: str | None = None
 
     def holding(self, now: datetime) -> tuple[Overlay, ...]:
-        return active(self.overlays, self.app.spec_hash if self.app else None, now)
+        return active(self.overlays, self.app.deployed if self.app else None, now)
+
+    @property
+    def carried(self) -> tuple[Overlay, ...]:
+        """Those whose mark the resource has, whether they hold or not."""
+        ids = marked(self.app.controls.overlays) if self.app else frozenset()
+        return tuple(o for o in self.overlays if o.id in ids)
 
     def heard(self, now: datetime) -> bool:
         """The driver of the open epoch was heard within its objective."""
@@ -91,7 +99,9 @@ class ApplicationFacts:
         """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
         if not self.owner or self.heard(now):
             return bool(self.owner)
-        return self.appender_since is None or now - self.appender_since <= self.spike.objectives.hang
+        unheard = self.refusal.unheard_at if self.refusal else None
+        since = max(filter(None, (self.appender_since, unheard)), default=None)
+        return self.appender_since is None or since is None or now - since <= self.spike.objectives.hang
 
     @property
     def owner(self) -> tuple[str, ...]:
@@ -253,7 +263,8 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
 
 def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
     recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
-    if not recent or (facts.recoveries and ended[-1].seen_at <= facts.recoveries[-1].at):
+    helped = max((r.at for r in facts.recoveries if r.done), default=None)
+    if not recent or (helped is not None and ended[-1].seen_at <= helped):
         return None
     last = recent[-1]
     same = recent.count(last)
@@ -309,11 +320,15 @@ def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) ->
 def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:
     """Live drivers, by the names they give themselves at the appender."""
     began = app.submitted_at or app.created_at or now
+    ran = facts.sighting.since if facts.sighting and app.state is AppState.RUNNING else None
     seen = [_called(pod, facts.owner) for pod in facts.pods or () if pod.live]
     if not seen:
         known = facts.sighting.names(app.submission) if facts.sighting else frozenset()
         seen = [next((o for o in facts.owner if o in known), app.submission or app.name)]
-    return tuple(ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began) for d in dict.fromkeys(seen))
+    return tuple(
+        ObservedDriver(facts.spike.name, d, DriverState.RUNNING, began, ran_at=ran)
+        for d in dict.fromkeys(seen)
+    )
 
 
 def _called(pod: PodSight, owner: Sequence[str]) -> str:
@@ -322,11 +337,25 @@ def _called(pod: PodSight, owner: Sequence[str]) -> str:
 
 
 def _with_news(facts: ApplicationFacts, app: ObservedApplication, decision: Decision) -> Decision:
-    """A file that is newer than what runs is told where all else is well."""
-    if decision.verdict is not Verdict.RUNNING or app.spec_hash in {None, facts.spike.version}:
+    """A file that is newer than what runs, or a spec that somebody edited, is told where all else is well;
+    nothing is done about it, since whoever changed it had a reason."""
+    news = _news(facts, app)
+    if decision.verdict is not Verdict.RUNNING or news is None:
         return decision
-    news = f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"
     return replace(decision, verdict=Verdict.DRIFTED, cause=f"{decision.cause}; {news}")
+
+
+def _news(facts: ApplicationFacts, app: ObservedApplication) -> str | None:
+    if app.spec_hash not in {None, facts.spike.version}:
+        return (
+            f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"
+        )
+    if app.controls.overlays or facts.noted in {None, app.live}:
+        return None
+    return (
+        f"the spec of {app.name} was edited since it was deployed (`helm get manifest {app.name}` says what "
+        f"it was): `spike deploy {facts.spike.name}` puts it back"
+    )
 
 
 def _mend(facts: ApplicationFacts, trouble: Trouble, cause: str, now: datetime) -> Decision:

@@ -83,7 +83,7 @@ def _nodes(wound: Wound) -> str | None:
 
 def _last_stable(wound: Wound) -> str | None:
     """Where the present spec was never seen to work, and another one was."""
-    if wound.app is None or wound.stable in {None, wound.app.spec_hash}:
+    if wound.app is None or wound.stable in {None, wound.app.deployed}:
         return None
     return None if value_of(wound.holding, OverlayKind.STABLE_SPEC) else wound.stable
 
@@ -115,6 +115,6 @@ def _overlay(wound: Wound, rung: Rung, value: str) -> NewOverlay:
         kind=kind,
         value=value,
         cause=wound.cause,
-        spec_hash=wound.app.spec_hash if wound.app else None,
+        spec_hash=wound.app.deployed if wound.app else None,
         lasts=LASTS[kind],
     )

@@ -20,6 +20,8 @@ PLURAL = "sparkapplications"
 SPIKE_LABEL = "spike-pipelines.io/spike"  # the display name; on the SparkApplication and all its pods
 PART_OF_LABEL = ("app.kubernetes.io/part-of", "spike-pipelines")
 SPEC_HASH_ANNOTATION = "spike-pipelines.io/spec-hash"  # `Spike.version` of the file it was made from
+SPEC_DIGEST_ANNOTATION = "spike-pipelines.io/spec-digest"  # of the whole spec, as Helm rendered it
+FILE_LABEL = "spike-pipelines.io/application-file"  # on a ConfigMap with an application file: its version
 
 
 def resource_name(display_name: str) -> str:

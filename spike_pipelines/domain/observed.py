@@ -15,8 +15,9 @@ class DriverState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ObservedDriver:
     """One driver process or pod. `driver` is the identity it names itself by at the appender; `problem`
-    says why the state is unknown, and the way out. `bounded`: it was asked to read what there is, and end;
-    no application file asks for that so far."""
+    says why the state is unknown, and the way out; `ran_at` is since when it was seen to run, where that may
+    be long after it was started: a pod waits for a node and an image, which is no fault of the driver.
+    `bounded`: it was asked to read what there is, and end; no application file asks for that so far."""
 
     spike: str
     driver: str
@@ -26,24 +27,42 @@ class ObservedDriver:
     pid: int | None = None
     problem: str | None = None
     bounded: bool = False
+    ran_at: datetime | None = None
+
+
+UNJUDGED = "unjudged"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The last answer other than success that a driver of the spike got."""
+    """The last answer other than success that a driver of the spike got. Of code `UNJUDGED`: who says to be
+    one could not be let in, since nobody could tell whether it is."""
 
     at: datetime
     code: str
     message: str
     driver: str
 
+    @property
+    def unheard_at(self) -> datetime | None:
+        """When it could not be heard what a driver had to say."""
+        return self.at if self.code == UNJUDGED else None
+
+
+NOT_DONE = " (not done)"
+
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """One thing the supervisor did."""
+    """One thing the supervisor did, or was about to do: `NOT_DONE` follows the action where somebody else was
+    faster. It counts towards the wait for the next, and is no step that was tried."""
 
     spike: str
     at: datetime
     action: str
     cause: str
     verdict: str
+
+    @property
+    def done(self) -> bool:
+        return not self.action.endswith(NOT_DONE)

@@ -85,7 +85,9 @@ class Controls:
 @dataclass(frozen=True, slots=True)
 class ObservedApplication:
     """One SparkApplication, as far as supervision needs it. `submission` is the identity of its driver at
-    the appender; `state_text` is what `state` was read from; `problem` is why it could not be understood."""
+    the appender; `state_text` is what `state` was read from; `problem` is why it could not be understood.
+    `spec_hash` is the version of the application file, `digest` names the spec as it was rendered from it and
+    from what all spikes share, `live` the spec as it stands, whoever changed it."""
 
     spike: str
     name: str
@@ -102,8 +104,15 @@ class ObservedApplication:
     suspend: bool = False
     deleting: bool = False
     spec_hash: str | None = None
+    digest: str | None = None
+    live: str | None = None
     controls: Controls = Controls()
     problem: str | None = None
+
+    @property
+    def deployed(self) -> str | None:
+        """What was deployed, in one word: another image is another deployment of the same version."""
+        return self.digest or self.spec_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +160,8 @@ ON_PURPOSE = frozenset({
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What the supervisor remembers of a SparkApplication, since the operator keeps no times: since when it
-    is in its state (`state_text` `absent`: since when it is gone) and has its spec, and its last lives,
-    oldest first."""
+    is in its state (`state_text` `absent`: since when it is gone; `undeployed`: on purpose) and has its spec,
+    and its last lives, oldest first."""
 
     spike: str
     uid: str
@@ -174,6 +183,7 @@ class Sighting:
 
 
 ABSENT = "absent"
+UNDEPLOYED = "undeployed"
 
 
 def sight(
@@ -186,17 +196,17 @@ def sight(
     """What is remembered after this look. The same look again gives the same; a spike that was never there
     is not remembered. `ending` is how the present submission ended, `uid` its pod's; None: nobody saw."""
     if app is None:
-        if before is None or before.state_text == ABSENT:
+        if before is None or before.state_text in {ABSENT, UNDEPLOYED}:
             return before
         return replace(before, state_text=ABSENT, since=now)
     if before is None or before.uid != app.uid:
         begun = _begun(app, now)
-        before = Sighting(app.spike, app.uid, app.state_text, begun, app.spec_hash, begun)
+        before = Sighting(app.spike, app.uid, app.state_text, begun, app.deployed, begun)
     lives = _replaced(before, app)
     if before.state_text != app.state_text:
         before = replace(before, state_text=app.state_text, since=now)
-    if before.spec_hash != app.spec_hash:
-        before = replace(before, spec_hash=app.spec_hash, spec_since=now)
+    if before.spec_hash != app.deployed:
+        before = replace(before, spec_hash=app.deployed, spec_since=now)
     return replace(before, lives=_lives(lives, app.submission, ending, uid, now))
 
 
@@ -205,7 +215,7 @@ def _replaced(before: Sighting, app: ObservedApplication) -> tuple[Life, ...]:
     lives = before.lives
     if not lives or lives[-1].ending is not None or app.submission in {None, lives[-1].submission}:
         return lives
-    if app.executions <= 1 or before.spec_hash != app.spec_hash or before.state_text in ON_PURPOSE:
+    if app.executions <= 1 or before.spec_hash != app.deployed or before.state_text in ON_PURPOSE:
         return lives
     return (*lives[:-1], replace(lives[-1], ending=UNSEEN))
 

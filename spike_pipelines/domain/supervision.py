@@ -73,6 +73,14 @@ class SpikeFacts:
     obstacle: str | None = None
 
     @property
+    def listened_since(self) -> datetime | None:
+        """Since when what this spike's driver says is heard; None while nobody listens."""
+        unheard = self.refusal.unheard_at if self.refusal else None
+        if self.appender_since is None or unheard is None:
+            return self.appender_since
+        return max(self.appender_since, unheard)
+
+    @property
     def live(self) -> tuple[ObservedDriver, ...]:
         return tuple(d for d in self.drivers if d.state is not DriverState.EXITED)
 
@@ -195,12 +203,14 @@ def judge(facts: SpikeFacts, now: datetime) -> Decision:
     owner = _owner(facts)
     if len(facts.live) > 1:
         return _two_drivers(facts, owner)
-    if facts.appender_since is None:
+    listened = facts.listened_since
+    if listened is None:
         return Decision(facts.spike, Verdict.UNKNOWN, "the appender does not answer: no driver can be heard")
     driver = facts.live[0]
     if owner is None or facts.epoch is None:
-        return _without_epoch(facts, driver, now - max(driver.started_at, facts.appender_since), now)
-    return _with_epoch(facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, facts.appender_since))
+        since = max(driver.ran_at or driver.started_at, driver.started_at, listened)
+        return _without_epoch(facts, driver, now - since, now)
+    return _with_epoch(facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, listened))
 
 
 def _owner(facts: SpikeFacts) -> ObservedDriver | None:
@@ -233,9 +243,9 @@ def _may_live(facts: SpikeFacts, epoch: Epoch, now: datetime) -> str | None:
     if any(d.driver == epoch.driver for d in facts.drivers):  # not live, so it is known to have ended
         return None
     unseen = f"driver {epoch.driver} has the epoch and is not in sight, and its end was not seen"
-    if facts.appender_since is None:
+    if facts.listened_since is None:
         return f"{unseen}; the appender does not answer, so it cannot be heard either"
-    silent = now - max(epoch.heartbeat_at, facts.appender_since)
+    silent = now - max(epoch.heartbeat_at, facts.listened_since)
     if silent > facts.objectives.hang:
         return None
     return f"{unseen}; last heard of {(now - epoch.heartbeat_at).total_seconds():.0f} s ago"

@@ -12,14 +12,16 @@ from spike_pipelines.orchestration.closed import closed_specs
 from spike_pipelines.orchestration.conserved import conserved_checks, conserved_sensor
 from spike_pipelines.orchestration.deploy import deploy
 from spike_pipelines.orchestration.failures import failure_sensor
+from spike_pipelines.orchestration.reload import reload_sensor
 from spike_pipelines.orchestration.resources import resources
 from spike_pipelines.orchestration.retention import retention, retention_schedule
 from spike_pipelines.orchestration.supervisor import recovery, supervisor_sensor
 from spike_pipelines.settings import Settings
 
 
-def build(applications: Applications, settings: Settings) -> dg.Definitions:
-    """A broken application file is an asset with a failing check; it stops no other spike (I11)."""
+def build(applications: Applications, settings: Settings, loaded: str | None = None) -> dg.Definitions:
+    """A broken application file is an asset with a failing check; it stops no other spike (I11). `loaded` is
+    the fingerprint of the applications' folder."""
     spikes, broken = list(applications.spikes.values()), applications.broken
     return dg.Definitions(
         assets=[
@@ -31,7 +33,14 @@ def build(applications: Applications, settings: Settings) -> dg.Definitions:
         asset_checks=[lag_checks(spikes), conserved_checks(spikes), *broken_checks(broken)],
         jobs=[appender, recovery, retention, *map(backfill_job, spikes), *_of_kubernetes(settings)],
         schedules=[retention_schedule],
-        sensors=[appender_sensor, supervisor_sensor, lag_sensor(), conserved_sensor(), failure_sensor],
+        sensors=[
+            appender_sensor,
+            supervisor_sensor,
+            lag_sensor(),
+            conserved_sensor(),
+            failure_sensor,
+            *([reload_sensor(settings, loaded)] if loaded and settings.dagster_url else []),
+        ],
         resources=resources(settings),
         executor=dg.in_process_executor,
     )

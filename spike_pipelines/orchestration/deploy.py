@@ -8,9 +8,12 @@ from pathlib import Path
 import dagster as dg
 
 from spike_pipelines.adapters.applications import SUFFIX, load_application
+from spike_pipelines.adapters.dagster_reload import reload_location
 from spike_pipelines.domain.rollout import Rollout
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.rollout import Outcome
+
+ACCOUNT = "dagster-deploy"  # `dagster.deployServiceAccount` of charts/spike-platform: no other run may deploy
 
 
 class DeployConfig(dg.Config):
@@ -25,6 +28,9 @@ class DeployConfig(dg.Config):
 def deploy_spike(context: dg.OpExecutionContext, config: DeployConfig) -> None:
     """Deploy, watch, and fail with the reason unless it is stable."""
     outcome = run_deploy(context.resources.platform, config, context.log.info)
+    url = context.resources.platform.settings.dagster_url
+    if url and (problem := reload_location(url)):
+        context.log.warning(problem)
     if outcome.verdict.state is not Rollout.STABLE:
         back = "" if outcome.back_to is None else f"; revision {outcome.back_to} is back"
         raise dg.Failure(f"{outcome.verdict.state}: {outcome.verdict.reason}{back}", allow_retries=False)
@@ -40,6 +46,9 @@ def run_deploy(platform: Platform, config: DeployConfig, tell: Callable[[str], N
         return platform.deployment(tell).deploy(load_application(path), path, patience)
 
 
-@dg.job(description="Installs or upgrades one spike, watches until it works, or takes it back.")
+@dg.job(
+    description="Installs or upgrades one spike, watches until it works, or takes it back.",
+    tags={"dagster-k8s/config": {"pod_spec_config": {"service_account_name": ACCOUNT}}},
+)
 def deploy() -> None:
     deploy_spike()

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NewType, Protocol
 
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
@@ -44,8 +45,15 @@ class ApplicationCluster(Cluster, Protocol):
     def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
         """Change the spec in nothing that matters, which restarts also what the operator is done with."""
 
-    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
-        """What the resource has in the place of this overlay, as JSON; None: nothing."""
+    def replaced_by(
+        self,
+        app: ObservedApplication,
+        new: NewOverlay,
+        carried: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> str | None:
+        """What the resource, without the overlays that it carries, has in the place of the new one, as JSON;
+        None: nothing. `stable` is the spec that an overlay of that kind goes back to."""
 
     def converge(
         self,
@@ -61,7 +69,11 @@ class ApplicationCluster(Cluster, Protocol):
         """Make a deleted resource again. One that is there meanwhile is left as it is."""
 
     def manifest(self, app: ObservedApplication) -> Manifest:
-        """The resource as it could be made again."""
+        """The resource as it could be made again. `Conflict` if its spec is not the one that was seen."""
+
+    def forget_files(self, spike: str, keep: Collection[str], before: datetime | None) -> None:
+        """Remove the application files of versions that nobody goes back to: those made before then (None:
+        whenever), but for the versions to keep."""
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
         """Never raises: a recovery does not fail for want of an explanation."""

@@ -10,10 +10,12 @@ from spike_pipelines.domain.spike import Spike
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before."""
+    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before;
+    `spec` names what was deployed, as `ObservedApplication.deployed` does."""
 
     revision: int
     changed: bool
+    spec: str
 
 
 class Deployer(Protocol):
@@ -23,10 +25,13 @@ class Deployer(Protocol):
     def deploy(self, spike: Spike, application: Path) -> Deployed: ...
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
-        """What to go back to from revision `bad`: of version `stable`, if one is known to have worked.
+        """What to go back to from revision `bad`: of spec `stable`, if one is known to have worked.
         None if there is none, or if another revision was deployed after `bad`."""
 
     def roll_back(self, spike: Spike, revision: int) -> None: ...
+
+    def uninstall(self, name: str) -> bool:
+        """End the release of this resource name; False if there was none."""
 
     def application(self, spike: Spike, revision: int) -> str:
         """The text of the application file of that revision."""
@@ -35,7 +40,12 @@ class Deployer(Protocol):
 class ApplicationShelf(Protocol):
     """Where appender and code location of a cluster read the application files."""
 
+    def get(self, name: str) -> str | None: ...
+
     def put(self, name: str, text: str) -> None:
+        """Twice is as once; other spikes' files stay."""
+
+    def remove(self, name: str) -> None:
         """Twice is as once; other spikes' files stay."""
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
 from spike_pipelines.domain.spark_application import Sighting
 from spike_pipelines.ports.applications import Manifest
@@ -14,9 +15,10 @@ from spike_pipelines.ports.transaction import LedgerTransaction
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """Hashes of a spike's specs: those that could be made again, and the last that was seen to work."""
+    """A spike's specs, by the names they have as they are deployed: those that could be made again, each with
+    the digest of what it was when it was first seen, and the last that was seen to work."""
 
-    known: frozenset[str] = frozenset()
+    known: Mapping[str, str] = field(default_factory=dict)
     stable: str | None = None
 
 
@@ -29,6 +31,9 @@ class SupervisionLedger(Ledger, Protocol):
 
     def begin(self) -> AbstractContextManager[SupervisionTransaction]: ...
 
+    def mark_not_done(self, recovery: Recovery) -> None:
+        """What was noted came to nothing: somebody else changed the resource first."""
+
     def sightings(self) -> Mapping[str, Sighting]: ...
 
     def note_sightings(self, sightings: Iterable[Sighting]) -> None: ...
@@ -40,11 +45,11 @@ class SupervisionLedger(Ledger, Protocol):
 
     def specs(self) -> Mapping[str, Specs]: ...
 
-    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
-        """Write a deployed spec down; the same again changes nothing."""
+    def note_spec(self, spike: str, spec: str, live: str, manifest: Manifest) -> None:
+        """Write a deployed spec down; once it is, nothing changes it."""
 
-    def mark_stable(self, spike: str, spec_hash: str) -> None:
+    def mark_stable(self, spike: str, spec: str) -> None:
         """This spec was seen to work. A spec that was not written down is not marked."""
 
-    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+    def manifest(self, spike: str, spec: str | None = None) -> Manifest | None:
         """Of this spec, or of the newest."""

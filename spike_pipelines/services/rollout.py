@@ -5,19 +5,22 @@ that twice is as once, and whether it works is read from the ledger, not remembe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from spike_pipelines.domain.batch import LIVE_LANE
 from spike_pipelines.domain.epochs import Epoch
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
+from spike_pipelines.domain.kubernetes_names import resource_name
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
+from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployer, SupervisionLedger
+from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 
 LOOK_SECONDS = 5.0
+WORKED_BEFORE = "this same spec was seen to work, so another one would mend nothing"
 LOOKED_AT = 100  # batches of a spike: its last minutes
 
 
@@ -57,18 +60,44 @@ class Deployment:
         """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
         since = self.ledger.now()
         was_late = is_late(spike, self.lag(spike))
-        self.shelf.put(
-            spike.name, application.read_text()
-        )  # first: the appender must know the new driver's spike
-        deployed = self.deployer.deploy(spike, application)
+        deployed = self._put_in_place(spike, application)
         self.tell(
             f"revision {deployed.revision} of {spike.resource_name}, version {spike.version}, is deployed"
         )
         verdict = self._watch(_Watched(spike, since, deployed.changed, was_late), patience)
+        if verdict.state is Rollout.FAILED and self._stable(spike) == deployed.spec:
+            verdict = RolloutVerdict(Rollout.UNDECIDED, f"{verdict.reason}; {WORKED_BEFORE}")
         if verdict.state is Rollout.STABLE:
-            self._mark(spike)
-        back_to = self._take_back(spike, deployed.revision) if verdict.state is Rollout.FAILED else None
+            self._mark(spike, deployed.spec)
+            self.cluster.forget_files(spike.name, {spike.version}, since)
+        back_to = self._take_back(spike, deployed) if verdict.state is Rollout.FAILED else None
         return Outcome(verdict, deployed.revision, back_to)
+
+    def undeploy(self, name: str) -> bool:
+        """End a spike; whether there was one. The file first: without it nobody misses the resource. What the
+        ledger has of it stays. Twice is as once."""
+        self.shelf.remove(name)
+        was_there = self.deployer.uninstall(resource_name(name))
+        if (seen := self.ledger.sightings().get(name)) is not None:
+            gone = replace(seen, state_text=UNDEPLOYED, since=self.ledger.now())
+            self.ledger.note_sightings([gone])  # a look may have the file for another minute
+        self.cluster.forget_files(name, frozenset(), None)
+        return was_there
+
+    def _put_in_place(self, spike: Spike, application: Path) -> Deployed:
+        """The shelf first: the appender must know the new driver's spike. What is refused leaves the file
+        that was there; whether something was deployed that did not answer is not known, so it stays."""
+        before = self.shelf.get(spike.name)
+        self.shelf.put(spike.name, application.read_text())
+        try:
+            return self.deployer.deploy(spike, application)
+        except (InvalidSpec, Conflict):
+            self.shelf.put(spike.name, before) if before is not None else self.shelf.remove(spike.name)
+            raise
+
+    def _stable(self, spike: Spike) -> str | None:
+        specs = self.ledger.specs().get(spike.name)
+        return specs.stable if specs else None
 
     def _watch(self, watched: _Watched, patience: timedelta) -> RolloutVerdict:
         """Looks are bounded too, so that a ledger that does not answer ends the watch as well."""
@@ -110,19 +139,20 @@ class Deployment:
         ]
         return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
 
-    def _mark(self, spike: Spike) -> None:
-        """Write the spec down as one that works: what the supervisor goes back to after a bad one."""
+    def _mark(self, spike: Spike, spec: str) -> None:
+        """Write the spec down as one that works: what the supervisor goes back to after a bad one. One that
+        is not as it was deployed, the supervisor notes and marks once it is."""
         for app in self.cluster.applications():
-            if app.spike == spike.name and app.spec_hash == spike.version:
-                self.ledger.note_spec(spike.name, spike.version, self.cluster.manifest(app))
-        self.ledger.mark_stable(spike.name, spike.version)
+            whole = app.spike == spike.name and not (app.suspend or app.controls.overlays)
+            if whole and app.deployed == spec:
+                self.ledger.note_spec(spike.name, spec, app.live or "", self.cluster.manifest(app))
+        self.ledger.mark_stable(spike.name, spec)
 
-    def _take_back(self, spike: Spike, bad: int) -> int | None:
-        specs = self.ledger.specs().get(spike.name)
-        stable = specs.stable if specs and specs.stable != spike.version else None
-        revision = self.deployer.good_revision(spike, bad, stable)
+    def _take_back(self, spike: Spike, bad: Deployed) -> int | None:
+        stable = self._stable(spike)
+        revision = self.deployer.good_revision(spike, bad.revision, stable)
         if revision is None and stable is not None:
-            revision = self.deployer.good_revision(spike, bad, None)
+            revision = self.deployer.good_revision(spike, bad.revision, None)
         if revision is not None:
             self.shelf.put(spike.name, self.deployer.application(spike, revision))
             self.deployer.roll_back(spike, revision)

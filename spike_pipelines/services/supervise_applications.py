@@ -5,7 +5,7 @@ at the next look, and a driver that is only suspended is resumed at the next loo
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
@@ -21,10 +21,10 @@ from spike_pipelines.domain.application_supervision import (
 from spike_pipelines.domain.causes import Evidence, trouble_of
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
-from spike_pipelines.domain.fleet import Plan, ration
+from spike_pipelines.domain.fleet import FLEET, Noted, Plan, ration, to_note
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
-from spike_pipelines.domain.overlays import OverlayKind, marked
+from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import ENDING, ObservedApplication, PodSight, Sighting, sight
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -39,11 +39,13 @@ from spike_pipelines.ports import (
     Specs,
     SupervisionLedger,
 )
+from spike_pipelines.services.promote import released
 from spike_pipelines.services.supervise import Recovered, unread_by_the_still
 
 STABLE_AFTER = timedelta(minutes=10)
 NEW_SPECS_AT_ONCE = 20  # each costs a request
 LOG_LINES = 20
+TOLD_NAMES = 20
 LEASE, LEASE_SECONDS = "supervision", 60.0
 _CATCHING_UP = frozenset({LagVerdict.CATCHING_UP, LagVerdict.FALLING_BEHIND, LagVerdict.WILL_LOSE})
 
@@ -60,6 +62,7 @@ class Look:
     plan: Plan
     sightings: Mapping[str, Sighting]
     known: Mapping[str, Specs]
+    incidents: Sequence[Recovery]  # what was noted of them
     now: datetime
 
 
@@ -86,6 +89,7 @@ class ApplicationSupervisor:
         self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
         self._end_overlays(look)
         self._note_specs(look)
+        self._note_incident(look)
         return look.plan.decisions
 
     def recover_all(self, names: Iterable[str]) -> Iterator[Recovered]:
@@ -95,7 +99,7 @@ class ApplicationSupervisor:
         if lease is None:
             return
         failures: list[SpikeError] = []
-        try:
+        with released(self.ledger, lease):
             look, wanted = self._look(), set(names)
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
@@ -106,10 +110,8 @@ class ApplicationSupervisor:
                         failures.append(error)
                     else:
                         yield done
-        finally:
-            self.ledger.release(lease)
-        if failures:
-            raise failures[0]
+            if failures:
+                raise failures[0]
 
     # observe
 
@@ -149,12 +151,14 @@ class ApplicationSupervisor:
                 unread=unread.get(name),
                 catching_up=name in lags and lags[name].verdict in _CATCHING_UP,
                 stable=specs.stable,
+                noted=specs.known.get(app.deployed or "") if app else None,
                 manifest_known=bool(specs.known),
                 on_demand=self.on_demand,
             )
-        plan = ration([supervise_application(f, now) for f in facts.values()], recoveries, now)
+        decisions = [supervise_application(f, now) for f in facts.values()]
+        plan = ration(decisions, recoveries, now, commits)
         sightings = {name: f.sighting for name, f in facts.items() if f.sighting is not None}
-        return Look(facts, plan, sightings, known, now)
+        return Look(facts, plan, sightings, known, recoveries.get(FLEET, ()), now)
 
     # remember
 
@@ -162,9 +166,8 @@ class ApplicationSupervisor:
         """Rows that hold no more and that no resource carries any more."""
         over = []
         for facts in look.facts.values():
-            carried = marked(facts.app.controls.overlays) if facts.app else frozenset()
-            holding = {o.id for o in facts.holding(look.now)}
-            over += [o.id for o in facts.overlays if o.id not in carried | holding]
+            in_use = {o.id for o in (*facts.carried, *facts.holding(look.now))}
+            over += [o.id for o in facts.overlays if o.id not in in_use]
         self.ledger.end_overlays(over)
 
     def _note_specs(self, look: Look) -> None:
@@ -173,28 +176,45 @@ class ApplicationSupervisor:
         for decision in look.plan.decisions:
             facts = look.facts[decision.spike]
             app, specs = facts.app, look.known.get(decision.spike, Specs())
-            if app is None or app.spec_hash is None or app.controls.overlays or app.suspend:
+            if app is None or app.deployed is None or app.controls.overlays or app.suspend:
                 continue
-            if app.spec_hash not in specs.known and room:
+            if app.deployed not in specs.known and room:
                 room -= 1
-                self._note_spec(app, app.spec_hash)
-            elif specs.stable != app.spec_hash and _works(facts, decision, look.now):
-                self.ledger.mark_stable(app.spike, app.spec_hash)
+                self._note_spec(app, app.deployed)
+            elif specs.stable != app.deployed and _works(facts, decision, look.now):
+                self.ledger.mark_stable(app.spike, app.deployed)
 
-    def _note_spec(self, app: ObservedApplication, spec_hash: str) -> None:
+    def _note_spec(self, app: ObservedApplication, spec: str) -> None:
         try:
-            self.ledger.note_spec(app.spike, spec_hash, self.cluster.manifest(app))
+            self.ledger.note_spec(app.spike, spec, app.live or "", self.cluster.manifest(app))
         except Conflict:
-            return  # deleted or made again meanwhile: the next look sees what there is
+            return  # changed, deleted or made again meanwhile: the next look sees what there is
+
+    def _note_incident(self, look: Look) -> None:
+        """Once for all of them, with one Event, on the resource of the first."""
+        incident = look.plan.incident
+        note = to_note(incident, look.incidents, look.now)
+        if note is None:
+            return
+        with self.ledger.begin() as tx:
+            tx.add_recovery(note)
+        if incident is not None and note.verdict == Noted.BEGINS:
+            struck = (look.facts[name].app for name in sorted(incident.spikes))
+            if (first := next(filter(None, struck), None)) is not None:
+                some = ", ".join(sorted(incident.spikes)[:TOLD_NAMES])
+                self.cluster.tell(first, "SpikeIncident", f"{incident}: {some} …")
 
     # act
 
     def _act(self, look: Look, decision: Decision, action: Action) -> Recovered:
-        """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's."""
+        """Noted and fenced first, done second. What somebody else changed meanwhile is the next look's, and
+        no step of the ladder: it was not tried."""
         facts, incident = look.facts[decision.spike], look.plan.incident
         app = facts.app
         clues = self.cluster.clues(app, LOG_LINES) if app is not None else Clues()
-        said = decision if incident is None else replace(decision, cause=f"{decision.cause}; {incident}")
+        said = decision
+        if incident is not None and decision.spike in incident.spikes:
+            said = replace(decision, cause=f"{decision.cause}; {incident}")
         try:
             self._do(facts, said, action)
         except Conflict as error:
@@ -215,8 +235,12 @@ class ApplicationSupervisor:
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
         else:
-            self._note(decision, action, None, None)
-            self._change(facts, action, decision.cause)
+            noted = self._note(decision, action, None, None)
+            try:
+                self._change(facts, action, decision.cause)
+            except Conflict:
+                self.ledger.mark_not_done(noted)
+                raise
 
     def _change(self, facts: ApplicationFacts, action: Action, why: str) -> None:
         app = facts.app
@@ -246,35 +270,40 @@ class ApplicationSupervisor:
     ) -> None:
         """The row with what it replaces first: from then on the resource is made to carry it."""
         assert action.overlay is not None
-        goal = action.overlay.value if action.overlay.kind is OverlayKind.STABLE_SPEC else None
-        stable = self.ledger.manifest(app.spike, goal) if goal else None
-        kind = action.overlay.kind
+        kind, carried = action.overlay.kind, facts.carried
         same = next((o for o in facts.holding(self.ledger.now()) if o.kind is kind), None)
-        before = same.before if same else self.cluster.carries(app, action.overlay, stable)
+        if same is not None:
+            before = same.before
+        else:
+            stable = self._gone_back_to(app.spike, (action.overlay, *carried))
+            before = self.cluster.replaced_by(app, action.overlay, carried, stable)
         self._note(decision, action, kind, before)
         overlays = self.ledger.open_overlays().get(app.spike, ())
         self._converge(replace(facts, overlays=overlays), app)
 
     def _converge(self, facts: ApplicationFacts, app: ObservedApplication) -> None:
         holding = facts.holding(self.ledger.now())
-        held, carried = {o.id for o in holding}, marked(app.controls.overlays)
-        ending = tuple(o for o in facts.overlays if o.id in carried - held)
-        specs = [o.value for o in (*holding, *ending) if o.kind is OverlayKind.STABLE_SPEC]
-        stable = self.ledger.manifest(app.spike, specs[0]) if specs else None
+        held = {o.id for o in holding}
+        ending = tuple(o for o in facts.carried if o.id not in held)
+        stable = self._gone_back_to(app.spike, (*holding, *ending))
         self.cluster.converge(app, holding, ending, stable)
+
+    def _gone_back_to(self, spike: str, overlays: Sequence[Overlay | NewOverlay]) -> Manifest | None:
+        spec = next((o.value for o in overlays if o.kind is OverlayKind.STABLE_SPEC), None)
+        return None if spec is None else self.ledger.manifest(spike, spec)
 
     def _note(
         self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None
-    ) -> None:
+    ) -> Recovery:
         """One transaction: the recovery, its overlay, and the fence around the driver that is to end."""
         with self.ledger.begin() as tx:
-            tx.add_recovery(
-                Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
-            )
+            noted = Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
+            tx.add_recovery(noted)
             if action.overlay is not None and overlay is not None:
                 tx.add_overlay(action.overlay, before)
             for driver in action.stop:
                 tx.retire_epoch(action.spike, driver)
+        return noted
 
 
 def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None:
@@ -282,9 +311,11 @@ def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None
 
 
 def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:
-    """Its driver runs this spec for a while, and has committed."""
-    epoch, app, worked = facts.epoch, facts.app, facts.worked_at
+    """Its driver, begun since it was deployed, runs this spec for a while, and has committed."""
+    epoch, app, worked, sighting = facts.epoch, facts.app, facts.worked_at, facts.sighting
     if epoch is None or app is None or worked is None or epoch.state is not EpochState.OPEN:
+        return False
+    if sighting is None or epoch.opened_at < sighting.spec_since:
         return False
     runs = decision.verdict is Verdict.RUNNING and epoch.application_version == app.spec_hash
     return runs and now - epoch.opened_at >= STABLE_AFTER and worked > epoch.opened_at

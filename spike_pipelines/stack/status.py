@@ -91,12 +91,15 @@ def parts_line(parts: Iterable[PartSnapshot]) -> Text:
 
 
 def _caption(rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], link: str | None) -> Text:
-    caption = Text()
+    caption, parts = Text(), tuple(parts)
     for row in rows:
         if row.problem:
             caption.append(f"{row.spike}: {row.problem}\n", style=_colour(row.verdict))
     caption.append_text(parts_line(parts))
-    return caption.append(f"\nDagster: {link}   stop: Ctrl-C or `spike down`") if link else caption
+    if link is None:
+        return caption
+    own = "   stop: Ctrl-C or `spike down`" if parts else ""
+    return caption.append(f"\nDagster: {link}{own}")
 
 
 def _first_sentence(text: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """What the charts promise: one values file for Helm and Python, names, versions, restricted pods."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from test_snapshots import CASES
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.domain.kubernetes_names import (
     DNS_1035,
+    FILE_LABEL,
     PART_OF_LABEL,
+    SPEC_DIGEST_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     SPIKE_LABEL,
     resource_name,
@@ -52,17 +55,37 @@ def test_file_resource_and_driver_have_one_version(path, render, tmp_path):
     assert found["metadata"]["annotations"][SPEC_HASH_ANNOTATION] == spike.version
     for role in ("driver", "executor"):
         assert found["spec"][role]["annotations"][SPEC_HASH_ANNOTATION] == spike.version
-    [(file, text)] = resources(rendered)["ConfigMap", name]["data"].items()
+    kept = resources(rendered)["ConfigMap", f"{name}-{spike.version}"]
+    [(file, text)] = kept["data"].items()
     (tmp_path / file).write_text(text)
     assert load_application(tmp_path / file) == spike
 
 
-def test_another_platform_is_no_other_version_of_the_file(render):
-    hashes = [
-        application(render("spike", *values))["metadata"]["annotations"][SPEC_HASH_ANNOTATION]
-        for values in ((AWKWARD,), (SPOT, AWKWARD))
-    ]
-    assert hashes[0] == hashes[1]
+def test_another_platform_is_another_deployment_of_the_same_version(render):
+    """Another image is something to go back from, and the application file is what it was."""
+    values = ([], ["--set=platform.image=a:1"], ["--set=platform.image=a:2"], ["--set=platform.image=a:2"])
+    notes = [application(render("spike", SHIPPED[0], *v))["metadata"]["annotations"] for v in values]
+    assert len({n[SPEC_HASH_ANNOTATION] for n in notes}) == 1
+    digests = [n[SPEC_DIGEST_ANNOTATION] for n in notes]
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_what_a_spec_reads_is_there_as_long_as_somebody_may_go_back_to_it(path, render):
+    """A file of its own for each version, which no later one changes and no release takes away."""
+    version, rendered = load_application(path).version, render("spike", path)
+    spec = application(rendered)["spec"]["driver"]["template"]["spec"]
+    [name] = [v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v]
+    kept = resources(rendered)["ConfigMap", name]
+    assert name.endswith(f"-{version}")
+    assert kept["immutable"] is True
+    assert kept["metadata"]["labels"][FILE_LABEL] == version
+    assert kept["metadata"]["labels"][SPIKE_LABEL] == path.stem
+    assert kept["metadata"]["annotations"] == {
+        "helm.sh/hook": "pre-install,pre-upgrade,pre-rollback",
+        "helm.sh/hook-delete-policy": "before-hook-creation",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -153,6 +176,77 @@ def test_a_driver_may_stay_on_demand_while_its_executors_are_on_spot(render):
     assert placed_on(spec, "executor") == "spot"
     assert [t["key"] for t in spec["executor"]["template"]["spec"]["tolerations"]] == ["spot", "gpu"]
     assert "podAntiAffinity" in spec["executor"]["template"]["spec"]["affinity"]
+
+
+WORDS = ("true", "123", "1e3", "null", "on")  # text to whoever wrote it in quotes, and something else to YAML
+
+
+def texts(found, path=()):
+    """Every value below a key that Kubernetes takes text for, with its place."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            assert isinstance(key, str), (path, key)
+            yield from texts(value, (*path, key))
+    elif isinstance(found, list):
+        for value in found:
+            yield from texts(value, path)
+    elif path[-1] in TEXT or path[-2:-1] in [("labels",), ("matchLabels",), ("annotations",)]:
+        yield path, found
+
+
+TEXT = {
+    "name", "namespace", "key", "values", "serviceAccountName", "serviceAccount", "secretName", "host",
+    "hosts", "audience", "priorityClassName", "interval", "image", "ingressClassName", "resourceNames",
+    "value", "imagePullSecrets", "spark.x", "fs.x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_text_that_looks_like_something_else_stays_text(word, helm, tmp_path):
+    platform = {
+        "image": word, "imagePullSecrets": [word], "s3Endpoint": word, "s3CredentialsSecret": word,
+        "eventLog": word, "sparkConf": {"spark.x": word}, "hadoopConf": {"fs.x": word},
+        "appender": {"url": word, "audience": word},
+        "spot": {"enabled": True, "label": word, "spotValue": word, "onDemandValue": word, "taint": word},
+        "podMonitor": {"enabled": True, "labels": {"x": word}, "interval": word},
+    }  # fmt: skip
+    pods = {"priorityClassName": word, "nodeSelector": {"key": word}}
+    values = {"platform": platform, "driver": pods, "executor": pods}
+    (tmp_path / "spike.yaml").write_text(json.dumps(values))
+    values = {
+        "image": word, "sparkImage": word, "imagePullSecrets": [word], "kafkaBootstrap": word,
+        "spikes": {"namespace": word, "applicationsConfigMap": word},
+        "appender": {"ledgerSecret": word, "audience": word},
+        "history": {
+            "s3CredentialsSecret": word,
+            "ingress": {"enabled": True, "className": word, "host": word, "tlsSecret": word},
+        },
+        "dagster": {"namespace": word, "serviceAccount": word, "mayDeploy": True},
+        "networkPolicy": {"monitoringNamespace": word, "ingressNamespace": word},
+        "monitoring": {"enabled": True, "interval": word},
+        "dashboards": {"label": word},
+    }  # fmt: skip
+    (tmp_path / "spike-platform.yaml").write_text(json.dumps(values))
+    for chart, more in (("spike", ["-f", SHIPPED[0], "--set-string", "name=on"]), ("spike-platform", [])):
+        given = ("-n", word, "--kube-version=1.33.0", *more, "-f", tmp_path / f"{chart}.yaml")
+        done = helm("template", word.replace("e", "x"), CHARTS / chart, *given)
+        assert done.returncode == 0, done.stderr
+        for document in YAML(typ="safe").load_all(done.stdout):
+            assert not [path for path, text in texts(document) if not isinstance(text, str)]
+
+
+def test_nothing_and_no_are_said_as_well_as_something(render, tmp_path):
+    """0, false and an empty text are values; null is the same as silence."""
+    said = {"terminationGracePeriodSeconds": 0}
+    values = {"driver": said, "sparkConf": {"spark.locality.wait": ""}, "spot": {"executor": None}}
+    (tmp_path / "own.yaml").write_text(json.dumps(values))
+    spec = application(render("spike", SPOT, SHIPPED[0], tmp_path / "own.yaml"))["spec"]
+    graces = [
+        spec[role]["template"]["spec"]["terminationGracePeriodSeconds"] for role in ("driver", "executor")
+    ]
+    assert graces == [0, 60]
+    assert spec["sparkConf"]["spark.locality.wait"] == ""
+    assert placed_on(spec, "executor") == "spot"
 
 
 def test_without_spot_nodes_pods_go_anywhere(render):

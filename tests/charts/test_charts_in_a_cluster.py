@@ -14,6 +14,7 @@ from spike_pipelines.adapters import helm as helm_adapter
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.helm import HelmReleases
 from spike_pipelines.domain.errors import Conflict, InvalidSpec
+from spike_pipelines.domain.kubernetes_names import FILE_LABEL
 
 HERE = Path(__file__).parent
 PAYOUT = ROOT / "deployments" / "applications" / "crt-payout-v1-1.0.yaml"
@@ -22,7 +23,7 @@ PAYOUT = ROOT / "deployments" / "applications" / "crt-payout-v1-1.0.yaml"
 @pytest.mark.parametrize("application", [PAYOUT, HERE / "values" / "crt-refund-v2-1.3.yaml"])
 def test_a_real_api_server_accepts_all_that_a_spike_is(application, namespace, helm):
     """But for the pod of `helm test`, whose account is not there yet."""
-    given = ("-n", namespace, "-f", application, "--kube-version=1.33.0", "--no-hooks")
+    given = ("-n", namespace, "-f", application, "--kube-version=1.33.0", "--skip-tests")
     done = helm("template", "x", CHARTS / "spike", *given)
     told = kubectl("apply", "-n", namespace, "--dry-run=server", "-f", "-", given=done.stdout)
     assert f"sparkapplication.sparkoperator.k8s.io/{application.stem.replace('.', '-')} created" in told
@@ -107,6 +108,13 @@ def version_in(namespace: str, name: str) -> str:
     return found["metadata"]["annotations"]["spike-pipelines.io/spec-hash"]
 
 
+def files_of(namespace: str, spike) -> set[str]:
+    """Versions whose application file is there."""
+    selector = f"spike-pipelines.io/spike={spike.name},{FILE_LABEL}"
+    found = json.loads(kubectl("-n", namespace, "get", "configmaps", "-l", selector, "-o", "json"))
+    return {item["metadata"]["labels"][FILE_LABEL] for item in found["items"]}
+
+
 def test_a_spike_is_deployed_upgraded_and_taken_back(releases, edited, namespace):
     good, path = edited("trigger: 10s")
     first = releases.deploy(good, path)
@@ -123,15 +131,27 @@ def test_a_spike_is_deployed_upgraded_and_taken_back(releases, edited, namespace
     assert version_in(namespace, bad.resource_name) == bad.version
 
     assert releases.good_revision(bad, 3, "another") is None
-    assert releases.good_revision(bad, 3, good.version) == 2
+    assert releases.good_revision(bad, 3, first.spec) == 2
+    assert files_of(namespace, good) == {good.version, bad.version}, "the way back has its file"
     assert releases.good_revision(bad, 3, None) == 2
     releases.roll_back(bad, 2)
     assert version_in(namespace, bad.resource_name) == good.version
+    assert files_of(namespace, good) == {good.version, bad.version}
     assert releases.good_revision(bad, 3, None) is None, "another one was deployed since"
 
     _, path = edited("trigger: 12s")
     path.write_text(releases.application(bad, 2))
     assert load_application(path) == good
+
+
+def test_an_ended_release_leaves_nothing_but_its_files(releases, edited, namespace):
+    spike, path = edited("trigger: 10s")
+    releases.deploy(spike, path)
+    assert releases.uninstall(spike.resource_name)
+    assert not releases.uninstall(spike.resource_name)
+    mark = f"app.kubernetes.io/instance={spike.resource_name}"
+    kinds = f"serviceaccounts,roles,rolebindings,{RESOURCE}"
+    assert kubectl("-n", namespace, "get", kinds, "-l", mark, "-o", "name") == ""
 
 
 def test_deploying_one_spike_touches_no_other_resource(releases, edited, namespace):

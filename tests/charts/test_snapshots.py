@@ -13,7 +13,7 @@ CASES = {
     "spike-platform": ("spike-platform", "--set=dashboards.enabled=false"),
     "spike-platform-everything": (
         "spike-platform",
-        "--set=dashboards.enabled=false,history.ingress.enabled=true,monitoring.enabled=true",
+        "--set=dashboards.enabled=false,history.ingress.enabled=true,monitoring.enabled=true,dagster.mayDeploy=true",
         "--set=history.ingress.tlsSecret=tls,history.s3CredentialsSecret=s3,history.s3Endpoint=http://s3",
     ),
 }

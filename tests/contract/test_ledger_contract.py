@@ -252,6 +252,18 @@ def test_ends_advance_only_from_where_they_are(opened, start):
     assert opened.all_positions()["payouts"][partition()].staged_end == 5
 
 
+def test_a_driver_that_could_not_be_let_in_hides_nothing_that_a_person_decides(opened):
+    opened.note_unjudged("payouts", "who is it?")
+    opened.note_unjudged("of no such spike", "who is it?")
+    (noted,) = opened.refusals().values()
+    assert (noted.code, noted.message, noted.unheard_at) == ("unjudged", "who is it?", noted.at)
+    assert abs(noted.at - opened.now()) < timedelta(minutes=1)
+    with opened.begin() as tx:
+        tx.refuse("payouts", Refusal(HOUR, "lost", "gone", "a"))
+    opened.note_unjudged("payouts", "who is it?")
+    assert opened.refusals()["payouts"].code == "lost"
+
+
 def test_of_several_ranges_one_that_does_not_fit_refuses_all(opened):
     with pytest.raises(Conflict), opened.begin() as tx:
         tx.advance_staged("payouts", LIVE_LANE, [r(0, 5), r(0, 5, 1)])

@@ -8,6 +8,7 @@ import pytest
 from builders import HOUR, empty
 
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
+from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, OverlayKind
 from spike_pipelines.domain.spark_application import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
@@ -37,6 +38,17 @@ def test_a_sighting_comes_back_as_it_was_written_and_the_newest_counts(ledger):
     ledger.note_sightings([])
 
 
+def test_what_was_not_done_is_told_from_what_was(ledger):
+    with ledger.begin() as tx:
+        first = Recovery("payouts", tx.now(), "kick", "stuck", "STUCK")
+        second = replace(first, at=first.at + timedelta(seconds=1))
+        tx.add_recovery(first)
+        tx.add_recovery(second)
+    ledger.mark_not_done(second)
+    noted = ledger.recoveries(first.at - timedelta(minutes=1))["payouts"]
+    assert noted == (first, replace(second, action="kick (not done)"))
+
+
 def test_an_overlay_is_open_until_it_is_ended_and_expires_by_the_ledgers_clock(ledger):
     with ledger.begin() as tx:
         made = tx.add_overlay(MORE, '{"driver": {"memory": "512m"}}')
@@ -51,9 +63,9 @@ def test_an_overlay_is_open_until_it_is_ended_and_expires_by_the_ledgers_clock(l
 
 def test_a_spec_is_known_from_when_it_was_seen_and_stable_once_it_worked(ledger):
     for name in ("v1", "v2"):
-        ledger.note_spec("payouts", name, Manifest(json.dumps({"spec": {"image": name}})))
-    ledger.note_spec("payouts", "v1", Manifest('{"spec": {"image": "another"}}'))
-    assert ledger.specs() == {"payouts": Specs(frozenset({"v1", "v2"}), None)}
+        ledger.note_spec("payouts", name, f"live {name}", Manifest(json.dumps({"spec": {"image": name}})))
+    ledger.note_spec("payouts", "v1", "edited", Manifest('{"spec": {"image": "another"}}'))
+    assert ledger.specs() == {"payouts": Specs({"v1": "live v1", "v2": "live v2"}, None)}
     ledger.mark_stable("payouts", "v1")
     ledger.mark_stable("payouts", "never seen")
     assert ledger.specs()["payouts"].stable == "v1"

@@ -116,8 +116,14 @@ def cluster(request):
 
 
 @pytest.fixture
-def accounts(fake_server, clock):
-    accounts = ServiceAccounts(fake_server, Trusted("spike-streaming", AUDIENCE), clock)
+def unjudged():
+    """Spikes whose driver could not be let in."""
+    return []
+
+
+@pytest.fixture
+def accounts(fake_server, unjudged, clock):
+    accounts = ServiceAccounts(fake_server, Trusted("spike-streaming", AUDIENCE), unjudged.append, clock)
     yield accounts
     accounts.close()
 
@@ -197,15 +203,22 @@ def test_no_answer_is_neither_yes_nor_no(answer, fake, accounts):
     assert accounts.allows(PAYOUT, token)
 
 
-def test_when_a_token_could_last_not_be_judged_is_remembered(fake, accounts, clock):
+def test_whose_token_could_not_be_judged_is_told_now_and_then(fake, accounts, clock, unjudged):
     token, fake.answer = good(fake), (500, b"broken")
-    assert accounts.deaf_at() < clock.now
-    with pytest.raises(Transient):
-        accounts.allows(PAYOUT, token)
-    fake.answer, failed_at = None, clock.now
-    clock.now += 5
+    for _ in range(7):
+        with pytest.raises(Transient):
+            accounts.allows(PAYOUT, token)
+        clock.now += 2
+    assert unjudged == [PAYOUT] * 3
+    fake.answer = None
     assert accounts.allows(PAYOUT, token)
-    assert accounts.deaf_at() == failed_at
+    assert unjudged == [PAYOUT] * 3
+
+
+def test_a_token_that_is_another_spikes_by_its_own_words_holds_nothing_back(fake, accounts, unjudged):
+    token, fake.answer = good(fake), (500, b"broken")
+    assert not accounts.allows(SESSION, token)
+    assert unjudged == []
 
 
 def test_what_the_api_server_said_of_itself_is_told_to_nobody(fake, accounts, caplog):

@@ -113,6 +113,7 @@ class FakeApi:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
     protocol_version = "HTTP/1.1"
     api: FakeApi
 

@@ -25,7 +25,7 @@ from spark_submit import SparkSubmit
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import Tokens
 from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
-from spike_pipelines.appender.app import IDLE_SECONDS, ApplicationFolder, build
+from spike_pipelines.appender.app import IDLE_SECONDS, ApplicationFolder, build, not_heard
 from spike_pipelines.appender.gate import by_form
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.service_accounts import Trusted
@@ -141,12 +141,14 @@ class Outside:
         ledger, own = self.platform.ledger, Tokens(settings.require("ledger_url")).allows
         server = ApiServer(api.host, Path(api.ssl_ca_cert), self.token_file)
         accounts = parts.enter_context(
-            contextlib.closing(ServiceAccounts(server, Trusted(settings.namespace, AUDIENCE)))
+            contextlib.closing(
+                ServiceAccounts(server, Trusted(settings.namespace, AUDIENCE), not_heard(ledger))
+            )
         )
         broker = parts.enter_context(contextlib.closing(KafkaBroker(settings.require("kafka_bootstrap"))))
         registrar = Registrar(ledger, broker, timedelta(seconds=IDLE_SECONDS))
         folder = ApplicationFolder(settings.applications_dir)
-        return build(registrar, ledger, folder.get, by_form(own, accounts.allows), accounts.deaf_at)
+        return build(registrar, ledger, folder.get, by_form(own, accounts.allows))
 
     def _appender_runs(self) -> None:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))

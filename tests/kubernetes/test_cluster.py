@@ -141,7 +141,7 @@ def test_one_that_was_deleted_or_made_again_is_another_one(site, act):
 def test_an_overlay_is_laid_marked_and_taken_off_again(site, kind, value, place, wanted):
     site.deploy()
     bare = site.get()["spec"]
-    before = site.cluster.carries(one(site), new(kind, value), None)
+    before = site.cluster.replaced_by(one(site), new(kind, value), (), None)
     held = overlay(kind, value, before)
     site.cluster.converge(one(site), [held], [], None)
     assert at(site.get()["spec"], place) == wanted
@@ -158,7 +158,7 @@ def test_a_driver_made_from_a_template_is_placed_there_and_freed_from_asking_for
     site.deploy()
     site.change("payouts", {"spec": {"driver": {"template": {"spec": {"affinity": SPOT_ONLY}}}}})
     bare = site.get()["spec"]
-    before = site.cluster.carries(one(site), new(OverlayKind.ON_DEMAND, "life=long"), None)
+    before = site.cluster.replaced_by(one(site), new(OverlayKind.ON_DEMAND, "life=long"), (), None)
     held = overlay(OverlayKind.ON_DEMAND, "life=long", before)
     site.cluster.converge(one(site), [held], [], None)
     pod = site.get()["spec"]["driver"]["template"]["spec"]
@@ -171,7 +171,7 @@ def test_a_driver_made_from_a_template_is_placed_there_and_freed_from_asking_for
 
 def test_what_somebody_else_changed_under_an_overlay_is_not_put_back(site):
     site.deploy()
-    before = site.cluster.carries(one(site), new(OverlayKind.MEMORY, "768m"), None)
+    before = site.cluster.replaced_by(one(site), new(OverlayKind.MEMORY, "768m"), (), None)
     held = overlay(OverlayKind.MEMORY, "768m", before)
     site.cluster.converge(one(site), [held], [], None)
     site.change("payouts", {"spec": {"driver": {"memory": "2g"}}})
@@ -186,12 +186,66 @@ def test_a_stable_spec_is_gone_back_to_and_left_again(site):
     site.deploy(spec_hash="v2", sparkConf={"spark.new": "1"})
     bare = site.get()["spec"]
     wish = new(OverlayKind.STABLE_SPEC, "v1")
-    held = overlay(OverlayKind.STABLE_SPEC, "v1", site.cluster.carries(one(site), wish, stable))
+    held = overlay(OverlayKind.STABLE_SPEC, "v1", site.cluster.replaced_by(one(site), wish, (), stable))
     site.cluster.converge(one(site), [held], [], stable)
     assert site.get()["spec"] == json.loads(stable)["spec"]
     assert one(site).spec_hash == "v2"
     site.cluster.converge(one(site), [], [held], stable)
     assert site.get()["spec"] == bare
+
+
+def memory(site):
+    return site.get()["spec"]["driver"]["memory"]
+
+
+@pytest.mark.parametrize("first", ["memory", "stable"])
+@pytest.mark.parametrize("ends_first", ["both", "memory", "stable"])
+def test_overlays_that_lie_over_each_other_hold_and_end_in_any_order(site, first, ends_first):
+    """What is added lies over the spec that was gone back to, and in the end all is as it was deployed."""
+    site.deploy(spec_hash="v1", arguments=["old"])
+    stable = site.cluster.manifest(one(site))
+    site.delete()
+    site.deploy(spec_hash="v2", arguments=["new"], driver={"memory": "600m", "cores": 1})
+    bare, held = site.get()["spec"], {}
+    wishes = {"memory": new(OverlayKind.MEMORY, "900m"), "stable": new(OverlayKind.STABLE_SPEC, "v1")}
+    for number, kind in enumerate(sorted(wishes, key=lambda k: k != first)):
+        wish = wishes[kind]
+        before = site.cluster.replaced_by(one(site), wish, list(held.values()), stable)
+        held[kind] = overlay(wish.kind, wish.value, before, number)
+        site.cluster.converge(one(site), list(held.values()), [], stable)
+    assert (memory(site), site.get()["spec"]["arguments"]) == ("900m", ["old"])
+    if ends_first != "both":
+        ended = held.pop(ends_first)
+        site.cluster.converge(one(site), list(held.values()), [ended], stable)
+        said = memory(site), site.get()["spec"]["arguments"]
+        assert said == {"memory": ("512m", ["old"]), "stable": ("900m", ["new"])}[ends_first]
+    site.cluster.converge(one(site), [], list(held.values()), stable)
+    assert site.get()["spec"] == bare
+
+
+def files(site):
+    items = site.api.get(f"/api/v1/namespaces/{site.namespace}/configmaps")["items"]
+    return {item["metadata"]["name"] for item in items} - {"kube-root-ca.crt"}
+
+
+def test_files_of_versions_that_nobody_goes_back_to_are_forgotten(site):
+    for name, spike in (("a-1", "a"), ("a-2", "a"), ("b-1", "b")):
+        labels = {"spike-pipelines.io/spike": spike, "spike-pipelines.io/application-file": name[-1]}
+        path = f"/api/v1/namespaces/{site.namespace}/configmaps"
+        site.api.post(path, {"metadata": {"name": name, "labels": labels}, "data": {}})
+    now = datetime.now(UTC)
+    site.cluster.forget_files("a", {"2"}, now - timedelta(hours=1))
+    assert files(site) == {"a-1", "a-2", "b-1"}
+    site.cluster.forget_files("a", {"2"}, now + timedelta(hours=1))
+    assert files(site) == {"a-2", "b-1"}
+
+
+def test_a_manifest_is_of_the_spec_that_was_seen(site):
+    site.deploy()
+    app = one(site)
+    site.change("payouts", {"spec": {"image": "another"}})
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        site.cluster.manifest(app)
 
 
 def test_a_deleted_resource_is_made_again_as_it_was_without_our_marks(site):

@@ -29,6 +29,16 @@ def test_a_file_replaces_its_own_and_leaves_the_others(site, shelf):
     assert kept(site) == {"a.yaml": "2", "b.yaml": "1"}
 
 
+def test_what_is_on_the_shelf_is_told_and_taken_away_alone(shelf):
+    assert shelf.get("a") is None
+    shelf.remove("a")
+    for name in ("a", "b"):
+        shelf.put(name, name)
+    shelf.remove("a")
+    shelf.remove("a")
+    assert (shelf.get("a"), shelf.get("b")) == (None, "b")
+
+
 def test_two_first_deployments_at_once_keep_both_files(site, shelf, monkeypatch):
     """The other one makes it between our look and our making."""
     patch, missing = site.api.patch, iter([True])

@@ -3,18 +3,25 @@
 The ledger is the real one's statements in memory, so that its clock can be moved; the resources are real.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from builders import Driver, World
 from sites import Site
+from typer.testing import CliRunner
 
+from spike_pipelines.adapters.applications import Applications
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
+from spike_pipelines.cli.main import app
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
+from spike_pipelines.domain.fleet import DRIVERS_A_MINUTE
 from spike_pipelines.domain.overlays import OverlayKind
+from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
@@ -176,6 +183,25 @@ def test_out_of_memory_again_and_again_gets_half_as_much_again_until_somebody_de
     assert hours.world.ledger.open_overlays() == {}
 
 
+def test_status_shows_verdicts_and_overlays_of_a_cluster_without_a_stack(hours, monkeypatch):
+    hours.deploy()
+    crash(hours, 3, 137, "OOMKilled")
+    world = hours.world
+    platform = SimpleNamespace(
+        applications=Applications(world.spikes, {}),
+        spikes=world.spikes,
+        supervisor=hours.supervisor,
+        ledger=world.ledger,
+        observer=SimpleNamespace(lag=dict),
+    )
+    monkeypatch.setattr("spike_pipelines.cli.stack.Platform", lambda _: platform)
+    env = {"SPIKE_CLUSTER": "kubernetes", "SPIKE_STATE_DIR": "/none"}
+    shown = json.loads(CliRunner().invoke(app, ["status", "-o", "json"], env=env).output)
+    (row,) = shown["spikes"]
+    assert (row["spike"], row["verdict"], shown["parts"]) == ("payouts", "STARTING", [])
+    assert "overlay more-memory 768m until" in row["problem"]
+
+
 def test_an_overlay_that_only_the_ledger_has_comes_to_the_resource(hours, monkeypatch):
     """The run died between the row and the patch."""
     hours.deploy()
@@ -221,6 +247,49 @@ def test_a_crash_loop_after_a_bad_rollout_goes_back_to_the_spec_that_worked(hour
     assert crash(hours, 3) == (Verdict.CRASHING, "stable-spec")
     spec = hours.site.get()["spec"]
     assert (spec["arguments"], spec["image"]) == (["old"], "spike:v1")
+
+
+def test_after_another_image_a_deleted_resource_comes_back_with_that_one(hours):
+    """Of the same version: the application file does not say the image."""
+    hours.deploy(image="a:1")
+    hours.site.annotate(spec_digest="1")
+    hours.tick()
+    hours.site.change("payouts", {"spec": {"image": "a:2"}})
+    hours.site.annotate(spec_digest="2")
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    assert hours.tick(61)["payouts"] == (Verdict.MISSING, "recreate")
+    assert hours.site.get()["spec"]["image"] == "a:2"
+
+
+def test_a_driver_of_the_image_before_does_not_make_the_new_one_stable(hours):
+    hours.deploy(image="a:1")
+    hours.site.annotate(spec_digest="1")
+    hours.driver(hours.site.submit())
+    hours.tick()
+    hours.site.annotate(spec_digest="2")
+    hours.tick()
+    hours.at += timedelta(minutes=11)
+    hours.beats()
+    worked(hours)
+    hours.tick()
+    assert hours.world.ledger.specs()["payouts"].stable is None
+
+
+def test_a_spec_that_was_edited_is_told_until_it_is_as_it_was_deployed(hours):
+    hours.deploy()
+    hours.driver(hours.site.submit())
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+    memory = hours.site.get()["spec"]["driver"]["memory"]
+    hours.site.change("payouts", {"spec": {"driver": {"memory": "9g"}}})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.DRIFTED, None)
+    assert "spec of payouts was edited" in hours.supervisor.look()[0].cause
+    hours.site.change("payouts", {"spec": {"driver": {"memory": memory, "nodeSelector": {}}}})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
 
 
 def worked(hours):
@@ -308,6 +377,17 @@ def test_a_resource_deleted_by_hand_comes_back_as_it_was(hours):
     assert hours.tick()["payouts"] == (Verdict.STARTING, None)
 
 
+def test_a_spike_that_was_undeployed_does_not_come_back_while_its_file_is_still_read(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    seen = hours.world.ledger.sightings()["payouts"]
+    hours.world.ledger.note_sightings([replace(seen, state_text=UNDEPLOYED)])
+    for _ in range(3):
+        assert hours.tick(61)["payouts"] == (Verdict.NOT_DEPLOYED, None)
+
+
 def test_what_was_never_deployed_is_not_invented(hours):
     hours.world.spike()
     for _ in range(3):
@@ -354,6 +434,44 @@ def test_what_somebody_changed_between_look_and_act_is_not_acted_on(hours, monke
     assert done.action.kind is ActionKind.RESUBMIT
     assert "not done" in done.decision.cause
     assert "sparkConf" not in hours.site.get()["spec"]
+    assert hours.recoveries() == ["restart (not done)"]
+
+
+def test_a_step_that_somebody_else_prevented_is_taken_again_after_its_wait(hours, monkeypatch):
+    """As where the operator writes a status between look and patch: that is no step that did not help."""
+    hours.deploy()
+    hours.tick()
+    hours.site.submit(state="PENDING_RERUN")
+    hours.tick()
+    kick = KubernetesCluster.kick
+
+    def too_late(cluster, app):
+        hours.site.annotate(somebody="was faster")
+        kick(cluster, app)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesCluster, "kick", too_late)
+        assert hours.tick(61)["payouts"] == (Verdict.STUCK, "kick")
+    assert "spike-pipelines.io/kicked" not in hours.site.notes()
+    assert hours.tick(1)["payouts"] == (Verdict.STUCK, None)
+    hours.until(Verdict.STUCK, "kick", 60)
+    assert "spike-pipelines.io/kicked" in hours.site.notes()
+
+
+def test_an_error_is_told_though_the_lease_is_lost_as_well(hours, monkeypatch):
+    hours.deploy()
+    hours.site.submit(state="FAILED")
+    hours.tick(0)
+
+    def late(*_):
+        hours.at += timedelta(minutes=5)
+        hours.world.ledger.acquire("supervision", "another run", 60)
+        raise Transient("the API server took five minutes to say nothing")
+
+    monkeypatch.setattr(KubernetesCluster, "resubmit", late)
+    hours.at += timedelta(hours=2)
+    with pytest.raises(Transient, match="five minutes"):
+        list(hours.supervisor.recover_all(["payouts"]))
 
 
 def test_one_recovery_run_at_a_time(hours):
@@ -382,6 +500,40 @@ def test_many_at_once_are_one_incident_within_a_budget(hours):
     again = [name for name, (_, action) in hours.tick(61).items() if action]
     assert len(again) == 20
     assert not set(again) & set(acted)
+
+
+def events(site):
+    return [
+        e for e in site.api.get(f"/api/v1/namespaces/{site.namespace}/events")["items"]
+        if e["reason"] == "SpikeIncident"
+    ]  # fmt: skip
+
+
+def test_a_storm_of_three_hundred_failures_is_one_incident_within_the_budget(hours):
+    if hours.site.fake is None:
+        pytest.skip("takes minutes of requests on a real API server; bench/bench_cluster.py has it there")
+    names = [f"spike-{i:03}" for i in range(300)]
+    hours.deploy(*names)
+    hours.tick()
+    for name in names:
+        hours.site.submit(name, state="FAILED")
+    sick, ticks = set(names), 0
+    while sick:
+        acted = {name for name, (_, action) in hours.tick(61 if ticks != 1 else 5).items() if action}
+        assert len(acted) == (DRIVERS_A_MINUTE if ticks != 1 else 0)
+        assert acted <= sick
+        for name in acted:
+            hours.driver(hours.site.submit(name), name)
+        hours.beats()
+        sick -= acted
+        ticks += 1
+    hours.at += timedelta(minutes=10)
+    hours.beats()
+    hours.tick()
+    noted = [r.verdict for r in hours.world.ledger.recoveries(START)["*"]]
+    assert (noted.count("INCIDENT"), noted.count("INCIDENT_OVER")) == (1, 1)
+    (told,) = events(hours.site)
+    assert "incident: 300 of 300 spikes at once" in told["message"]
 
 
 def test_a_cluster_that_does_not_answer_judges_nobody(hours, fake):

@@ -88,9 +88,14 @@ def test_dagster_stands_where_the_config_map_is_that_it_mounts():
     place = Settings().applications_config_map
     platform = loaded(ROOT / "deployments" / "charts" / "spike-platform" / "values.yaml")
     (code,) = VALUES["dagster-user-deployments"]["deployments"]
-    (volume,) = code["volumes"]
+    (volume,) = [v for v in code["volumes"] if v["name"] == "applications"]
     assert place == f"{platform['dagster']['namespace']}/{volume['configMap']['name']}"
-    command = re.search(
-        r"helm upgrade --install dagster [^`]*?-n (\S+)", (ROOT / "docs/deploying.md").read_text()
-    )
+    page = (ROOT / "docs/deploying.md").read_text()
+    (values,) = [v for v in code["volumes"] if v["name"] == "platform"]
+    of_cluster = f"-n {platform['dagster']['namespace']} create configmap {values['configMap']['name']} "
+    assert of_cluster in page
+    env = {e["name"]: e["value"] for e in code["env"]}
+    (mount,) = [m for m in code["volumeMounts"] if m["name"] == "platform"]
+    assert env["SPIKE_CHART_VALUES"] == f"{mount['mountPath']}/platform.yaml"
+    command = re.search(r"helm upgrade --install dagster [^`]*?-n (\S+)", page)
     assert command[1] == platform["dagster"]["namespace"]

@@ -70,17 +70,27 @@ def test_one_that_fails_does_not_stop_the_others_and_is_named(repository):
     done = repository.run(before, repository.commit(a="2", b="2"), bad="a.yaml")
     assert called(done) == ["a.yaml", "b.yaml"]
     assert done.returncode == 1
-    assert done.stderr.strip() == "not stable: a"
+    assert done.stderr.strip() == "not as wanted: a"
 
 
-def test_a_deleted_file_ends_nothing_and_is_told(repository):
-    before = repository.commit(a="1", b="1")
-    repository.applications.joinpath("crt-x-v1-1.0.yaml").write_text("1")
-    before = repository.commit()
-    repository.applications.joinpath("crt-x-v1-1.0.yaml").unlink()
-    done = repository.run(before, repository.commit())
+def test_a_deleted_file_ends_its_spike(repository):
+    before = repository.commit(a="1", **{"crt-x-v1-1.0": "1"})
+    done = repository.run(before, repository.commit(**{"crt-x-v1-1.0": None}))
     assert called(done) == []
-    assert "helm uninstall crt-x-v1-1-0 -n spike-streaming" in done.stdout
+    assert "called undeploy crt-x-v1-1.0\n" in done.stdout
+
+
+def test_a_renamed_file_is_one_spike_that_ends_and_one_that_begins(repository):
+    before = repository.commit(a="the same text\n" * 20)
+    done = repository.run(before, repository.commit(a=None, b="the same text\n" * 20))
+    assert called(done) == ["b.yaml"]
+    assert "called undeploy a\n" in done.stdout
+
+
+def test_one_that_cannot_be_ended_is_named(repository):
+    before = repository.commit(a="1")
+    done = repository.run(before, repository.commit(a=None), bad="a")
+    assert (done.returncode, done.stderr.strip()) == (1, "not as wanted: a")
 
 
 @pytest.mark.parametrize("before", ["", "0" * 40])

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster_k8s.job import (
+    DagsterK8sJobConfig,
+    UserDefinedDagsterK8sConfig,
+    construct_dagster_k8s_job,
+)
+from ruamel.yaml import YAML
 
-from spike_pipelines.adapters.applications import read_applications
+from spike_pipelines.adapters.applications import fingerprint, read_applications
 from spike_pipelines.adapters.dagster_reload import reload_location
 from spike_pipelines.domain.rollout import Rollout, RolloutVerdict
 from spike_pipelines.orchestration.build import build
@@ -19,6 +25,7 @@ from spike_pipelines.services.rollout import Outcome
 from spike_pipelines.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "deployments" / "applications"
+CHART = Path(__file__).parents[2] / "deployments" / "charts" / "spike-platform"
 NAME = "crt-payout-v1-1.0"
 
 
@@ -69,6 +76,40 @@ def test_the_job_fails_with_the_reason_unless_the_spike_is_stable(state):
     [failure] = [e for e in done.all_events if e.is_step_failure]
     message = str(failure.event_specific_data.user_failure_data.description)
     assert message == f"{state}: because of this; revision 2 is back"
+
+
+def test_only_the_runs_that_deploy_have_the_account_that_may():
+    account = YAML(typ="safe").load(CHART / "values.yaml")["dagster"]["deployServiceAccount"]
+    of_run = UserDefinedDagsterK8sConfig.from_dict(json.loads(deploy.tags["dagster-k8s/config"]))
+    config = DagsterK8sJobConfig(job_image="i", dagster_home="/d", service_account_name="dagster")
+    job = construct_dagster_k8s_job(config, args=["x"], job_name="run", user_defined_k8s_config=of_run)
+    assert job.spec.template.spec.service_account_name == account
+    definitions = build(read_applications(FOLDER), Settings(cluster="kubernetes"))
+    others = [job for job in definitions.jobs if job.name != "deploy"]
+    assert not any("dagster-k8s/config" in job.tags for job in others)
+
+
+def test_the_job_has_the_location_loaded_again():
+    platform = FakePlatform(outcome(Rollout.STABLE))
+    with webserver(LOADED) as (url, asked):
+        platform.settings = platform.settings.model_copy(update={"dagster_url": url})
+        assert run(platform).success
+    assert len(asked) == 1
+
+
+def test_the_location_is_loaded_again_once_its_files_have_changed(tmp_path):
+    """Not before: a deployment is ahead of the mount by a minute, and a reload then loads what was."""
+    (tmp_path / f"{NAME}.yaml").write_text((FOLDER / f"{NAME}.yaml").read_text())
+    with webserver(LOADED) as (url, asked):
+        settings = Settings(cluster="kubernetes", applications_dir=tmp_path, dagster_url=url)
+        definitions = build(read_applications(tmp_path), settings, fingerprint(tmp_path))
+        (sensor,) = [s for s in definitions.sensors if s.name == "reload_sensor"]
+        with dg.build_sensor_context() as context:
+            assert "those that were loaded" in sensor(context).skip_message
+            assert not asked
+            (tmp_path / f"{NAME}.yaml").unlink()
+            assert "loaded again" in sensor(context).skip_message
+            assert len(asked) == 1
 
 
 def test_a_text_of_another_spike_is_refused():

@@ -18,7 +18,7 @@ from spike_pipelines.domain.application_supervision import (
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import Phase
 from spike_pipelines.domain.ladder import Rung
-from spike_pipelines.domain.observed import Recovery
+from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import (
     STATES,
@@ -98,8 +98,32 @@ TABLE = {
     "a driver that beats is running": (facts(epoch=heard()), Verdict.RUNNING, None),
     "one that is silent is restarted": (facts(epoch=heard(61)), Verdict.HUNG, Rung.RESTART),
     "one that never opened an epoch is restarted": (facts(), Verdict.HUNG, Rung.RESTART),
+    "one that has only just left its queue for a node is given its time": (
+        facts(app(submitted_at=ago(150)), seen("RUNNING", 1)), Verdict.STARTING, None,
+    ),
+    "what it was told before anybody saw it run counts": (
+        facts(
+            app(submitted_at=ago(150)), seen("RUNNING", 125),
+            refusal=Refusal(ago(130), "topic_changed", "another topic", "s3"),
+        ), Verdict.BLOCKED, None,
+    ),
+    "and no more than that": (
+        facts(app(submitted_at=ago(400)), seen("RUNNING", 121)), Verdict.HUNG, Rung.RESTART,
+    ),
     "a silent one is not blamed while nobody listens": (
         facts(epoch=heard(61), appender_since=None), Verdict.UNKNOWN, None,
+    ),
+    "one that could not be let in is not silent": (
+        facts(epoch=heard(90), refusal=Refusal(ago(30), "unjudged", "who is it?", "")),
+        Verdict.RUNNING, None,
+    ),
+    "and is once it could be for as long": (
+        facts(epoch=heard(90), refusal=Refusal(ago(61), "unjudged", "who is it?", "")),
+        Verdict.HUNG, Rung.RESTART,
+    ),
+    "to the operator's UNKNOWN it may be at work as well": (
+        late(AppState.UNKNOWN, epoch=heard(400), refusal=Refusal(ago(30), "unjudged", "who is it?", "")),
+        Verdict.RUNNING, None,
     ),
     "waiting for the appender is no reason": (
         facts(epoch=heard(phase=Phase.WAITING)), Verdict.WAITING, None,
@@ -165,6 +189,10 @@ TABLE = {
     "an overlay has its chance before the next": (
         crashed(OOM, OOM, OOM, recoveries=[did(20, "more-memory")]), Verdict.STARTING, None,
     ),
+    "one that somebody else prevented had none": (
+        crashed(OOM, OOM, OOM, recoveries=[did(40, "restart (not done)")]),
+        Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
     "three other crashes of a spec that once worked are restarted": (
         crashed(*[Trouble.CRASHING] * 3, stable="v2"), Verdict.CRASHING, Rung.RESTART,
     ),
@@ -206,6 +234,10 @@ TABLE = {
     ),
     "after a while, as it may be on its way": (
         replace(facts(), app=None, sighting=replace(GONE, since=ago(59))), Verdict.MISSING, None,
+    ),
+    "one that was ended on purpose is not": (
+        replace(facts(), app=None, sighting=replace(GONE, state_text="undeployed")),
+        Verdict.NOT_DEPLOYED, None,
     ),
     "what was never deployed is a person's": (
         replace(facts(), app=None, sighting=None), Verdict.NOT_DEPLOYED, None,

@@ -192,3 +192,15 @@ def test_decommissioning_without_an_executor_is_done(tmp_path):
         [IMAGES / "decommission.sh"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
     )
     assert done.returncode == 0
+
+
+def test_the_way_without_docker_puts_the_same_things_in_place():
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    page = page[page.index("### Without Docker") : page.index("## A spike")]
+    copied = set(re.findall(r"deployments/images/[a-z]+\.\w+", DOCKERFILE))
+    assert len(copied) == 4
+    assert copied <= set(re.findall(r"deployments/images/[a-z]+\.\w+", page))
+    for place in ("requirements/spark.txt", "requirements/runtime.txt", "/opt/spike/venv", "/opt/java",
+                  "/opt/dagster/dagster_home", "--require-hashes", "--build-constraints"):  # fmt: skip
+        assert place in page
+        assert place in DOCKERFILE

@@ -147,3 +147,12 @@ def annotation(name):
     board = json.loads((ROOT / "deployments" / "grafana" / "spike.json").read_text())
     (found,) = (a["expr"] for a in board["annotations"]["list"] if a["name"] == name)
     return found
+
+
+@pytest.mark.parametrize(("begun", "over", "shown"), [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 1, 1)])
+def test_an_incident_is_one_figure_while_it_lasts_and_nobodys_restart(page, begun, over, shown):
+    noted = {("*", "INCIDENT"): begun, ("*", "INCIDENT_GOES_ON"): 7, ("*", "INCIDENT_OVER"): over}
+    value = page(HOUR, recoveries={**noted, ("a", "HUNG"): 2}, a=FINE)
+    assert value("spike_incident") == shown
+    assert value("spike_restarts_total", spike="a", cause="HUNG") == 2
+    assert value("spike_restarts_total", spike="*", cause="INCIDENT") is None

@@ -10,10 +10,10 @@ from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.cli.deploy import exit_code, told
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
-from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
-from spike_pipelines.domain.spark_application import AppState, ObservedApplication
+from spike_pipelines.domain.spark_application import AppState, ObservedApplication, Sighting
 from spike_pipelines.ports import Deployed, Manifest, Specs
 from spike_pipelines.services.rollout import Deployment
 
@@ -22,6 +22,7 @@ OLD = PAYOUT.read_text()
 NEW = OLD.replace("trigger: 10s", "trigger: 11s")
 NEWER = OLD.replace("trigger: 10s", "trigger: 12s")
 PATIENCE = timedelta(minutes=2)
+HOUR = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 FINE = LagReport(LagVerdict.OK, "fine", 5, 2.0, ())
@@ -38,7 +39,7 @@ class World:
 
     works: dict[str, bool]
     now_: datetime = datetime(2026, 5, 1, 12, tzinfo=UTC)
-    shelf: str = OLD
+    shelf: str | None = OLD
     revisions: list[str] = field(default_factory=lambda: [OLD])
     running: str = OLD
     since: datetime = datetime(2026, 5, 1, tzinfo=UTC)
@@ -48,9 +49,11 @@ class World:
     ledger_down: bool = False
     commits: bool = True
     effects: list[str] = field(default_factory=list)
+    seen: tuple[Sighting, ...] = ()
+    kept: list[set[str]] = field(default_factory=list)
     dies_at: int | None = None
     after: bool = False
-    refuses: bool = False
+    refuses: Exception | None = None
 
     def effect(self, name, act):
         number = len(self.effects)
@@ -65,13 +68,19 @@ class World:
     def put(self, name, text):
         self.effect("shelf", lambda: setattr(self, "shelf", text))
 
+    def get(self, name):
+        return self.shelf
+
+    def remove(self, name):
+        self.effect("remove", lambda: setattr(self, "shelf", None))
+
     # the deployer
     def deploy(self, spike, application):
         if self.refuses:
-            raise InvalidSpec("no such key")
+            raise self.refuses
         text, before = application.read_text(), self.running
         self.effect("deploy", lambda: self._run(text))
-        return Deployed(len(self.revisions), changed=text != before)
+        return Deployed(len(self.revisions), text != before, version(text))
 
     def _run(self, text):
         if text != self.running:
@@ -87,6 +96,12 @@ class World:
             if text != self.revisions[bad - 1] and stable in (None, version(text)):
                 return number
         return None
+
+    def uninstall(self, name):
+        assert name == "crt-payout-v1-1-0"
+        was_there = bool(self.revisions)
+        self.effect("uninstall", self.revisions.clear)
+        return was_there
 
     def application(self, spike, revision):
         return self.revisions[revision - 1]
@@ -134,9 +149,15 @@ class World:
         return (*others, committed) if self.commits else others
 
     def specs(self):
-        return {"crt-payout-v1-1.0": Specs(frozenset(self.noted), self.stable)}
+        return {"crt-payout-v1-1.0": Specs(dict.fromkeys(self.noted, ""), self.stable)}
 
-    def note_spec(self, spike, spec_hash, manifest):
+    def sightings(self):
+        return {s.spike: s for s in self.seen}
+
+    def note_sightings(self, sightings):
+        self.effect("sighting", lambda: setattr(self, "seen", tuple(sightings)))
+
+    def note_spec(self, spike, spec_hash, live, manifest):
         self.effect("note", lambda: self.noted.add(spec_hash))
 
     def mark_stable(self, spike, spec_hash):
@@ -159,6 +180,10 @@ class World:
 
     def manifest(self, app):
         return Manifest("{}")
+
+    def forget_files(self, spike, keep, before):
+        assert before is None or before <= self.now_
+        self.effect("forget", lambda: self.kept.append(keep))
 
     def wait(self, seconds):
         self.now_ += timedelta(seconds=seconds)
@@ -214,7 +239,8 @@ def test_what_works_is_marked_as_what_to_go_back_to(deploy):
     outcome = deploy(world)
     assert outcome.verdict.state is Rollout.STABLE
     assert (world.running, world.shelf, world.stable) == (NEW, NEW, version(NEW))
-    assert world.effects == ["shelf", "deploy", "note", "mark"]
+    assert world.effects == ["shelf", "deploy", "note", "mark", "forget"]
+    assert world.kept == [{version(NEW)}]
 
 
 def test_the_appender_knows_the_new_file_before_its_driver_comes(deploy):
@@ -262,8 +288,37 @@ def test_a_ledger_that_does_not_answer_takes_nothing_back(deploy):
 
 
 def test_what_cannot_be_deployed_ends_before_anything_is_watched(deploy):
+    world = World({OLD: True, NEW: True}, refuses=InvalidSpec("no such key"))
     with pytest.raises(InvalidSpec):
-        deploy(World({OLD: True, NEW: True}, refuses=True))
+        deploy(world)
+    assert world.effects == ["shelf", "shelf"]
+    assert world.shelf == OLD
+
+
+def test_a_first_deployment_that_is_refused_leaves_no_file(deploy):
+    world = World({NEW: True}, shelf=None, refuses=Conflict("somebody else deploys it"))
+    with pytest.raises(Conflict):
+        deploy(world)
+    assert world.shelf is None
+
+
+def test_the_file_of_a_deployment_that_did_not_answer_stays(deploy):
+    """It may be in place: its driver must be known to the appender."""
+    world = World({OLD: True, NEW: True}, refuses=Transient("no answer"))
+    with pytest.raises(Transient):
+        deploy(world)
+    assert world.shelf == NEW
+
+
+def test_the_stable_spec_again_is_not_gone_behind(deploy):
+    """It worked before: whatever is wrong now, an older spec is not what mends it."""
+    world = World({OLD: True, NEW: True})
+    assert deploy(world).verdict.state is Rollout.STABLE
+    world.works[NEW] = False
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.UNDECIDED
+    assert "seen to work" in outcome.verdict.reason
+    assert (world.running, world.shelf, outcome.back_to) == (NEW, NEW, None)
 
 
 def test_each_thing_that_is_waited_for_is_told_once(deploy):
@@ -272,8 +327,23 @@ def test_each_thing_that_is_waited_for_is_told_once(deploy):
     assert len(waiting) == len(set(waiting)) == 1
 
 
+def undeploy(world):
+    parts = Deployment(world, world, world, world, lambda _: world.report, print, world.wait)
+    return parts.undeploy("crt-payout-v1-1.0")
+
+
+def test_an_ended_spike_has_no_file_first_and_is_missed_by_nobody():
+    seen = Sighting("crt-payout-v1-1.0", "u", "RUNNING", datetime(2026, 5, 1, tzinfo=UTC), "1", HOUR)
+    world = World({OLD: True}, seen=(seen,))
+    assert undeploy(world)
+    assert world.effects == ["remove", "uninstall", "sighting", "forget"]
+    assert (world.shelf, world.revisions, world.kept) == (None, [], [frozenset()])
+    assert world.seen[0].state_text == "undeployed"
+    assert not undeploy(world)
+
+
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("dies_at", range(4))
+@pytest.mark.parametrize("dies_at", range(5))
 def test_killed_at_any_effect_the_same_deployment_again_ends_it(deploy, dies_at, after):
     world = World({OLD: True, NEW: True}, dies_at=dies_at, after=after)
     with pytest.raises(Killed):

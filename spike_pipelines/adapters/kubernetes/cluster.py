@@ -23,7 +23,7 @@ from spike_pipelines.domain.errors import (
     SpikeError,
     Transient,
 )
-from spike_pipelines.domain.kubernetes_names import GROUP, PLURAL, SPIKE_LABEL, VERSION
+from spike_pipelines.domain.kubernetes_names import FILE_LABEL, GROUP, PLURAL, SPIKE_LABEL, VERSION
 from spike_pipelines.domain.observed import DriverState
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, marks
 from spike_pipelines.domain.spark_application import TERMINAL, AppState, ObservedApplication, PodSight
@@ -31,7 +31,6 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Clues, Manifest, ObservedDriver
 
 NAMES_AT_ONCE = 50  # in one label selector
-RESUBMITTED_CONF = "spark.spike.resubmitted"
 STATES = {
     AppState.SUBMITTED: DriverState.PENDING,
     AppState.RUNNING: DriverState.RUNNING,
@@ -93,13 +92,17 @@ class KubernetesCluster:
 
     def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
         notes = {fields.RESTARTING: None, fields.KICKED: f"{_now()} {why[:200]}", **_answered(request)}
-        spec = {"suspend": False, "sparkConf": {RESUBMITTED_CONF: _now()}}
+        spec = {"suspend": False, "sparkConf": {patches.RESUBMITTED_CONF: _now()}}
         self._change(app, {"metadata": {"annotations": notes}, "spec": spec})
 
-    def carries(self, app: ObservedApplication, new: NewOverlay, stable: Manifest | None) -> str | None:
-        spec = self._get(app)["spec"]
-        shape = patches.fragment(new.kind, new.value, spec, _spec(stable))
-        return json.dumps(patches.present(spec, shape))
+    def replaced_by(
+        self,
+        app: ObservedApplication,
+        new: NewOverlay,
+        carried: Sequence[Overlay],
+        stable: Manifest | None,
+    ) -> str | None:
+        return json.dumps(patches.replaced(self._get(app)["spec"], new, carried, _spec(stable)))
 
     def converge(
         self,
@@ -122,11 +125,20 @@ class KubernetesCluster:
 
     def manifest(self, app: ObservedApplication) -> Manifest:
         found = self._get(app)
+        if patches.digest(found["spec"]) != app.live:
+            raise Conflict(f"the spec of {app.name} was changed meanwhile")
         meta = found["metadata"]
         notes = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in fields.OURS}
         kept = {"name": meta["name"], "labels": meta.get("labels") or {}, "annotations": notes}
         head = {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": kept}
         return Manifest(json.dumps(head | {"spec": found["spec"]}))
+
+    def forget_files(self, spike: str, keep: Collection[str], before: datetime | None) -> None:
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps"
+        for item in list(self.api.list(path, {"labelSelector": f"{FILE_LABEL},{SPIKE_LABEL}={spike}"})):
+            file = fields.application_file(item)
+            if file.version not in keep and (before is None or file.made < before):
+                self._delete(f"{path}/{file.name}", file.uid)
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
         problems: list[str] = []
@@ -191,7 +203,7 @@ class KubernetesCluster:
 
     def stop(self, driver: str) -> None:
         for _, _, pod in self._pods(f"{fields.DRIVER},{fields.SUBMISSION_LABEL}={driver}"):
-            self._delete(pod)
+            self._delete(f"/api/v1/namespaces/{self.namespace}/pods/{pod.name}", pod.uid)
 
     def obstacle(self, spike: Spike) -> str | None:  # noqa: ARG002 the operator says it, afterwards
         return None
@@ -229,11 +241,10 @@ class KubernetesCluster:
             except ValidationError as error:
                 raise Transient(f"a pod in {self.namespace} is not understood: {error}") from error
 
-    def _delete(self, pod: PodSight) -> None:
-        """This pod and no other one of its name."""
-        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod.name}"
+    def _delete(self, path: str, uid: str) -> None:
+        """This one and no other one of its name."""
         try:
-            self.api.delete(path, {"preconditions": {"uid": pod.uid}})
+            self.api.delete(path, {"preconditions": {"uid": uid}})
         except (ObjectMissing, Conflict):
             return
 

@@ -1,13 +1,20 @@
 """The few fields of SparkApplications and pods that supervision needs, as values of the domain."""
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from spike_pipelines.domain.kubernetes_names import SPEC_HASH_ANNOTATION, SPIKE_LABEL
+from spike_pipelines.adapters.kubernetes.patches import digest
+from spike_pipelines.domain.kubernetes_names import (
+    FILE_LABEL,
+    SPEC_DIGEST_ANNOTATION,
+    SPEC_HASH_ANNOTATION,
+    SPIKE_LABEL,
+)
 from spike_pipelines.domain.spark_application import AppState, Controls, ObservedApplication, PodSight
 
 PREFIX = "spike-pipelines.io/"
@@ -66,12 +73,12 @@ class _App(_Part):
 def application(item: Any) -> ObservedApplication:
     """One that is not as the operator writes it has a `problem`, so that the others are served (I11)."""
     try:
-        return _observed(_App.model_validate(item))
+        return _observed(_App.model_validate(item), digest(item.get("spec") or {}))
     except ValidationError as error:
         return _misshapen(item, error)
 
 
-def _observed(app: _App) -> ObservedApplication:
+def _observed(app: _App, live: str) -> ObservedApplication:
     meta, status = app.metadata, app.status
     notes = meta.annotations or {}
     text = status.application_state.state
@@ -92,6 +99,8 @@ def _observed(app: _App) -> ObservedApplication:
         suspend=bool(app.spec.suspend),
         deleting=meta.deletion_timestamp is not None,
         spec_hash=notes.get(SPEC_HASH_ANNOTATION),
+        digest=notes.get(SPEC_DIGEST_ANNOTATION),
+        live=live,
         controls=Controls(
             paused=notes.get(PAUSED),
             restart=notes.get(RESTART),
@@ -115,6 +124,22 @@ def _misshapen(item: Any, error: ValidationError) -> ObservedApplication:
         state=AppState.UNSEEN,
         problem=f"SparkApplication {meta.name}: {where}: {first['msg']}: not as an operator writes it",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationFile:
+    """A ConfigMap with a spike's application file as it was in one version."""
+
+    name: str
+    uid: str
+    version: str
+    made: datetime
+
+
+def application_file(item: Any) -> ApplicationFile:
+    meta = _Metadata.model_validate(item["metadata"])
+    made = meta.creation_timestamp or datetime.max.replace(tzinfo=UTC)
+    return ApplicationFile(meta.name, meta.uid, (meta.labels or {})[FILE_LABEL], made)
 
 
 class _Terminated(_Part):

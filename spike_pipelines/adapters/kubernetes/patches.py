@@ -1,16 +1,22 @@
 """Overlays as parts of a spec, and merge patches (RFC 7386) that lay them and take them off. Pure.
 
-An overlay is a fragment of the spec; `before` is the same fragment with what was there (null: nothing).
+An overlay is a fragment of the spec; `before` is the same fragment with what the spec has there without any
+overlay (null: nothing), so that they may end in any order.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import orjson
+
 from spike_pipelines.domain.errors import InvalidSpec
-from spike_pipelines.domain.overlays import Overlay, OverlayKind
+from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 
 Json = dict[str, Any]
+_EMPTY: tuple[Any, ...] = (None, {}, [])
+RESUBMITTED_CONF = "spark.spike.resubmitted"
 BATCHES_CONF = "spark.kubernetes.driverEnv.SPIKE_MAX_OFFSETS_PER_TRIGGER"
 
 
@@ -47,10 +53,11 @@ def present(spec: Json, shape: Json) -> Json:
 
 
 def laid(spec: Json, overlays: Iterable[Overlay], stable: Json | None) -> Json:
-    """The fragments of all of them, the later over the earlier."""
+    """The fragments of all of them: a spec that is gone back to first, and over it what was added since."""
     result: Json = {}
-    for overlay in overlays:
-        result = merged(result, fragment(overlay.kind, overlay.value, spec, stable), keep_nulls=True)
+    for overlay in sorted(overlays, key=lambda o: o.kind is not OverlayKind.STABLE_SPEC):
+        part = fragment(overlay.kind, overlay.value, merged(spec, result), stable)
+        result = merged(result, part, keep_nulls=True)
     return result
 
 
@@ -58,13 +65,19 @@ def taken_off(spec: Json, overlays: Sequence[Overlay], stable: Json | None) -> J
     """Gives back what each replaced, the newest first, wherever its own value still stands."""
     result: Json = {}
     for overlay in sorted(overlays, key=lambda o: o.id, reverse=True):
-        before = json.loads(overlay.before) if overlay.before else {}
+        before, left = json.loads(overlay.before) if overlay.before else {}, merged(spec, result)
         if overlay.kind is OverlayKind.STABLE_SPEC:
             laid_down = present(stable or {}, before)
         else:
-            laid_down = fragment(overlay.kind, overlay.value, spec, stable)
-        result = merged(result, _restored(spec, laid_down, before), keep_nulls=True)
+            laid_down = fragment(overlay.kind, overlay.value, left, stable)
+        result = merged(result, _restored(left, laid_down, before), keep_nulls=True)
     return result
+
+
+def replaced(spec: Json, overlay: NewOverlay, carried: Sequence[Overlay], stable: Json | None) -> Json:
+    """What the overlay will replace of the spec as it is without those that it carries."""
+    bare = merged(spec, taken_off(spec, carried, stable))
+    return present(bare, fragment(overlay.kind, overlay.value, bare, stable))
 
 
 def _restored(spec: Json, laid_down: Json, before: Json) -> Json:
@@ -101,6 +114,21 @@ def merged(target: Json, patch: Json, *, keep_nulls: bool = False) -> Json:
         else:
             result[key] = value
     return result
+
+
+def digest(spec: Json) -> str:
+    """Of what the spec says. What restarts it says nothing, nor does an empty map, such as an overlay leaves
+    behind where there was none."""
+    conf = _dict(spec.get("sparkConf"))
+    said = {**spec, "suspend": None, "sparkConf": without(conf, RESUBMITTED_CONF)}
+    return hashlib.sha256(orjson.dumps(_full(said), option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def _full(value: Any) -> Any:
+    """Without what is empty."""
+    if isinstance(value, dict):
+        return {key: full for key, part in value.items() if (full := _full(part)) not in _EMPTY}
+    return [_full(part) for part in value] if isinstance(value, list) else value
 
 
 def without(spec: Json, *keys: str) -> Json:

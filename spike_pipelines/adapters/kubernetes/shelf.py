@@ -16,16 +16,34 @@ class ConfigMapShelf:
     api: Api
     place: str
 
+    def get(self, name: str) -> str | None:
+        try:
+            found = self.api.get(f"{self._collection}/{self._name}")
+        except ObjectMissing:
+            return None
+        text: str | None = (found.get("data") or {}).get(f"{name}.yaml")
+        return text
+
+    def remove(self, name: str) -> None:
+        with suppress(ObjectMissing):
+            self.api.patch(f"{self._collection}/{self._name}", {"data": {f"{name}.yaml": None}})
+
+    @property
+    def _collection(self) -> str:
+        return f"/api/v1/namespaces/{self.place.partition('/')[0]}/configmaps"
+
+    @property
+    def _name(self) -> str:
+        return self.place.partition("/")[2]
+
     def put(self, name: str, text: str) -> None:
         if len(text.encode()) > MOST_BYTES:
             raise InvalidSpec(f"{name}: an application file of {len(text)} characters fits into no ConfigMap")
-        namespace, _, config_map = self.place.partition("/")
-        collection = f"/api/v1/namespaces/{namespace}/configmaps"
-        one, data = f"{collection}/{config_map}", {f"{name}.yaml": text}
+        one, data = f"{self._collection}/{self._name}", {f"{name}.yaml": text}
         try:
             self.api.patch(one, {"data": data})
         except ObjectMissing:
             with suppress(AlreadyExists):  # somebody else's first deployment made it just now
-                self.api.post(collection, {"metadata": {"name": config_map}, "data": data})
+                self.api.post(self._collection, {"metadata": {"name": self._name}, "data": data})
                 return
             self.api.patch(one, {"data": data})

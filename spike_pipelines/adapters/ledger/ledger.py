@@ -23,7 +23,9 @@ from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState, FileKind
 from spike_pipelines.domain.errors import LeaseLost
 from spike_pipelines.domain.leases import PROMOTION, Lease
+from spike_pipelines.domain.observed import UNJUDGED
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.supervision import BLOCKING
 from spike_pipelines.ports import Backlog, DatasetState
 
 _UNFINISHED = sorted(UNFINISHED)
@@ -91,6 +93,19 @@ class SqlLedger(
     def release(self, lease: Lease) -> None:
         """Let others have it at once. The token stays, so that it never comes again."""
         self._expire(lease, sa.func.clock_timestamp())
+
+    def note_unjudged(self, spike: str, message: str) -> None:
+        """A driver of it could not be let in. What a person has to decide first stays written."""
+        t = s.spikes
+        free = sa.or_(t.c.refused_code.is_(None), t.c.refused_code.not_in(BLOCKING))
+        values = {
+            "refused_at": sa.func.clock_timestamp(),
+            "refused_code": UNJUDGED,
+            "refused_message": message,
+            "refused_driver": "",
+        }
+        with translated(), self._engine.begin() as db:
+            db.execute(sa.update(t).where(t.c.name == spike, free).values(**values))
 
     def lease_holder(self, resource: str) -> str | None:
         t = s.leases

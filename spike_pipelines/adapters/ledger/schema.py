@@ -387,7 +387,7 @@ specs = sa.Table(
     "specs",
     metadata,
     sa.Column("spike", sa.Text, primary_key=True),
-    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, primary_key=True),  # digest as rendered, a dot, digest as it was first seen
     sa.Column("manifest", JSONB, nullable=False),
     sa.Column("seen_at", Time, nullable=False, server_default=_now),
     sa.Column("stable_at", Time),

@@ -13,9 +13,12 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.observed import NOT_DONE, Recovery
 from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.spark_application import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
+
+_AS = "."  # in `specs.hash`: the spec's name as it is deployed, and the digest of what it was when first seen
 
 
 class SupervisionQueries(ABC):
@@ -25,6 +28,12 @@ class SupervisionQueries(ABC):
 
     @abstractmethod
     def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def mark_not_done(self, recovery: Recovery) -> None:
+        r = s.recoveries
+        same = (r.c.spike == recovery.spike, r.c.at == recovery.at, r.c.action == recovery.action)
+        with translated(), self._engine.begin() as db:
+            db.execute(sa.update(r).where(*same).values(action=f"{recovery.action}{NOT_DONE}"))
 
     def sightings(self) -> Mapping[str, Sighting]:
         with self._read() as db:
@@ -57,35 +66,43 @@ class SupervisionQueries(ABC):
 
     def specs(self) -> Mapping[str, Specs]:
         t = s.specs
-        known: dict[str, set[str]] = defaultdict(set)
+        known: dict[str, dict[str, str]] = defaultdict(dict)
         stable: dict[str, str] = {}
         query = sa.select(t.c.spike, t.c.hash, t.c.stable_at)
         with self._read() as db:
             for row in db.execute(query.order_by(t.c.stable_at.nulls_first())):
-                known[row.spike].add(row.hash)
+                spec, _, live = row.hash.partition(_AS)
+                known[row.spike][spec] = live
                 if row.stable_at is not None:
-                    stable[row.spike] = row.hash
-        return {spike: Specs(frozenset(hashes), stable.get(spike)) for spike, hashes in known.items()}
+                    stable[row.spike] = spec
+        return {spike: Specs(specs, stable.get(spike)) for spike, specs in known.items()}
 
-    def note_spec(self, spike: str, spec_hash: str, manifest: Manifest) -> None:
-        new = insert(s.specs).values(spike=spike, hash=spec_hash, manifest=json.loads(manifest))
-        with translated(), self._engine.begin() as db:
-            db.execute(new.on_conflict_do_nothing())
-
-    def mark_stable(self, spike: str, spec_hash: str) -> None:
+    def note_spec(self, spike: str, spec: str, live: str, manifest: Manifest) -> None:
         t = s.specs
-        query = sa.update(t).where(t.c.spike == spike, t.c.hash == spec_hash)
+        new = insert(t).values(spike=spike, hash=f"{spec}{_AS}{live}", manifest=json.loads(manifest))
+        with translated(), self._engine.begin() as db:
+            there = db.execute(sa.select(t.c.hash).where(t.c.spike == spike, _is(spec))).first()
+            if there is None:
+                db.execute(new.on_conflict_do_nothing())
+
+    def mark_stable(self, spike: str, spec: str) -> None:
+        t = s.specs
+        query = sa.update(t).where(t.c.spike == spike, _is(spec))
         with translated(), self._engine.begin() as db:
             db.execute(query.values(stable_at=sa.func.clock_timestamp()))
 
-    def manifest(self, spike: str, spec_hash: str | None = None) -> Manifest | None:
+    def manifest(self, spike: str, spec: str | None = None) -> Manifest | None:
         t = s.specs
         query = sa.select(t.c.manifest).where(t.c.spike == spike).order_by(t.c.seen_at.desc()).limit(1)
-        if spec_hash is not None:
-            query = query.where(t.c.hash == spec_hash)
+        if spec is not None:
+            query = query.where(_is(spec))
         with self._read() as db:
             found = db.execute(query).scalar_one_or_none()
         return None if found is None else Manifest(json.dumps(found))
+
+
+def _is(spec: str) -> sa.ColumnElement[bool]:
+    return s.specs.c.hash.startswith(f"{spec}{_AS}", autoescape=True)
 
 
 def _values(sighting: Sighting) -> dict[str, object]:

@@ -7,13 +7,13 @@
 {{- $root := index . 0 -}}
 {{- include "platform.selector" . }}
 app.kubernetes.io/part-of: spike-pipelines
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service | quote }}
 {{- end }}
 
 {{- define "platform.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ index . 1 }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ index . 1 | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 {{- end }}
 
 {{/* Restricted pod security. Takes root, nothing else. */}}
@@ -27,13 +27,13 @@ securityContext:
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "platform.container" -}}
-imagePullPolicy: {{ .Values.imagePullPolicy }}
+imagePullPolicy: {{ .Values.imagePullPolicy | quote }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

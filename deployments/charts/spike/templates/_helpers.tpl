@@ -17,11 +17,16 @@
 {{- omit .Values "platform" "global" | toRawJson | sha256sum | trunc 12 -}}
 {{- end }}
 
+{{/* The ConfigMap with the application file: another one for each version. */}}
+{{- define "spike.file" -}}
+{{ include "spike.name" . }}-{{ include "spike.version" . }}
+{{- end }}
+
 {{- define "spike.labels" -}}
 app.kubernetes.io/name: spike
-app.kubernetes.io/instance: {{ include "spike.name" . }}
+app.kubernetes.io/instance: {{ include "spike.name" . | quote }}
 app.kubernetes.io/part-of: spike-pipelines
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 spike-pipelines.io/spike: {{ .Values.name | quote }}
 {{- end }}
 
@@ -29,7 +34,7 @@ spike-pipelines.io/spike: {{ .Values.name | quote }}
 {{- define "spike.onSpot" -}}
 {{- $root := index . 0 }}{{ $role := index . 1 }}
 {{- $own := $root.Values.spot | default dict }}
-{{- if and $root.Values.platform.spot.enabled (ternary (get $own $role) (get $root.Values.platform.spot $role) (hasKey $own $role)) -}}
+{{- if and $root.Values.platform.spot.enabled (ternary (get $own $role) (get $root.Values.platform.spot $role) (kindIs "bool" (get $own $role))) -}}
 true
 {{- end }}
 {{- end }}
@@ -41,16 +46,16 @@ nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
     nodeSelectorTerms:
       - matchExpressions:
-          - key: {{ $spot.label }}
+          - key: {{ $spot.label | quote }}
             operator: In
-            values: [{{ ternary $spot.spotValue $spot.onDemandValue (eq (include "spike.onSpot" .) "true") }}]
+            values: [{{ ternary $spot.spotValue $spot.onDemandValue (eq (include "spike.onSpot" .) "true") | quote }}]
 {{- end }}
 {{- end }}
 
 {{- define "spike.tolerations" -}}
 {{- $root := index . 0 }}{{ $role := index . 1 }}
 {{- if include "spike.onSpot" . }}
-- key: {{ $root.Values.platform.spot.taint }}
+- key: {{ $root.Values.platform.spot.taint | quote }}
   operator: Exists
 {{- end }}
 {{- with (get $root.Values $role).tolerations }}
@@ -63,9 +68,9 @@ nodeAffinity:
 {{- $root := index . 0 }}{{ $role := index . 1 }}
 {{- $part := get $root.Values $role }}
 automountServiceAccountToken: {{ eq $role "driver" }}
-terminationGracePeriodSeconds: {{ $part.terminationGracePeriodSeconds | default 60 }}
+terminationGracePeriodSeconds: {{ kindIs "invalid" $part.terminationGracePeriodSeconds | ternary 60 $part.terminationGracePeriodSeconds }}
 {{- with $part.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 securityContext:
   runAsNonRoot: true
@@ -76,7 +81,7 @@ securityContext:
 {{- with $part.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- $affinity := merge (dict) ($part.affinity | default dict) (include "spike.affinity" . | fromYaml) }}
+{{- $affinity := mergeOverwrite (include "spike.affinity" . | fromYaml) ($part.affinity | default dict) }}
 {{- with $affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -91,7 +96,7 @@ securityContext:
   capabilities: { drop: [ALL] }
 {{- with .Values.platform.s3CredentialsSecret }}
 envFrom:
-  - secretRef: { name: {{ . }} }
+  - secretRef: { name: {{ . | quote }} }
 {{- end }}
 {{- end }}
 
@@ -116,7 +121,7 @@ name: spike-token
 projected:
   sources:
     - serviceAccountToken:
-        audience: {{ .Values.platform.appender.audience }}
+        audience: {{ .Values.platform.appender.audience | quote }}
         expirationSeconds: 3600
         path: token
 {{- end }}

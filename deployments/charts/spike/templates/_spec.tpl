@@ -10,7 +10,7 @@ pythonVersion: "3"
 mode: cluster
 sparkVersion: {{ $platform.sparkVersion | quote }}
 image: {{ .Values.image | default $platform.image | quote }}
-imagePullPolicy: {{ .Values.imagePullPolicy | default $platform.imagePullPolicy }}
+imagePullPolicy: {{ .Values.imagePullPolicy | default $platform.imagePullPolicy | quote }}
 {{- with $platform.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -21,13 +21,13 @@ restartPolicy:
   type: Always
   onFailureRetryInterval: {{ $platform.retryIntervalSeconds }}
   onSubmissionFailureRetryInterval: {{ $platform.retryIntervalSeconds }}
-sparkConf: {{- merge (dict) (.Values.sparkConf | default dict) $platform.sparkConf (include "spike.sparkConf" . | fromYaml) | toYaml | nindent 2 }}
-{{- with merge (dict) (.Values.hadoopConf | default dict) $platform.hadoopConf }}
+sparkConf: {{- mergeOverwrite (include "spike.sparkConf" . | fromYaml) $platform.sparkConf (.Values.sparkConf | default dict) | toYaml | nindent 2 }}
+{{- with mergeOverwrite (dict) $platform.hadoopConf (.Values.hadoopConf | default dict) }}
 hadoopConf: {{- toYaml . | nindent 2 }}
 {{- end }}
 driver:
   {{- include "spike.size" (list . "driver") | nindent 2 }}
-  serviceAccount: {{ $name }}
+  serviceAccount: {{ $name | quote }}
   template:
     spec:
       {{- include "spike.pod" (list . "driver") | nindent 6 }}
@@ -48,14 +48,14 @@ driver:
             - { name: spike-state, mountPath: /var/lib/spike }
       volumes:
         - name: spike-application
-          configMap: { name: {{ $name }} }
+          configMap: { name: {{ include "spike.file" . | quote }} }
         - {{- include "spike.token.volume" . | nindent 10 }}
         - name: spike-state
           emptyDir: {}
 executor:
   {{- include "spike.size" (list . "executor") | nindent 2 }}
   instances: {{ .Values.executor.instances }}
-  serviceAccount: {{ $name }}
+  serviceAccount: {{ $name | quote }}
   template:
     spec:
       {{- include "spike.pod" (list . "executor") | nindent 6 }}
