@@ -113,6 +113,9 @@ class LedgerTransaction(Protocol):
         the Dagster run that did it."""
 
     # leases
+    def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
+        """As `Ledger.acquire`, in the same commit as all else."""
+
     def require_lease(self, lease: Lease) -> None:
         """Raise `LeaseLost` unless the lease's token is the newest and has not expired."""
 

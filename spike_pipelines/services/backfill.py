@@ -16,6 +16,7 @@ from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_ho
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import TopicChanged
+from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
@@ -93,22 +94,22 @@ class Backfiller:
         planned = self._planned(spike, hour, ask)
         if planned is None:
             return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
-        plan, swap = planned
-        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a))
+        plan, swap, lease = planned
+        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
         return replace(self._told(hour, end), plan=plan)
 
-    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap] | None:
-        """In one transaction: what is true of the hour, and what is frozen of it."""
+    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
+        """In one transaction: what is true of the hour, what is frozen of it, and that it is at work."""
         topic = self._topic(spike)
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
                 return None
-            swap = tx.add_swap(_new_swap(spike, plan, ask))
+            swap, lease = self.swapper.add(tx, _new_swap(spike, plan, ask))
             if plan.lost:
                 tx.add_operation(_loss(spike, plan, swap, ask))
-        return plan, swap
+        return plan, swap, lease
 
     def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
         """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records

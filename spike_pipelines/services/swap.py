@@ -11,7 +11,6 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
 from spike_pipelines.domain.errors import (
@@ -27,7 +26,7 @@ from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
-from spike_pipelines.ports import SwapLedger
+from spike_pipelines.ports import SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
@@ -54,23 +53,26 @@ class Swapper:
     promoter: Promoter
     lease_seconds: float = SWAP_LEASE_SECONDS
 
-    def plan(self, spike: Spike, new: NewSwap) -> Swap:
+    def plan(self, spike: Spike, new: NewSwap) -> tuple[Swap, Lease]:
         """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `SpecChanged`, `Transient`."""
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
-            return tx.add_swap(new)
+            return self.add(tx, new)
 
-    def finish_open(
-        self, spike: Spike, kind: SwapKind | None = None, *, since: timedelta = timedelta(0)
-    ) -> tuple[Swap, ...]:
+    def add(self, tx: SwapTransaction, new: NewSwap) -> tuple[Swap, Lease]:
+        """A plan and its lease, by one commit: whoever finds the plan finds it at work. Errors: `SwapBusy`,
+        `NotLive`."""
+        swap = tx.add_swap(new)
+        lease = tx.acquire(lease_of(swap.number), self.promoter.terms.holder, self.lease_seconds)
+        assert lease is not None  # nobody else knows the number
+        return swap, lease
+
+    def finish_open(self, spike: Spike, kind: SwapKind | None = None) -> tuple[Swap, ...]:
         """Bring those whose process died to their end, or give them up. One that is at work is left alone.
-
-        `since`: how long ago they must have been planned; `kind`: None for all.
-        """
+        `kind`: None for all."""
         ended = []
-        before = self.ledger.now() - since
         for swap in self.ledger.open_swaps(spike.name):
-            if kind not in (None, swap.kind) or swap.planned_at > before:
+            if kind not in (None, swap.kind):
                 continue
             try:
                 ended.append(self.finish(spike, swap.number, None))
@@ -81,27 +83,27 @@ class Swapper:
         return tuple(ended)
 
     def finish_left(self, spikes: Iterable[Spike]) -> Iterator[Swap]:
-        """`finish_open` for every spike; one that cannot does not stop the others. A swap of this moment
-        is not touched: who planned it takes its lease next.
+        """`finish_open` for every spike; one that cannot does not stop the others.
 
         Raises `Conflict` in the end, naming them: their swaps stay open, and nothing of them is visible.
         """
         failures = []
         for spike in spikes:
             try:
-                yield from self.finish_open(spike, since=timedelta(seconds=self.lease_seconds))
+                yield from self.finish_open(spike)
             except (Conflict, Refused, Transient) as error:
                 failures.append(f"{spike.name}: {error}")
         if failures:
             raise Conflict("swaps whose process died are still open: " + "; ".join(failures))
 
-    def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
-        """Take a swap from wherever it is to its end. A planned one needs `produce`.
+    def finish(self, spike: Spike, number: int, produce: Produce | None, lease: Lease | None = None) -> Swap:
+        """Take a swap from wherever it is to its end. A planned one needs `produce`; `lease` is that of
+        whoever planned it just now.
 
         Errors: `SwapBusy` (another process works on it), `SwapRefused` (aborted, with the reason),
         `LeaseLost`, `SpecChanged` and `Transient` (nothing is decided: finish it again).
         """
-        lease = self._acquire(number)
+        lease = lease or self._acquire(number)
         with released(self.ledger, lease):
             require_bound(self.ledger, spike)
             swap = self._look(number)
