@@ -3,13 +3,15 @@
 | it dies …                       | then                                                                 |
 | ------------------------------- | -------------------------------------------------------------------- |
 | before the batch is registered  | files in staging that nobody knows; the next backfill aborts the plan |
-| before or among the copies      | the next backfill finishes it: same batch, same keys                 |
+| before or among the copies      | the next backfill finishes it first: same batch, same keys           |
 | after the commit                | the swap is done; any publication shows it                           |
+
+Each then plans anew: what was begun is of the application file, and of the loss accepted, of before.
 """
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
@@ -43,7 +45,7 @@ class Ask:
 class Backfilled:
     """One hour. Without a `swap` nothing was ever read for it; `below` is then what Kafka has of that time
     below where the spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are
-    those of the hour; `plan` is None where an older swap was finished."""
+    those of the hour."""
 
     hour: datetime
     swap: Swap | None = None
@@ -82,21 +84,20 @@ class Backfiller:
             return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
 
     def backfill(self, spike: Spike, hour: datetime, ask: Ask) -> Backfilled:
-        """Read the hour again and swap it in. A backfill of the hour that died is finished instead, if its
-        batch was registered, and given up if not.
+        """Read the hour again and swap it in. A backfill of the hour that died is brought to its end first:
+        finished, if its batch was registered, and given up if not.
 
         Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
         another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`,
         `Transient`.
         """
-        if resumed := self._resumed(spike, hour):
-            return self._told(hour, resumed)
+        self._end_left(spike, hour)
         planned = self._planned(spike, hour, ask)
         if planned is None:
             return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
         plan, swap, lease = planned
         end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
-        return replace(self._told(hour, end), plan=plan)
+        return self._told(plan, end)
 
     def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
         """In one transaction: what is true of the hour, what is frozen of it, and that it is at work."""
@@ -146,28 +147,29 @@ class Backfiller:
         if topic is None or known != {topic.topic_id}:
             raise NotConserved(str(TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")))
 
-    def _resumed(self, spike: Spike, hour: datetime) -> Swap | None:
-        """The hour's open backfill, brought to its end; None if there is none, or it was given up."""
+    def _end_left(self, spike: Spike, hour: datetime) -> None:
+        """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""
         for swap in self.ledger.open_swaps(spike.name):
             if swap.kind is not SwapKind.BACKFILL or swap.scope.since != hour:
                 continue
             try:
-                return self.swapper.finish(spike, swap.number, None)
+                log.warning(
+                    "%s was found unfinished, and finished", self.swapper.finish(spike, swap.number, None)
+                )
             except SwapRefused as refused:
                 log.warning("%s was found unfinished: %s", swap, refused)
-        return None
 
     def close(self) -> None:
         """After the last hour."""
         self.rereader.close()
 
-    def _told(self, hour: datetime, swap: Swap) -> Backfilled:
+    def _told(self, plan: HourPlan, swap: Swap) -> Backfilled:
         with self.ledger.begin() as tx:
             batch = tx.batch(swap.batch or 0)
         assert batch is not None
         counts = batch.counts
         scanned = counts.read + swap.elsewhere
-        return Backfilled(hour, swap, None, counts.final, counts.dead_letter, counts.filtered, scanned)
+        return Backfilled(plan.hour, swap, plan, counts.final, counts.dead_letter, counts.filtered, scanned)
 
     def _topic(self, spike: Spike) -> TopicOffsets | None:
         return self.broker.topics([spike.topic]).get(spike.topic)

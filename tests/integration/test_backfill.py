@@ -465,11 +465,7 @@ def test_an_application_file_that_names_another_place_is_refused_before_anything
 
 
 def test_a_backfill_that_died_is_not_finished_in_another_place(world, ran):
-    trap = Trap(None, 1, False, Transient)
-    dying = replace(world.promoter("dies"), store=Trapped(world, trap).promoter().store)
-    with pytest.raises(Transient):
-        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
-    expire_leases(world)
+    registered_and_dead(world, ran.spike, AS_BEFORE)
     with pytest.raises(Conflict, match=r"still open: payouts: .*final"):
         left(world, replace(ran.spike, final=Location(BUCKET, "other")))
     assert backfilled(world, ran.spike).swap.state is SwapState.SWAPPED
@@ -535,6 +531,37 @@ def test_whatever_effect_a_backfill_dies_at_nothing_shows_and_the_next_one_ends_
     pytest.fail("a backfill has no bound")
 
 
+def registered_and_dead(world, spike, fates):
+    """A backfill that dies at its first copy."""
+    dying = replace(
+        world.promoter("dies"), store=Trapped(world, Trap(None, 1, False, Transient)).promoter().store
+    )
+    with pytest.raises(Transient):
+        backfiller(world, Reading(world, fates), promoter=dying).backfill(spike, HOUR, Ask(ask()))
+    expire_leases(world)
+
+
+def test_a_backfill_after_one_that_died_reads_the_hour_by_todays_file_all_the_same(world, ran):
+    registered_and_dead(world, ran.spike, MENDED)
+    today, reading = replace(ran.spike, version="3.0"), Reading(world, ALL_GOOD)
+    done = backfiller(world, reading).backfill(today, HOUR, Ask(ask()))
+    assert (len(reading.orders), done.final, done.filtered) == (1, 10, 0)
+    old, new = reversed(world.ledger.swaps("payouts", 9))
+    assert (old.state, new.state, new) == (SwapState.SWAPPED, SwapState.SWAPPED, done.swap)
+    assert (old.application_version, new.application_version) == ("1.0", "3.0")
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (14, 0)
+    assert breaches(world) == {}
+
+
+def test_one_that_died_is_finished_though_kafka_has_no_longer_what_it_read(world, ran):
+    registered_and_dead(world, ran.spike, AS_BEFORE)
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    with pytest.raises(Expired):
+        backfilled(world, ran.spike)
+    assert [s.state for s in world.ledger.swaps("payouts", 9)] == [SwapState.SWAPPED]
+
+
 def left(world, spike):
     """What the hourly retention makes of swaps that nobody is at."""
     return list(backfiller(world).swapper.finish_left([spike]))
@@ -548,12 +575,7 @@ def test_retention_gives_up_a_backfill_that_died_before_it_had_read(world, ran):
 
 
 def test_retention_ends_a_backfill_that_died_among_its_copies(world, ran):
-    dying = replace(
-        world.promoter("dies"), store=Trapped(world, Trap(None, 1, False, Transient)).promoter().store
-    )
-    with pytest.raises(Transient):
-        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
-    expire_leases(world)
+    registered_and_dead(world, ran.spike, AS_BEFORE)
     (swap,) = left(world, ran.spike)
     assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.SWAPPED, ())
     assert breaches(world) == {}
