@@ -68,7 +68,8 @@ class LedgerTransaction(Protocol):
         that retention has not removed."""
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:
-        """Every schema, as DDL, that a batch was registered under."""
+        """Every schema, as DDL, that a batch was registered under: a driver's, or a swap's that was not
+        aborted."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
+from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import (
     Conflict,
     InvariantBroken,
@@ -165,7 +166,8 @@ class Swapper:
                 identity=identity(spike.name, swap.lane, 0, new.ranges),
                 prefix=swap_prefix(spike, swap),
             )
-            tx.stage_swap(swap.number, batch.number, new.elsewhere)
+            check_schema(spike, tx.used_schemas(spike.name))
+            tx.stage_swap(swap.number, batch.number, spike.schema, new.elsewhere)
         return self._look(swap.number)
 
     def _carry_out(self, spike: Spike, swap: Swap, lease: Lease) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, empty
+from builders import BUCKET, HOUR, NEXT_HOUR, empty, parquet
 from dying import Dead, Trap, Trapped, expire_leases
 from test_operate import ask, operator, to
 from test_swap import producing
@@ -25,7 +25,7 @@ from spike_pipelines.domain.spike import Location, Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
-from spike_pipelines.services.swap import Swapper, SwapRefused
+from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
 
@@ -88,6 +88,11 @@ def records(places, hour):
     }
     pq.write_table(pa.table(columns), out)
     return out.getvalue()
+
+
+def _put(world, key, count, hour):
+    info = world.store.put(BUCKET, key, parquet(count, hour))
+    return info.size, info.etag
 
 
 def backfiller(world, reading=None, **parts):
@@ -319,6 +324,54 @@ def test_an_hour_that_was_replayed_can_be_backfilled(world, ran):
     assert breaches(world) == {}
 
 
+@dataclass
+class Crossed(Reading):
+    """The first dead letter of `HOUR` is of the next one by now, and one of there is of `HOUR`."""
+
+    fates: tuple = ALL_GOOD
+
+    def _hour(self, offset):
+        return {4: NEXT_HOUR, 8: HOUR}.get(offset, NEXT_HOUR if offset >= 7 else HOUR)
+
+
+def test_a_replay_that_moved_as_many_records_out_of_an_hour_as_into_it_can_be_backfilled_behind(world):
+    driver = world.driver(world.spike())
+    driver.stage(0, 5, 2)
+    there = driver.write(0, 5, 2)
+    (dead,) = there.files
+    there = replace(
+        there,
+        files=(driver._put("later.parquet", FileKind.DEAD_LETTER, NEXT_HOUR, dead.rows, 0, 7),),
+        hours=(HourCounts(NEXT_HOUR, 0, 5, 2),),
+    )
+    driver.register(there)
+    world.settle(driver.spike)
+
+    def crossing(swap, replaced, keep_alive):
+        keep_alive()
+        files = tuple(
+            StagedFile(key, kind, hour, rows, *_put(world, swap_prefix(driver.spike, swap) + key, rows, hour))
+            for key, kind, hour, rows in (("a", FINAL, HOUR, 5), ("b", FINAL, NEXT_HOUR, 5))
+        )
+        counts = (HourCounts(HOUR, 5, 0, 0), HourCounts(NEXT_HOUR, 5, 0, 0))
+        return NewBatch((), files, 10, counts, "2.0")
+
+    files = world.ledger.dead_letter_files("payouts", None, None, 9)
+    new = NewSwap(
+        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+    )
+    swapper = Swapper(world.ledger, world.promoter())
+    swap, lease = swapper.plan(driver.spike, new)
+    swapper.finish(driver.spike, swap.number, crossing, lease)
+    for hour in (HOUR, NEXT_HOUR):
+        reading = Crossed(world)
+        done = backfiller(world, reading).backfill(driver.spike, hour, Ask(ask()))
+        assert (done.final, [(r.start, r.end) for r in reading.orders[0].pieces]) == (7, [(0, 14)])
+    world.settle(driver.spike)
+    assert rows(world, driver.spike) == (14, 0)
+    assert breaches(world) == {}
+
+
 def test_dead_letters_of_a_backfill_can_be_replayed(world, ran):
     backfilled(world, ran.spike)
     files = world.ledger.dead_letter_files("payouts", None, None, 9)
@@ -478,6 +531,44 @@ def test_a_column_of_another_type_is_refused_before_anything_is_read(world, ran)
     with pytest.raises(SpecChanged, match="column 'id' is BIGINT and cannot become STRING"):
         backfiller(world, reading).backfill(replace(ran.spike, schema="id STRING"), HOUR, Ask(ask()))
     assert reading.orders == []
+
+
+def wider(spike, kind):
+    return replace(spike, schema=f"{spike.schema}, x {kind}")
+
+
+def test_a_driver_may_not_give_a_column_of_a_backfill_another_type(world, ran):
+    backfiller(world).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    with pytest.raises(SpecChanged, match="column 'x' is STRING and cannot become BIGINT"):
+        reopened(world, wider(ran.spike, "BIGINT"))
+
+
+def test_nor_one_that_was_opened_before_the_backfill_registered(world, ran):
+    driver = reopened(world, wider(ran.spike, "BIGINT"))
+    backfiller(world).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    with pytest.raises(SpecChanged, match="column 'x' is STRING and cannot become BIGINT"):
+        driver.stage(4, 2, 1)
+
+
+def test_a_backfill_may_not_give_a_column_another_type_than_a_batch_that_came_while_it_read(world, ran):
+    driver = reopened(world, wider(ran.spike, "BIGINT"))
+    with pytest.raises(SpecChanged, match="column 'x' is BIGINT and cannot become STRING"):
+        backfiller(world, Reading(world, meanwhile=lambda: driver.stage(4, 2, 1))).backfill(
+            wider(ran.spike, "STRING"), HOUR, Ask(ask())
+        )
+    assert [s.state for s in left(world, ran.spike)] == [SwapState.ABORTED]
+
+
+def test_a_column_of_a_backfill_that_was_given_up_is_free(world, ran):
+    with pytest.raises(SwapRefused):
+        backfiller(world, Reading(world, lose=1)).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    reopened(world, wider(ran.spike, "BIGINT")).stage(4, 2, 1)
+
+
+def reopened(world, spike):
+    with world.ledger.begin() as tx:
+        tx.retire_epoch(spike.name, "a")
+    return world.driver(spike, "b")
 
 
 # dying
