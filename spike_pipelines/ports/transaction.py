@@ -80,6 +80,9 @@ class LedgerTransaction(Protocol):
 
     def add_positions(self, spike: str, lane: str, baselines: Mapping[Partition, int]) -> None: ...
 
+    def begin_at(self, spike: str, lane: str, starts: Mapping[Partition, int]) -> None:
+        """Set baseline and both ends of partitions of which nothing was ever read."""
+
     def advance_staged(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None: ...
 
     def advance_committed(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None: ...
