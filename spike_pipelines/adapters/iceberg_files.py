@@ -13,6 +13,7 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 
 from spike_pipelines.domain.errors import InvariantBroken, ObjectMissing
 from spike_pipelines.ports import LiveFile, ParquetFooter
@@ -39,14 +40,15 @@ def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
     if not files:
         return []
     with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(files))) as pool:
-        return list(pool.map(lambda file: _from_footer(table, file), files))
+        name = ".".join(table.name())
+        return list(pool.map(lambda file: _from_footer(name, table.metadata, file, table.io), files))
 
 
-def misfit(table: Table, files: Iterable[tuple[LiveFile, ParquetFooter]]) -> str | None:
-    """Why `from_footers` would refuse one of the files, from footers that were read before."""
+def misfit(name: str, metadata: TableMetadata, files: Iterable[tuple[LiveFile, ParquetFooter]]) -> str | None:
+    """Why `from_footers` would refuse one of the files for such a table; its footer was read before."""
     for file, footer in files:
         try:
-            _from_footer(table, file, _FooterOnly(file.size, footer.tail))
+            _from_footer(name, metadata, file, _FooterOnly(file.size, footer.tail))
         except InvariantBroken as error:
             return str(error)
     return None
@@ -86,15 +88,13 @@ class _Footer(InputFile):
         return io.BytesIO(self._tail)
 
 
-def _from_footer(table: Table, file: LiveFile, source: FileIO | None = None) -> DataFile:
+def _from_footer(name: str, metadata: TableMetadata, file: LiveFile, source: FileIO) -> DataFile:
     try:
-        data = parquet_file_to_data_file(source or table.io, table.metadata, file.uri)
+        data = parquet_file_to_data_file(source, metadata, file.uri)
     except FileNotFoundError as error:
         raise ObjectMissing(f"{file.uri} is not there") from error
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise InvariantBroken(
-            f"{file.uri} does not fit table {'.'.join(table.name())}: {_briefly(error)}"
-        ) from error
+        raise InvariantBroken(f"{file.uri} does not fit table {name}: {_briefly(error)}") from error
     said = (file.rows, file.size, hour_number(file.hour))
     found = (data.record_count, data.file_size_in_bytes, data.partition[0])
     if said != found:
