@@ -11,7 +11,7 @@ Each then plans anew: what was begun is of the application file, and of the loss
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
@@ -43,9 +43,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """One hour. Without a `swap` nothing was ever read for it; `below` is then what Kafka has of that time
-    below where the spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are
-    those of the hour."""
+    """One hour. Without a `swap` nothing was ever read for it. `scanned` records were read, `final`,
+    `dead_letter` and `filtered` are those of the hour. `below` is what Kafka has of that time below where the
+    spike began: no part of the hour."""
 
     hour: datetime
     swap: Swap | None = None
@@ -65,7 +65,7 @@ class Backfilled:
             return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it{told_below(self.below)}"
         return (
             f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
-            f"{self.filtered:,} filtered (swap {self.swap.number})"
+            f"{self.filtered:,} filtered (swap {self.swap.number}){told_below(self.below)}"
         )
 
 
@@ -92,12 +92,13 @@ class Backfiller:
         `Transient`.
         """
         self._end_left(spike, hour)
+        below = self.never_read(spike, hour, hour + HOUR)
         planned = self._planned(spike, hour, ask)
         if planned is None:
-            return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
+            return Backfilled(hour, below=below)
         plan, swap, lease = planned
         end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
-        return self._told(plan, end)
+        return replace(self._told(plan, end), below=below)
 
     def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
         """In one transaction: what is true of the hour, what is frozen of it, and that it is at work."""
@@ -115,12 +116,15 @@ class Backfiller:
     def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
         """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records
         that came late lie elsewhere. Errors: `Transient`."""
-        positions = self.ledger.all_positions().get(spike.name, {})
-        topic = self._topic(spike)
+        topic, positions = self._topic(spike), self.ledger.all_positions().get(spike.name, {})
         if topic is None:
             return ()
-        first, end = (self.broker.offsets_at(topic.partitions(), at) for at in (since, until))
-        return below_start(first, end, {p: x.baseline for p, x in positions.items()})
+        begun = {p: positions[p].baseline for p in topic.partitions() if p in positions}
+        begun = {p: at for p, at in begun.items() if at > topic.log_start[p.index]}
+        if not begun:
+            return ()
+        first, end = (self.broker.offsets_at(tuple(begun), at) for at in (since, until))
+        return below_start(first, end, begun)
 
     def _reread(
         self,
@@ -176,7 +180,7 @@ class Backfiller:
 
 
 def told_below(ranges: Iterable[OffsetRange]) -> str:
-    """The end of a sentence about an empty hour."""
+    """The end of a sentence about an hour, or some."""
     ranges = tuple(ranges)
     if not ranges:
         return ""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SWAP_LEASE_SECONDS = 30.0
 
 # Writes the new files below the swap's staging prefix. Called with the swap, what it replaces, and a
-# function that keeps the lease and raises `LeaseLost`.
+# function that keeps the lease and raises `LeaseLost`, or `NotLive` where it is of no use any more.
 Produce = Callable[[Swap, tuple[LedgerFile, ...], Callable[[], None]], NewBatch]
 
 
@@ -154,7 +154,7 @@ class Swapper:
             raise NotConserved("its process ended before it had registered anything")
         with self.ledger.begin() as tx:
             replaced = tx.replaced(swap.number)
-        new = produce(swap, replaced, lambda: self._renew(lease))
+        new = produce(swap, replaced, lambda: self._keep(swap, lease))
         with self.ledger.begin() as tx:
             tx.lock_spike(spike.name, spike.dataset.name)
             tx.require_lease(lease)
@@ -218,6 +218,12 @@ class Swapper:
                 batch = _batch_of(now, tx.batch(now.batch))
                 tx.set_state(batch.number, batch.state, BatchState.ABORTED, reason=problem)
             tx.abort_swap(now, problem)
+
+    def _keep(self, swap: Swap, lease: Lease) -> None:
+        """Go on reading; not for nothing, where a rewind came meanwhile. Raises `LeaseLost`, `NotLive`."""
+        self._renew(lease)
+        with self.ledger.begin() as tx:
+            tx.require_frozen(swap.number)
 
     def _renew(self, lease: Lease) -> None:
         self.ledger.renew(lease, self.lease_seconds)

@@ -223,6 +223,18 @@ def test_an_hour_before_the_spike_began_is_empty_and_says_what_kafka_has_of_it(w
     assert backfiller(world).backfill(spike, NEXT_HOUR, Ask(ask())).below == ()
 
 
+def test_an_hour_that_the_spike_began_within_is_done_and_says_what_it_is_without(world):
+    spike = world.spike(start=Start.LATEST, records=50)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *[HOUR] * 7)
+    driver.stage(0, 0, 7)
+    world.settle(spike)
+    done = backfilled(world, spike, (FILTERED,) * 7, plain=0)
+    assert (done.filtered, [(r.start, r.end) for r in done.below]) == (7, [(0, 50)])
+    assert "(swap " in str(done)
+    assert "; Kafka has 50 offsets of that time below where the spike began" in str(done)
+
+
 def test_a_rehearsal_changes_nothing(world, ran):
     plan = backfiller(world).rehearse(ran.spike, HOUR, accept_loss=False)
     assert (plan.expected, sum(map(len, plan.pieces)), len(plan.replaces)) == (10, 14, 4)
@@ -397,6 +409,36 @@ def test_a_rewind_while_an_hour_is_read_again_wins_and_the_backfill_is_refused(w
     world.settle(ran.spike)
     assert rows(world, ran.spike) == (4, 2)
     assert breaches(world) == {}
+
+
+def test_a_rewind_ends_the_read_at_its_next_sign_of_life(world, ran):
+    class Long(Reading):
+        def reread(self, order, keep_alive):
+            keep_alive()
+            operator(world).rewind(ran.spike, to(ran.spike, 7), ask())
+            keep_alive()
+            pytest.fail("it reads on")
+
+    with pytest.raises(SwapRefused, match="superseded by a rewind meanwhile"):
+        backfiller(world, Long(world)).backfill(ran.spike, HOUR, Ask(ask()))
+    assert world.ledger.open_swaps("payouts") == ()
+    assert backfilled(world, ran.spike, ALL_GOOD).final == 5
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_of_what_it_does_not_read_leaves_a_backfill_alone(world, ran):
+    ran.stage(0, 0, 7)
+    world.settle(ran.spike)
+    world.execute("DELETE FROM batch_hours WHERE records_filtered = 7")
+
+    class Long(Reading):
+        def reread(self, order, keep_alive):
+            operator(world).rewind(ran.spike, to(ran.spike, 14), ask())
+            keep_alive()
+            return Reading.reread(self, order, keep_alive)
+
+    assert backfiller(world, Long(world)).backfill(ran.spike, HOUR, Ask(ask())).final == 4
 
 
 def test_a_rewind_of_a_batch_that_had_filtered_records_only_refuses_the_backfill(world):

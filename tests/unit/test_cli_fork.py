@@ -47,7 +47,9 @@ def platform(tmp_path, monkeypatch):
             all_positions=lambda: {OLD: {P: Position(P, 0, 100, 100)}},
             fed_hours=lambda *_: (HOUR, HOUR + timedelta(hours=1), HOUR + timedelta(hours=5)),
         ),
-        backfiller=SimpleNamespace(rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ())),
+        backfiller=SimpleNamespace(
+            rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ()), never_read=lambda *_: ()
+        ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)
     return fake

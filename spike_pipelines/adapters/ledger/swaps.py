@@ -88,6 +88,12 @@ class SwapStatements:
         values = {"batch": batch, "schema": schema, "records_elsewhere": elsewhere}
         self._move(swap, SwapState.PLANNED, SwapState.STAGED, **values)
 
+    def require_frozen(self, swap: int) -> None:
+        self._require_sources(swap)
+        x = s.swap_files
+        frozen = sa.select(x.c.file).where(x.c.swap == swap, x.c.held)
+        self._require_live(list(self._db.execute(frozen).scalars()))
+
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live, or a
         batch that was read again is no longer part of the dataset."""
