@@ -106,6 +106,7 @@ class IcebergCatalog:
     def __init__(self, catalog: Catalog, retention: history.Retention | None = None) -> None:
         self._catalog = catalog
         self._retention = retention or history.Retention()
+        self._judged = data.Judged()
 
     @classmethod
     def connect(cls, settings: Settings) -> "IcebergCatalog":
@@ -158,7 +159,7 @@ class IcebergCatalog:
             draft = _new(schema, hour_spec(schema, dead_letters=dead_letters))
         else:
             draft = _evolved(found, table, schema)
-        return data.misfit(f"{NAMESPACE}.{table}", draft, files)
+        return data.misfit(f"{NAMESPACE}.{table}", draft, files, self._judged)
 
     def sequence(self, table: str) -> int:
         found = self.load(table)
@@ -252,7 +253,9 @@ class IcebergCatalog:
         with translated(f"publish {change.sequence} to table {table}"):
             there = data.find(found, *change.looked_up)
             known = {file.file_path for file in there}
-            new = data.from_footers(found, [file for file in change.add if file.uri not in known])
+            new = data.from_footers(
+                found, [file for file in change.add if file.uri not in known], self._judged
+            )
             gone = [file for file in there if file.file_path in change.remove]
             moments = _history(found)
             protected = {ref.snapshot_id for ref in found.metadata.refs.values()}

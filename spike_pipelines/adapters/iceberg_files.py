@@ -1,9 +1,11 @@
 """Data files of an Iceberg table: made from Parquet footers, and found again by their URI."""
 
 import io
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Lock
 from typing import cast
 
 import pyarrow as pa
@@ -31,7 +33,35 @@ def hour_at(number: int) -> datetime:
     return datetime.fromtimestamp(number * 3600, UTC)
 
 
-def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
+class Judged:
+    """What `misfit` found of the newest files that fit: their publication need not read them again.
+
+    It never ages: a final key is given once and its object made once, of the bytes that were judged. The
+    table's columns are part of the key; another process, or one that has forgotten, reads the footer.
+    """
+
+    def __init__(self, most: int = 2_000) -> None:
+        self._most = most
+        self._found: OrderedDict[tuple[str, LiveFile], DataFile] = OrderedDict()
+        self._lock = Lock()
+
+    def keep(self, shape: str, file: LiveFile, data: DataFile) -> None:
+        with self._lock:
+            self._found[shape, file] = data
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+    def of(self, shape: str, file: LiveFile) -> DataFile | None:
+        with self._lock:
+            return self._found.get((shape, file))
+
+
+def _shape(metadata: TableMetadata) -> str:
+    """What a file's entry depends on, beside the file."""
+    return f"{metadata.table_uuid} {metadata.default_spec_id} {metadata.schema().model_dump_json()}"
+
+
+def from_footers(table: Table, files: Collection[LiveFile], judged: Judged) -> list[DataFile]:
     """What Iceberg notes of each file: rows, bytes, hour and the columns' bounds, from its footer.
 
     Raises `ObjectMissing`, and `InvariantBroken` where a file is not what the ledger says or does not
@@ -39,16 +69,25 @@ def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
     """
     if not files:
         return []
+    name, shape = ".".join(table.name()), _shape(table.metadata)
     with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(files))) as pool:
-        name = ".".join(table.name())
-        return list(pool.map(lambda file: _from_footer(name, table.metadata, file, table.io), files))
+        return list(
+            pool.map(
+                lambda file: judged.of(shape, file) or _from_footer(name, table.metadata, file, table.io),
+                files,
+            )
+        )
 
 
-def misfit(name: str, metadata: TableMetadata, files: Iterable[tuple[LiveFile, ParquetFooter]]) -> str | None:
+def misfit(
+    name: str, metadata: TableMetadata, files: Iterable[tuple[LiveFile, ParquetFooter]], judged: Judged
+) -> str | None:
     """Why `from_footers` would refuse one of the files for such a table; its footer was read before."""
+    shape = _shape(metadata)
     for file, footer in files:
         try:
-            _from_footer(name, metadata, file, _FooterOnly(file.size, footer.tail))
+            source = _FooterOnly(file.size, footer.tail)
+            judged.keep(shape, file, _from_footer(name, metadata, file, source))
         except InvariantBroken as error:
             return str(error)
     return None

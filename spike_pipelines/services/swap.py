@@ -187,10 +187,10 @@ class Swapper:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
-        self.promoter.check_publishable(spike, files, footers)
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )
+        self.promoter.check_publishable(spike, files, footers, intents)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spike_pipelines.adapters import parquet
+from spike_pipelines.adapters import iceberg_files, parquet
 from spike_pipelines.adapters.iceberg import NAMESPACE, IcebergCatalog
 from spike_pipelines.adapters.iceberg_history import (
     Moment,
@@ -292,6 +292,53 @@ def test_judging_a_file_gives_the_table_no_column(iceberg):
     iceberg.ensure(DDL + ", note BIGINT")
     with pytest.raises(InvalidSpec, match="column 'note'"):
         judged(iceberg, wider, ddl=DDL + ", note STRING")
+
+
+@pytest.mark.real
+def test_a_file_that_was_judged_is_not_read_again_to_be_published(iceberg, monkeypatch):
+    """The columns that its spike gained are made in between."""
+    columns = COLUMNS | {"note": pa.string()}
+    a, b = (iceberg.file(name, columns=columns, note=[name] * 10) for name in "ab")
+    assert judged(iceberg, a, ddl=DDL + ", note STRING") is None
+    iceberg.ensure(DDL + ", note STRING")
+    read, once = [], iceberg_files._from_footer
+
+    def reading(name, metadata, file, source):
+        read.append(file)
+        return once(name, metadata, file, source)
+
+    monkeypatch.setattr(iceberg_files, "_from_footer", reading)
+    iceberg.publish(1, add=[a, b], base=0)
+    assert read == [b]
+    found = {f.file_path: f for f in iceberg_files.data_files(iceberg.catalog.load(iceberg.table))}
+    assert found.keys() == {a.uri, b.uri}
+    assert found[a.uri].lower_bounds != found[b.uri].lower_bounds
+    assert iceberg.catalog.load(iceberg.table).scan("note = 'a'").to_pandas()["note"].tolist() == ["a"] * 10
+
+
+@pytest.mark.real
+def test_what_was_judged_for_other_columns_is_read_again(iceberg):
+    """Another column took the number that this one would have had."""
+    plain, noted = iceberg.file("plain"), COLUMNS | {"note": pa.string()}
+    file = iceberg.file("a", columns=noted, note=["a"] * 10)
+    assert judged(iceberg, file, plain, ddl=DDL + ", note STRING") is None
+    iceberg.ensure(DDL + ", other BIGINT")
+    iceberg.ensure(DDL + ", other BIGINT, note STRING")
+    iceberg.publish(1, add=[file, plain], base=0)
+    table = iceberg.catalog.load(iceberg.table)
+    note = table.schema().find_field("note").field_id
+    (found,) = (f for f in iceberg_files.data_files(table) if f.file_path == file.uri)
+    assert found.lower_bounds[note] == b"a"
+    assert table.schema().find_field("other").field_id not in found.lower_bounds
+
+
+def test_what_was_judged_is_forgotten_before_it_is_much():
+    kept = iceberg_files.Judged(most=2)
+    files = [LiveFile(f"s3://a/{n}", 1, 1, HOUR) for n in range(3)]
+    for file in files:
+        kept.keep("table", file, file)
+    assert [kept.of("table", file) for file in files] == [None, *files[1:]]
+    assert kept.of("another", files[2]) is None
 
 
 def test_a_schema_that_is_none_is_refused(bench):

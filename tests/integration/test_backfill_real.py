@@ -35,16 +35,24 @@ def dying(world, trap, fates):
 
 
 @pytest.mark.parametrize(
-    ("after", "error"), [(False, Dead), (True, Transient)], ids=["killed before it", "no answer to it"]
+    ("name", "after", "error", "effects"),
+    [(None, False, Dead, 25), ("ledger.commit", True, Transient, 5)],
+    ids=["killed before any", "no answer to a commit"],
 )
-def test_whatever_effect_a_backfill_dies_at_readers_see_the_old_hour_or_the_new_one(real, after, error):  # noqa: F811
+def test_whatever_effect_a_backfill_dies_at_readers_see_the_old_hour_or_the_new_one(
+    real,  # noqa: F811
+    name,
+    after,
+    error,
+    effects,
+):
     """One process after the other, each dies one effect later; what it leaves is the next one's."""
     driver = real.driver(real.spike())
     driver.stage(4, 2, 1)
     spike = driver.spike
     real.settle(spike)
     for at in range(1, 100):
-        trap = Trap(None, at, after, error)
+        trap = Trap(name, at, after, error)
         backfiller, trapped = dying(real, trap, (AS_BEFORE, ALL_GOOD)[at % 2])
         with contextlib.suppress(error, LeaseLost):
             backfiller.backfill(spike, HOUR, Ask(ask()))
@@ -58,7 +66,7 @@ def test_whatever_effect_a_backfill_dies_at_readers_see_the_old_hour_or_the_new_
         if not trap.sprung:
             break
         expire_leases(real)
-    assert at > 25
+    assert at > effects
     states = [swap.state for swap in real.ledger.swaps(spike.name, 100)]
     assert set(states) == {SwapState.SWAPPED, SwapState.ABORTED}
     assert real.ledger.open_swaps(spike.name) == ()
