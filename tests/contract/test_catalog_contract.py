@@ -322,7 +322,6 @@ def test_what_was_judged_for_other_columns_is_read_again(iceberg):
     plain, noted = iceberg.file("plain"), COLUMNS | {"note": pa.string()}
     file = iceberg.file("a", columns=noted, note=["a"] * 10)
     assert judged(iceberg, file, plain, ddl=DDL + ", note STRING") is None
-    iceberg.ensure(DDL + ", other BIGINT")
     iceberg.ensure(DDL + ", other BIGINT, note STRING")
     iceberg.publish(1, add=[file, plain], base=0)
     table = iceberg.catalog.load(iceberg.table)
