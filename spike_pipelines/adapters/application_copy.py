@@ -25,7 +25,7 @@ def copy_application(
 ) -> Path:
     """Write `name`.yaml and return its path. `more` are other values than `like` has. Raises `InvalidSpec`;
     then nothing was written."""
-    path, text = _prepared(directory, name, like, topic, more)
+    path, text, _ = _prepared(directory, name, like, topic, more)
     try:
         with path.open("x") as file:
             file.write(text)
@@ -36,15 +36,15 @@ def copy_application(
 
 def check_copy(
     directory: Path, *, name: str, like: str, topic: str | None, more: Mapping[yaml_document.Path, str]
-) -> None:
-    """Raise `InvalidSpec` where `copy_application` would."""
-    _prepared(directory, name, like, topic, more)
+) -> Spike:
+    """The spike that `copy_application` would describe. Raises `InvalidSpec` where it would."""
+    return _prepared(directory, name, like, topic, more)[2]
 
 
 def _prepared(
     directory: Path, name: str, like: str, topic: str | None, more: Mapping[yaml_document.Path, str]
-) -> tuple[Path, str]:
-    """Path and text of the new file, which has been read once."""
+) -> tuple[Path, str, Spike]:
+    """Path and text of the new file, and what they say."""
     spikes = {spike.name: spike for spike in load_applications(directory)}
     if like not in spikes:
         raise InvalidSpec(f"--from {like}: no such application; there are: {', '.join(spikes) or 'none'}")
@@ -62,8 +62,9 @@ def _prepared(
         ("dataset", "name"): _free_dataset(name, base, spikes),
     }
     text = replace_values(source.read_text(), str(source), values | dict(more))
-    _check(parse_application(text, path), spikes)
-    return path, text
+    spike = parse_application(text, path)
+    _check(spike, spikes)
+    return path, text, spike
 
 
 def replace_values(text: str, source: str, values: Mapping[yaml_document.Path, str]) -> str:

@@ -21,7 +21,8 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table, Transaction
-from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.metadata import TableMetadata, new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import TableUpdate
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
@@ -105,6 +106,7 @@ class IcebergCatalog:
     def __init__(self, catalog: Catalog, retention: history.Retention | None = None) -> None:
         self._catalog = catalog
         self._retention = retention or history.Retention()
+        self._judged = data.Judged()
 
     @classmethod
     def connect(cls, settings: Settings) -> "IcebergCatalog":
@@ -131,7 +133,18 @@ class IcebergCatalog:
 
     def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
         """Raises `InvalidSpec`, naming the column, where the spike's schema does not extend the table's."""
-        self._ensured(table, spike, dead_letters=dead_letters)
+        schema = _wanted(spike, dead_letters=dead_letters)
+        for _ in range(ATTEMPTS):
+            found = self.load(table)
+            try:
+                if found is None:
+                    self._create(table, schema, hour_spec(schema, dead_letters=dead_letters))
+                else:
+                    _evolve(found, table, schema)
+                return
+            except (TableAlreadyExistsError, CommitFailedException):
+                log.info("table %s was changed meanwhile: looking again", table)
+        raise Transient(f"table {table} was changed by others {ATTEMPTS} times in a row: try again later")
 
     def misfit(
         self,
@@ -141,21 +154,12 @@ class IcebergCatalog:
         *,
         dead_letters: bool,
     ) -> str | None:
-        found = self._ensured(table, spike, dead_letters=dead_letters)
-        return data.misfit(found, files)
-
-    def _ensured(self, table: str, spike: Spike, *, dead_letters: bool) -> Table:
-        schema = dead_letter_schema() if dead_letters else final_schema(spike.schema)
-        for _ in range(ATTEMPTS):
-            found = self.load(table)
-            try:
-                if found is None:
-                    return self._create(table, schema, hour_spec(schema, dead_letters=dead_letters))
-                _evolve(found, table, schema)
-                return found
-            except (TableAlreadyExistsError, CommitFailedException):
-                log.info("table %s was changed meanwhile: looking again", table)
-        raise Transient(f"table {table} was changed by others {ATTEMPTS} times in a row: try again later")
+        schema, found = _wanted(spike, dead_letters=dead_letters), self.load(table)
+        if found is None:
+            draft = _new(schema, hour_spec(schema, dead_letters=dead_letters))
+        else:
+            draft = _evolved(found, table, schema)
+        return data.misfit(f"{NAMESPACE}.{table}", draft, files, self._judged)
 
     def sequence(self, table: str) -> int:
         found = self.load(table)
@@ -238,20 +242,20 @@ class IcebergCatalog:
             raise Conflict(f"table {NAMESPACE}.{table} is not there: ensure it first")
         return found
 
-    def _create(self, table: str, schema: Schema, spec: PartitionSpec) -> Table:
-        # Parquet from Spark has no field ids: readers find columns by name.
-        mapping = {"schema.name-mapping.default": schema.name_mapping.model_dump_json()}
+    def _create(self, table: str, schema: Schema, spec: PartitionSpec) -> None:
         with translated(f"create table {table}"):
             self._catalog.create_namespace_if_not_exists(NAMESPACE)
-            return self._catalog.create_table(
-                (NAMESPACE, table), schema, partition_spec=spec, properties=PROPERTIES | mapping
+            self._catalog.create_table(
+                (NAMESPACE, table), schema, partition_spec=spec, properties=_properties(schema)
             )
 
     def _apply(self, found: Table, table: str, change: _Change) -> None:
         with translated(f"publish {change.sequence} to table {table}"):
             there = data.find(found, *change.looked_up)
             known = {file.file_path for file in there}
-            new = data.from_footers(found, [file for file in change.add if file.uri not in known])
+            new = data.from_footers(
+                found, [file for file in change.add if file.uri not in known], self._judged
+            )
             gone = [file for file in there if file.file_path in change.remove]
             moments = _history(found)
             protected = {ref.snapshot_id for ref in found.metadata.refs.values()}
@@ -275,6 +279,29 @@ def _history(table: Table) -> tuple[history.Moment, ...]:
 def _older(table: Table, before: datetime, keep: int) -> tuple[int, ...]:
     protected = {ref.snapshot_id for ref in table.metadata.refs.values()}
     return history.older(_history(table), before, keep, protected)
+
+
+def _wanted(spike: Spike, *, dead_letters: bool) -> Schema:
+    return dead_letter_schema() if dead_letters else final_schema(spike.schema)
+
+
+def _properties(schema: Schema) -> dict[str, str]:
+    # Parquet from Spark has no field ids: readers find columns by name.
+    return PROPERTIES | {"schema.name-mapping.default": schema.name_mapping.model_dump_json()}
+
+
+def _new(schema: Schema, spec: PartitionSpec) -> TableMetadata:
+    """A table as it would be made; nothing is."""
+    return new_table_metadata(schema, spec, UNSORTED_SORT_ORDER, "", _properties(schema))
+
+
+def _evolved(found: Table, table: str, schema: Schema) -> TableMetadata:
+    """The table with the columns that it would get; nothing is changed. Raises `InvalidSpec`."""
+    check_extends(table, found.schema(), schema)
+    draft = Transaction(found)
+    with draft.update_schema() as change:
+        change.union_by_name(schema)
+    return draft.table_metadata
 
 
 def _evolve(found: Table, table: str, schema: Schema) -> None:

@@ -1,9 +1,11 @@
 """Data files of an Iceberg table: made from Parquet footers, and found again by their URI."""
 
 import io
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Lock
 from typing import cast
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 
 from spike_pipelines.domain.errors import InvariantBroken, ObjectMissing
 from spike_pipelines.ports import LiveFile, ParquetFooter
@@ -30,7 +33,35 @@ def hour_at(number: int) -> datetime:
     return datetime.fromtimestamp(number * 3600, UTC)
 
 
-def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
+class Judged:
+    """What `misfit` found of the newest files that fit: their publication need not read them again.
+
+    It never ages: a final key is given once and its object made once, of the bytes that were judged. The
+    table's columns are part of the key; another process, or one that has forgotten, reads the footer.
+    """
+
+    def __init__(self, most: int = 2_000) -> None:
+        self._most = most
+        self._found: OrderedDict[tuple[str, LiveFile], DataFile] = OrderedDict()
+        self._lock = Lock()
+
+    def keep(self, shape: str, file: LiveFile, data: DataFile) -> None:
+        with self._lock:
+            self._found[shape, file] = data
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+    def of(self, shape: str, file: LiveFile) -> DataFile | None:
+        with self._lock:
+            return self._found.get((shape, file))
+
+
+def _shape(metadata: TableMetadata) -> str:
+    """What a file's entry depends on, beside the file."""
+    return f"{metadata.table_uuid} {metadata.default_spec_id} {metadata.schema().model_dump_json()}"
+
+
+def from_footers(table: Table, files: Collection[LiveFile], judged: Judged) -> list[DataFile]:
     """What Iceberg notes of each file: rows, bytes, hour and the columns' bounds, from its footer.
 
     Raises `ObjectMissing`, and `InvariantBroken` where a file is not what the ledger says or does not
@@ -38,15 +69,25 @@ def from_footers(table: Table, files: Collection[LiveFile]) -> list[DataFile]:
     """
     if not files:
         return []
+    name, shape = ".".join(table.name()), _shape(table.metadata)
     with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(files))) as pool:
-        return list(pool.map(lambda file: _from_footer(table, file), files))
+        return list(
+            pool.map(
+                lambda file: judged.of(shape, file) or _from_footer(name, table.metadata, file, table.io),
+                files,
+            )
+        )
 
 
-def misfit(table: Table, files: Iterable[tuple[LiveFile, ParquetFooter]]) -> str | None:
-    """Why `from_footers` would refuse one of the files, from footers that were read before."""
+def misfit(
+    name: str, metadata: TableMetadata, files: Iterable[tuple[LiveFile, ParquetFooter]], judged: Judged
+) -> str | None:
+    """Why `from_footers` would refuse one of the files for such a table; its footer was read before."""
+    shape = _shape(metadata)
     for file, footer in files:
         try:
-            _from_footer(table, file, _FooterOnly(file.size, footer.tail))
+            source = _FooterOnly(file.size, footer.tail)
+            judged.keep(shape, file, _from_footer(name, metadata, file, source))
         except InvariantBroken as error:
             return str(error)
     return None
@@ -86,15 +127,13 @@ class _Footer(InputFile):
         return io.BytesIO(self._tail)
 
 
-def _from_footer(table: Table, file: LiveFile, source: FileIO | None = None) -> DataFile:
+def _from_footer(name: str, metadata: TableMetadata, file: LiveFile, source: FileIO) -> DataFile:
     try:
-        data = parquet_file_to_data_file(source or table.io, table.metadata, file.uri)
+        data = parquet_file_to_data_file(source, metadata, file.uri)
     except FileNotFoundError as error:
         raise ObjectMissing(f"{file.uri} is not there") from error
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise InvariantBroken(
-            f"{file.uri} does not fit table {'.'.join(table.name())}: {_briefly(error)}"
-        ) from error
+        raise InvariantBroken(f"{file.uri} does not fit table {name}: {_briefly(error)}") from error
     said = (file.rows, file.size, hour_number(file.hour))
     found = (data.record_count, data.file_size_in_bytes, data.partition[0])
     if said != found:

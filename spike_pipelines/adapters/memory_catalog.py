@@ -37,20 +37,19 @@ class MemoryCatalog:
         self._lock = Lock()
 
     def ensure_table(self, table: str, spike: Spike, *, dead_letters: bool) -> None:
-        if not dead_letters:
-            parse(spike.schema)
+        _check_schema(spike, dead_letters=dead_letters)
         with self._lock:
             self._tables.setdefault(table, _Table())
 
     def misfit(
         self,
-        table: str,
+        table: str,  # noqa: ARG002 there are no columns to compare with
         spike: Spike,
         files: Iterable[tuple[LiveFile, ParquetFooter]],
         *,
         dead_letters: bool,
     ) -> str | None:
-        self.ensure_table(table, spike, dead_letters=dead_letters)
+        _check_schema(spike, dead_letters=dead_letters)
         wrong = (file for file, footer in files if footer.rows != file.rows)
         return next((f"{file.uri} has another number of rows" for file in wrong), None)
 
@@ -106,3 +105,8 @@ class MemoryCatalog:
         if table not in self._tables:
             raise Conflict(f"table {table} is not there: ensure it first")
         return self._tables[table]
+
+
+def _check_schema(spike: Spike, *, dead_letters: bool) -> None:
+    if not dead_letters:
+        parse(spike.schema)

@@ -39,12 +39,14 @@ class MemoryObjectStore:
             stored = self._bucket(bucket).get(key)
             return None if stored is None else stored.body
 
-    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+    def footer(self, bucket: str, key: str, *, size: int, etag: str) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
         with self._lock:
             stored = self._source(bucket, key)
         if len(stored.body) != size:
             raise SourceChanged(f"{name} has {len(stored.body)} bytes, {size} were registered")
+        if stored.etag != etag:
+            raise SourceChanged(f"{name} has etag {stored.etag}, {etag} was registered")
         parquet.footer_bytes(name, stored.body, size=size)
         return parquet.footer(name, stored.body)
 

@@ -98,12 +98,12 @@ class S3ObjectStore:
             body: bytes = answer["Body"].read()
             return body
 
-    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+    def footer(self, bucket: str, key: str, *, size: int, etag: str) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
-        tail = self._tail(bucket, key, size=size, length=TAIL_BYTES)
+        tail = self._tail(bucket, key, size=size, etag=etag, length=TAIL_BYTES)
         length = parquet.footer_bytes(name, tail, size=size)
         if length > len(tail):
-            tail = self._tail(bucket, key, size=size, length=length)
+            tail = self._tail(bucket, key, size=size, etag=etag, length=length)
         return parquet.footer(name, tail)
 
     def copy(
@@ -186,8 +186,8 @@ class S3ObjectStore:
             return Transient(f"copy to {where} met a condition that is gone by now: try again")
         return AlreadyExists(f"{where} is there already: its metadata says whose it is")
 
-    def _tail(self, bucket: str, key: str, *, size: int, length: int) -> bytes:
-        """The last `length` bytes of an object that has `size`."""
+    def _tail(self, bucket: str, key: str, *, size: int, etag: str, length: int) -> bytes:
+        """The last `length` bytes of the object that has `size` and `etag`: what a copy of that etag has."""
         first = max(0, size - length)
         if size < parquet.TRAILER_BYTES:
             raise NotParquet(f"s3://{bucket}/{key} has {size} bytes: too few for a Parquet file")
@@ -208,6 +208,8 @@ class S3ObjectStore:
         total = answer["ContentRange"].rpartition("/")[2]
         if total != str(size):
             raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")
+        if (found := answer["ETag"].strip('"')) != etag:
+            raise SourceChanged(f"s3://{bucket}/{key} has etag {found}, {etag} was registered")
         return tail
 
 

@@ -37,35 +37,36 @@ LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
 SHOWN = "%Y-%m-%dT%H"
+DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Of the hours that have records: how many are swapped in, and how many records those have of all."""
+    """Of the hours that have records: how many are swapped in, and how many records those have of all.
+    `now` is what is done at this moment, and with which hour; empty between two, and while the run waits."""
 
     hours: int
     of_hours: int
     records: int
     of_records: int
+    now: str = ""
 
     def line(self, elapsed: timedelta) -> str:
         text = f"{self.hours} of {self.of_hours} hours, {self.records:,} of {self.of_records:,} records"
-        if not self.records or self.records >= self.of_records:
-            return text
-        left = elapsed * ((self.of_records - self.records) / self.records)
-        return f"{text}, {left.total_seconds():.0f} s to go"
+        if self.records and self.records < self.of_records:
+            left = elapsed * ((self.of_records - self.records) / self.records)
+            text += f", {left.total_seconds():.0f} s to go"
+        return f"{text}; {self.now}" if self.now else text
 
 
 def progress(plans: Mapping[datetime, HourPlan], swaps: tuple[Swap, ...], after: int) -> Progress:
     """`after` is the newest swap there was before."""
-    mine = {
-        s.scope.since
-        for s in swaps
-        if s.number > after and s.kind is SwapKind.BACKFILL and s.state is SwapState.SWAPPED
-    }
-    done = [hour for hour in plans if hour in mine]
+    mine = [s for s in swaps if s.number > after and s.kind is SwapKind.BACKFILL and s.scope.since in plans]
+    swapped = {s.scope.since for s in mine if s.state is SwapState.SWAPPED}
+    done = [hour for hour in plans if hour in swapped]
     records = sum(plans[hour].expected for hour in done)
-    return Progress(len(done), len(plans), records, sum(p.expected for p in plans.values()))
+    now = ", ".join(f"{DOING[s.state]} {s.scope.since:{SHOWN}}" for s in mine if s.state in DOING)
+    return Progress(len(done), len(plans), records, sum(p.expected for p in plans.values()), now)
 
 
 def backfill(
@@ -174,9 +175,9 @@ def _rehearsed(
     )
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        none = [hour for hour, plan in found.items() if plan is None]
-        below = platform.backfiller.never_read(spike, none[0], none[-1] + HOUR)
-        typer.echo(f"empty, nothing was ever read for them: {shown}{told_below(below)}")
+        typer.echo(f"empty, nothing was ever read for them: {shown}")
+    if below := platform.backfiller.never_read(spike, hours[0], hours[-1] + HOUR):
+        typer.echo(f"only what {spike.name} has read is read again{told_below(below)}")
     for plan in plans.values():
         if plan.lost:
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")

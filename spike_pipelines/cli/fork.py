@@ -47,13 +47,12 @@ def fork(platform: Platform, spike: Spike, wanted: Wanted, request: Request | No
     """`request` accepts a loss. What is wrong with the new file is said before anything is written."""
     directory = platform.settings.applications_dir
     values = wanted.values(spike)
-    check_copy(directory, name=wanted.name, like=spike.name, topic=spike.topic, more=values)
+    new = check_copy(directory, name=wanted.name, like=spike.name, topic=spike.topic, more=values)
     found = platform.forker.look(spike, wanted.since, accept_loss=request is not None)
     typer.echo(told(spike, wanted, found))
     if dry_run:
         return
-    if found.lost and request is not None:
-        platform.forker.note_loss(spike, wanted.name, found, request)
+    platform.forker.begin(spike, new, found, request)
     path = copy_application(directory, name=wanted.name, like=spike.name, topic=spike.topic, more=values)
     typer.echo(next_steps(path, load_application(path)))
 

@@ -111,12 +111,24 @@ def rewind(
     spike = known(platform.spikes, name)
     if why is None:
         _print_plan(platform.operator.plan(spike, target))
+        _print_swaps(platform, spike)
         return
     done = platform.operator.rewind(spike, target, request(who, why))
     if done is None:
         typer.echo(f"{name} is there already: nothing lies beyond {to}")
     else:
         _done(done)
+        _print_swaps(platform, spike)
+
+
+def _print_swaps(platform: Platform, spike: Spike) -> None:
+    """Who rewinds waits for no backfill; and is told which ones that may cost."""
+    for swap in platform.ledger.open_swaps(spike.name):
+        hour = f" of {swap.scope.since:%Y-%m-%dT%H}" if swap.scope.since else ""
+        typer.echo(
+            f"{swap}{hour} by {swap.who} is under way: it gives up if it replaces something of that; ask for "
+            "it again afterwards"
+        )
 
 
 def resume(

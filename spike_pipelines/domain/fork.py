@@ -30,6 +30,12 @@ class Fork:
     pieces: tuple[OffsetRange, ...]
     lost: tuple[OffsetRange, ...]
 
+    @property
+    def starts(self) -> Mapping[Partition, int]:
+        """Where the new spike begins, whatever Kafka deletes until its driver starts. Empty where it takes
+        all that Kafka has then."""
+        return {} if self.since is None else {r.partition: r.start for r in self.pieces}
+
     def told_loss(self) -> str:
         named = ", ".join(map(str, self.lost[:_MOST_TOLD]))
         more = len(self.lost) - _MOST_TOLD

@@ -43,7 +43,7 @@ def staged_files(store: ObjectStore, bucket: str, prefix: str, attempt: str) -> 
     """
     listed = tuple(_parquet(store.list(bucket, f"{prefix}{attempt}/")))
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        footers = pool.map(lambda found: store.footer(bucket, found.key, size=found.size), listed)
+        footers = pool.map(lambda f: store.footer(bucket, f.key, size=f.size, etag=f.etag), listed)
         return tuple(_file(found, prefix, attempt, f.rows) for found, f in zip(listed, footers, strict=True))
 
 

@@ -1,7 +1,7 @@
 """Datasets as Dagster executes them: materializing hours of one is their backfill."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spike_pipelines.domain.backfill import check_hours
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Spike
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 POOL = "backfill"
 DEFAULT_WHY = "materialized in Dagster"
+ASKED_TAGS = (
+    "dagster/partition", "dagster/asset_partition_range_start", "dagster/asset_partition_range_end",
+)  # fmt: skip
 # Recoveries and appender runs go first, and a month of hours takes longer than any other run may.
 RUN_TAGS = {"dagster/priority": "-10", "dagster/max_runtime": str(7 * 24 * 3600)}
 
@@ -66,6 +70,7 @@ def dataset_assets(spike: Spike) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: BackfillConfig
     ) -> Iterator[dg.MaterializeResult[None]]:
         """Read hours again from Kafka beside the live stream, and swap each in."""
+        check_asked(context.run.tags)
         hours, ask = hours_of(context.partition_keys), config.ask(context.run.run_id)
         found = list(run_backfill(context.resources.platform, spike, hours, ask, context.log.info))
         fail_with(found)
@@ -95,6 +100,16 @@ def job_name(spike: Spike) -> str:
 
 def hours_of(keys: Iterable[str]) -> tuple[datetime, ...]:
     return tuple(datetime.strptime(key, HOUR_FORMAT).replace(tzinfo=UTC) for key in keys)
+
+
+def check_asked(tags: Mapping[str, str]) -> None:
+    """Raise `InvalidSpec` for a key within an hour: Dagster takes the next hour for it, and says nothing."""
+    for hour in hours_of(tags[name] for name in ASKED_TAGS if name in tags):
+        if hour != hour_of(hour):
+            raise InvalidSpec(
+                f"{hour:{HOUR_FORMAT}} is no partition: hours begin on the hour, as "
+                f"{hour_of(hour):{HOUR_FORMAT}}"
+            )
 
 
 def run_backfill(

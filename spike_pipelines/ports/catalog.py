@@ -33,8 +33,9 @@ class Catalog(Protocol):
         *,
         dead_letters: bool,
     ) -> str | None:
-        """Why one of the files could not be published to the table, judged by its footer alone, or None.
-        Ensures the table. Raises `InvalidSpec`, `Transient`."""
+        """Why one of the files could not be published to the table as `ensure_table` would leave it, or None.
+        Its footer alone is asked: the file, named by where it will be, need not be there. Changes nothing.
+        Raises `InvalidSpec`, `Transient`."""
 
     def sequence(self, table: str) -> int:
         """The ledger sequence number of the current snapshot; 0 for a table without one."""

@@ -43,8 +43,9 @@ class ObjectStore(Protocol):
     def read(self, bucket: str, key: str) -> bytes | None:
         """A small object's content; None if it is not there."""
 
-    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
-        """Read a Parquet footer (the last bytes only). Raises `ObjectMissing`, `NotParquet`."""
+    def footer(self, bucket: str, key: str, *, size: int, etag: str) -> ParquetFooter:
+        """Read a Parquet footer (the last bytes only) of the object with that size and etag. Raises
+        `ObjectMissing`, `NotParquet`, `SourceChanged` (another object is there)."""
 
     def copy(
         self,

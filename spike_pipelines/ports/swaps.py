@@ -26,7 +26,11 @@ class SwapTransaction(LedgerTransaction, Protocol):
     def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
         """What the live files of the hour were made of. Raises `Refused` for too many dead-letter files."""
 
-    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None: ...
+    def require_frozen(self, swap: int) -> None:
+        """Raise `NotLive` unless what the swap replaces and was read again is still part of the dataset."""
+
+    def stage_swap(self, swap: int, batch: int, schema: str, elsewhere: int = 0) -> None:
+        """Its batch is registered, with files of this schema (DDL), which is used from now on."""
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""

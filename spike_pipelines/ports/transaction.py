@@ -68,7 +68,8 @@ class LedgerTransaction(Protocol):
         that retention has not removed."""
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:
-        """Every schema, as DDL, that a batch was registered under."""
+        """Every schema, as DDL, that a batch was registered under: a driver's, or a swap's that was not
+        aborted."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 
@@ -78,6 +79,9 @@ class LedgerTransaction(Protocol):
     def positions(self, spike: str, lane: str) -> Mapping[Partition, Position]: ...
 
     def add_positions(self, spike: str, lane: str, baselines: Mapping[Partition, int]) -> None: ...
+
+    def begin_at(self, spike: str, lane: str, starts: Mapping[Partition, int]) -> None:
+        """Set baseline and both ends of partitions of which nothing was ever read."""
 
     def advance_staged(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None: ...
 
@@ -113,6 +117,9 @@ class LedgerTransaction(Protocol):
         the Dagster run that did it."""
 
     # leases
+    def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
+        """As `Ledger.acquire`, in the same commit as all else."""
+
     def require_lease(self, lease: Lease) -> None:
         """Raise `LeaseLost` unless the lease's token is the newest and has not expired."""
 

@@ -3,8 +3,10 @@
 | it dies …                       | then                                                                 |
 | ------------------------------- | -------------------------------------------------------------------- |
 | before the batch is registered  | files in staging that nobody knows; the next backfill aborts the plan |
-| before or among the copies      | the next backfill finishes it: same batch, same keys                 |
+| before or among the copies      | the next backfill finishes it first: same batch, same keys           |
 | after the commit                | the swap is done; any publication shows it                           |
+
+Each then plans anew: what was begun is of the application file, and of the loss accepted, of before.
 """
 
 import logging
@@ -16,6 +18,7 @@ from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_ho
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import TopicChanged
+from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
@@ -40,9 +43,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """One hour. Without a `swap` nothing was ever read for it; `below` is then what Kafka has of that time
-    below where the spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are
-    those of the hour; `plan` is None where an older swap was finished."""
+    """One hour. Without a `swap` nothing was ever read for it. `scanned` records were read, `final`,
+    `dead_letter` and `filtered` are those of the hour. `below` is what Kafka has of that time below where the
+    spike began: no part of the hour."""
 
     hour: datetime
     swap: Swap | None = None
@@ -62,7 +65,7 @@ class Backfilled:
             return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it{told_below(self.below)}"
         return (
             f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
-            f"{self.filtered:,} filtered (swap {self.swap.number})"
+            f"{self.filtered:,} filtered (swap {self.swap.number}){told_below(self.below)}"
         )
 
 
@@ -81,44 +84,47 @@ class Backfiller:
             return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
 
     def backfill(self, spike: Spike, hour: datetime, ask: Ask) -> Backfilled:
-        """Read the hour again and swap it in. A backfill of the hour that died is finished instead, if its
-        batch was registered, and given up if not.
+        """Read the hour again and swap it in. A backfill of the hour that died is brought to its end first:
+        finished, if its batch was registered, and given up if not.
 
         Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
         another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`,
         `Transient`.
         """
-        if resumed := self._resumed(spike, hour):
-            return self._told(hour, resumed)
+        self._end_left(spike, hour)
+        below = self.never_read(spike, hour, hour + HOUR)
         planned = self._planned(spike, hour, ask)
         if planned is None:
-            return Backfilled(hour, below=self.never_read(spike, hour, hour + HOUR))
-        plan, swap = planned
-        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a))
-        return replace(self._told(hour, end), plan=plan)
+            return Backfilled(hour, below=below)
+        plan, swap, lease = planned
+        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
+        return replace(self._told(plan, end), below=below)
 
-    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap] | None:
-        """In one transaction: what is true of the hour, and what is frozen of it."""
+    def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
+        """In one transaction: what is true of the hour, what is frozen of it, and that it is at work."""
         topic = self._topic(spike)
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
                 return None
-            swap = tx.add_swap(_new_swap(spike, plan, ask))
+            swap, lease = self.swapper.add(tx, _new_swap(spike, plan, ask))
             if plan.lost:
                 tx.add_operation(_loss(spike, plan, swap, ask))
-        return plan, swap
+        return plan, swap, lease
 
     def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
         """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records
         that came late lie elsewhere. Errors: `Transient`."""
-        positions = self.ledger.all_positions().get(spike.name, {})
-        topic = self._topic(spike)
+        topic, positions = self._topic(spike), self.ledger.all_positions().get(spike.name, {})
         if topic is None:
             return ()
-        first, end = (self.broker.offsets_at(topic.partitions(), at) for at in (since, until))
-        return below_start(first, end, {p: x.baseline for p, x in positions.items()})
+        begun = {p: positions[p].baseline for p in topic.partitions() if p in positions}
+        begun = {p: at for p, at in begun.items() if at > topic.log_start[p.index]}
+        if not begun:
+            return ()
+        first, end = (self.broker.offsets_at(tuple(begun), at) for at in (since, until))
+        return below_start(first, end, begun)
 
     def _reread(
         self,
@@ -145,35 +151,36 @@ class Backfiller:
         if topic is None or known != {topic.topic_id}:
             raise NotConserved(str(TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")))
 
-    def _resumed(self, spike: Spike, hour: datetime) -> Swap | None:
-        """The hour's open backfill, brought to its end; None if there is none, or it was given up."""
+    def _end_left(self, spike: Spike, hour: datetime) -> None:
+        """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""
         for swap in self.ledger.open_swaps(spike.name):
             if swap.kind is not SwapKind.BACKFILL or swap.scope.since != hour:
                 continue
             try:
-                return self.swapper.finish(spike, swap.number, None)
+                log.warning(
+                    "%s was found unfinished, and finished", self.swapper.finish(spike, swap.number, None)
+                )
             except SwapRefused as refused:
                 log.warning("%s was found unfinished: %s", swap, refused)
-        return None
 
     def close(self) -> None:
         """After the last hour."""
         self.rereader.close()
 
-    def _told(self, hour: datetime, swap: Swap) -> Backfilled:
+    def _told(self, plan: HourPlan, swap: Swap) -> Backfilled:
         with self.ledger.begin() as tx:
             batch = tx.batch(swap.batch or 0)
         assert batch is not None
         counts = batch.counts
         scanned = counts.read + swap.elsewhere
-        return Backfilled(hour, swap, None, counts.final, counts.dead_letter, counts.filtered, scanned)
+        return Backfilled(plan.hour, swap, plan, counts.final, counts.dead_letter, counts.filtered, scanned)
 
     def _topic(self, spike: Spike) -> TopicOffsets | None:
         return self.broker.topics([spike.topic]).get(spike.topic)
 
 
 def told_below(ranges: Iterable[OffsetRange]) -> str:
-    """The end of a sentence about an empty hour."""
+    """The end of a sentence about an hour, or some."""
     ranges = tuple(ranges)
     if not ranges:
         return ""

@@ -115,7 +115,10 @@ class Operator:
         rows: dict[int, int] = {}
         for f in files:
             try:
-                rows[f.id] = self.store.footer(spike.staging.bucket, f.staging_key, size=f.size).rows
+                footer = self.store.footer(
+                    spike.staging.bucket, f.staging_key, size=f.size, etag=f.staging_etag
+                )
+                rows[f.id] = footer.rows
             except (ObjectMissing, SourceChanged, NotParquet) as problem:
                 raise Refused(
                     f"batch {batch.number} cannot be released: {problem}. Discarding it has its records "

@@ -21,9 +21,10 @@ from spike_pipelines.domain.errors import (
     Transient,
 )
 from spike_pipelines.domain.leases import Lease, lease_name
-from spike_pipelines.domain.promotion import LedgerFile, conservation_problem, plan_intents
+from spike_pipelines.domain.promotion import Intent, LedgerFile, conservation_problem, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Catalog, Ledger, LiveFile, ObjectInfo, ObjectStore, ParquetFooter
+from spike_pipelines.ports import Catalog, Ledger, ObjectInfo, ObjectStore, ParquetFooter
+from spike_pipelines.services.publish import live_file
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,8 @@ class Promoter:
         for file in files:
             if problem := origin_problem(file.staging_key, footers[file.id].groups, batch.ranges):
                 raise Misfit(problem)
-        self.check_publishable(spike, files, footers)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
+        self.check_publishable(spike, files, footers, intents)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
@@ -121,25 +122,31 @@ class Promoter:
         """By file id."""
 
         def read(file: LedgerFile) -> tuple[int, ParquetFooter]:
-            return file.id, self.store.footer(spike.staging.bucket, file.staging_key, size=file.size)
+            staged = (spike.staging.bucket, file.staging_key)
+            return file.id, self.store.footer(*staged, size=file.size, etag=file.staging_etag)
 
         return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(read, chunk))
 
     def check_publishable(
-        self, spike: Spike, files: Iterable[LedgerFile], footers: Mapping[int, ParquetFooter]
+        self,
+        spike: Spike,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        intents: Iterable[Intent],
     ) -> None:
-        """Raise `Misfit` unless the tables will take the files: after the commit it would be too late.
-        Errors: `InvalidSpec`, `Transient`."""
-        files = tuple(files)
+        """Raise `Misfit` unless the tables will take the files as the intents name them: after the commit it
+        would be too late. Errors: `InvalidSpec`, `Transient`."""
+        keys = {intent.file: intent.final_key for intent in intents}
+        files = tuple(replace(file, final_key=keys[file.id]) for file in files)
         for file in files:
             if problem := hour_problem(file.staging_key, file.hour, footers[file.id].groups):
                 raise Misfit(problem)
         for kind in FileKind:
-            staged = [(_staged(spike, f), footers[f.id]) for f in files if f.kind is kind]
+            staged = [(live_file(spike, f), footers[f.id]) for f in files if f.kind is kind]
             dead = kind is FileKind.DEAD_LETTER
             table = spike.dataset.dead_letters if dead else spike.dataset.name
             if staged and (problem := self.catalog.misfit(table, spike, staged, dead_letters=dead)):
-                raise Misfit(problem)
+                raise Misfit(f"{problem} (it is in staging still)")
 
     def copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
         """Final etags by file id."""
@@ -211,10 +218,6 @@ class Misfit(Conflict):
     """A file holds other records than it is registered for, or none that its table could take."""
 
     code = "misfit"
-
-
-def _staged(spike: Spike, file: LedgerFile) -> LiveFile:
-    return LiveFile(f"s3://{spike.staging.bucket}/{file.staging_key}", file.rows, file.size, file.hour)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -113,8 +113,7 @@ class Registrar:
             if known := tx.find_batch(name):
                 return Registered(known, new=False)
             check_bound(tx.unfinished(spike.name, LIVE_LANE), spike.max_staged_batches)
-            check_unmoved(spike, tx.binding(spike.name, token.number))
-            tx.use_binding(spike.name, token.number)
+            _use(tx, spike, token.number)
             self._extend_positions(tx, spike, topic, batch)
             made = tx.add_batch(
                 spike.name,
@@ -176,6 +175,17 @@ class Registrar:
         new = {r.partition: 0 for r in ranges if r.partition not in positions}
         tx.add_positions(spike.name, LIVE_LANE, new)
         tx.advance_staged(spike.name, LIVE_LANE, ranges)
+
+
+def _use(tx: LedgerTransaction, spike: Spike, epoch: int) -> None:
+    """The spike is bound to what the epoch was opened with. Since then a swap may have used a schema that
+    this one does not extend. Raises `SpecChanged`."""
+    binding = tx.binding(spike.name, epoch)
+    check_unmoved(spike, binding)
+    used = tx.used_schemas(spike.name)
+    if binding is not None and binding.schema not in used:
+        check_schema(replace(spike, schema=binding.schema), used)
+    tx.use_binding(spike.name, epoch)
 
 
 def _asked_twice(ask: Callable[[], T]) -> T:

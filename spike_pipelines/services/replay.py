@@ -93,7 +93,7 @@ class Replayer:
             scope=scope,
             replaces=tuple(sorted(f.id for f in files)),
         )
-        swap = self.swapper.plan(spike, new)
+        swap, lease = self.swapper.plan(spike, new)
         done: list[Reparsed] = []
 
         def produce(swap: Swap, replaced: tuple[LedgerFile, ...], keep_alive: Callable[[], None]) -> NewBatch:
@@ -101,7 +101,7 @@ class Replayer:
             done.append(self.reparser.reparse(order, keep_alive))
             return done[-1].batch
 
-        end = self.swapper.finish(spike, swap.number, produce)
+        end = self.swapper.finish(spike, swap.number, produce, lease)
         return replace(Replayed.of(done[-1]), swap=end, resumed=resumed)
 
     def resume(self, spike: Spike) -> tuple[Swap, ...]:

@@ -11,9 +11,9 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
+from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import (
     Conflict,
     InvariantBroken,
@@ -27,7 +27,7 @@ from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
-from spike_pipelines.ports import SwapLedger
+from spike_pipelines.ports import SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SWAP_LEASE_SECONDS = 30.0
 
 # Writes the new files below the swap's staging prefix. Called with the swap, what it replaces, and a
-# function that keeps the lease and raises `LeaseLost`.
+# function that keeps the lease and raises `LeaseLost`, or `NotLive` where it is of no use any more.
 Produce = Callable[[Swap, tuple[LedgerFile, ...], Callable[[], None]], NewBatch]
 
 
@@ -54,23 +54,26 @@ class Swapper:
     promoter: Promoter
     lease_seconds: float = SWAP_LEASE_SECONDS
 
-    def plan(self, spike: Spike, new: NewSwap) -> Swap:
+    def plan(self, spike: Spike, new: NewSwap) -> tuple[Swap, Lease]:
         """Freeze what is to be replaced. Errors: `SwapBusy`, `NotLive`, `SpecChanged`, `Transient`."""
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
-            return tx.add_swap(new)
+            return self.add(tx, new)
 
-    def finish_open(
-        self, spike: Spike, kind: SwapKind | None = None, *, since: timedelta = timedelta(0)
-    ) -> tuple[Swap, ...]:
+    def add(self, tx: SwapTransaction, new: NewSwap) -> tuple[Swap, Lease]:
+        """A plan and its lease, by one commit: whoever finds the plan finds it at work. Errors: `SwapBusy`,
+        `NotLive`."""
+        swap = tx.add_swap(new)
+        lease = tx.acquire(lease_of(swap.number), self.promoter.terms.holder, self.lease_seconds)
+        assert lease is not None  # nobody else knows the number
+        return swap, lease
+
+    def finish_open(self, spike: Spike, kind: SwapKind | None = None) -> tuple[Swap, ...]:
         """Bring those whose process died to their end, or give them up. One that is at work is left alone.
-
-        `since`: how long ago they must have been planned; `kind`: None for all.
-        """
+        `kind`: None for all."""
         ended = []
-        before = self.ledger.now() - since
         for swap in self.ledger.open_swaps(spike.name):
-            if kind not in (None, swap.kind) or swap.planned_at > before:
+            if kind not in (None, swap.kind):
                 continue
             try:
                 ended.append(self.finish(spike, swap.number, None))
@@ -81,27 +84,27 @@ class Swapper:
         return tuple(ended)
 
     def finish_left(self, spikes: Iterable[Spike]) -> Iterator[Swap]:
-        """`finish_open` for every spike; one that cannot does not stop the others. A swap of this moment
-        is not touched: who planned it takes its lease next.
+        """`finish_open` for every spike; one that cannot does not stop the others.
 
         Raises `Conflict` in the end, naming them: their swaps stay open, and nothing of them is visible.
         """
         failures = []
         for spike in spikes:
             try:
-                yield from self.finish_open(spike, since=timedelta(seconds=self.lease_seconds))
+                yield from self.finish_open(spike)
             except (Conflict, Refused, Transient) as error:
                 failures.append(f"{spike.name}: {error}")
         if failures:
             raise Conflict("swaps whose process died are still open: " + "; ".join(failures))
 
-    def finish(self, spike: Spike, number: int, produce: Produce | None) -> Swap:
-        """Take a swap from wherever it is to its end. A planned one needs `produce`.
+    def finish(self, spike: Spike, number: int, produce: Produce | None, lease: Lease | None = None) -> Swap:
+        """Take a swap from wherever it is to its end. A planned one needs `produce`; `lease` is that of
+        whoever planned it just now.
 
         Errors: `SwapBusy` (another process works on it), `SwapRefused` (aborted, with the reason),
         `LeaseLost`, `SpecChanged` and `Transient` (nothing is decided: finish it again).
         """
-        lease = self._acquire(number)
+        lease = lease or self._acquire(number)
         with released(self.ledger, lease):
             require_bound(self.ledger, spike)
             swap = self._look(number)
@@ -151,7 +154,7 @@ class Swapper:
             raise NotConserved("its process ended before it had registered anything")
         with self.ledger.begin() as tx:
             replaced = tx.replaced(swap.number)
-        new = produce(swap, replaced, lambda: self._renew(lease))
+        new = produce(swap, replaced, lambda: self._keep(swap, lease))
         with self.ledger.begin() as tx:
             tx.lock_spike(spike.name, spike.dataset.name)
             tx.require_lease(lease)
@@ -163,7 +166,8 @@ class Swapper:
                 identity=identity(spike.name, swap.lane, 0, new.ranges),
                 prefix=swap_prefix(spike, swap),
             )
-            tx.stage_swap(swap.number, batch.number, new.elsewhere)
+            check_schema(spike, tx.used_schemas(spike.name))
+            tx.stage_swap(swap.number, batch.number, spike.schema, new.elsewhere)
         return self._look(swap.number)
 
     def _carry_out(self, spike: Spike, swap: Swap, lease: Lease) -> None:
@@ -183,10 +187,10 @@ class Swapper:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
-        self.promoter.check_publishable(spike, files, footers)
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )
+        self.promoter.check_publishable(spike, files, footers, intents)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
@@ -214,6 +218,12 @@ class Swapper:
                 batch = _batch_of(now, tx.batch(now.batch))
                 tx.set_state(batch.number, batch.state, BatchState.ABORTED, reason=problem)
             tx.abort_swap(now, problem)
+
+    def _keep(self, swap: Swap, lease: Lease) -> None:
+        """Go on reading; not for nothing, where a rewind came meanwhile. Raises `LeaseLost`, `NotLive`."""
+        self._renew(lease)
+        with self.ledger.begin() as tx:
+            tx.require_frozen(swap.number)
 
     def _renew(self, lease: Lease) -> None:
         self.ledger.renew(lease, self.lease_seconds)

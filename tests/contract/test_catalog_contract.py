@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spike_pipelines.adapters import iceberg_files, parquet
 from spike_pipelines.adapters.iceberg import NAMESPACE, IcebergCatalog
 from spike_pipelines.adapters.iceberg_history import (
     Moment,
@@ -31,7 +32,7 @@ from spike_pipelines.domain.spike import (
     Spike,
     Start,
 )
-from spike_pipelines.ports import Catalog, LiveFile
+from spike_pipelines.ports import Catalog, LiveFile, ParquetFooter
 from spike_pipelines.settings import Settings
 
 HOUR = datetime(2026, 11, 22, 21, tzinfo=UTC)
@@ -81,6 +82,7 @@ class Bench:
     catalog: Catalog
     table: str
     put: object = None
+    body: object = None
 
     def file(self, name, hour=HOUR, rows=10, columns=COLUMNS, **values):
         """A Parquet file with `rows` rows, all in `hour`."""
@@ -119,7 +121,12 @@ def iceberg(settings, s3):
         client.put_object(Bucket=bucket, Key=key, Body=body)
 
     with closing(IcebergCatalog.connect(settings)) as catalog:
-        bench = Bench(catalog, f"t{uuid4().hex[:12]}", put)
+
+        def body(file):
+            key = file.uri.removeprefix("s3://spike-lake/")
+            return client.get_object(Bucket="spike-lake", Key=key)["Body"].read()
+
+        bench = Bench(catalog, f"t{uuid4().hex[:12]}", put, body)
         bench.ensure()
         yield bench
 
@@ -240,6 +247,97 @@ def test_of_many_publishers_of_one_number_exactly_one_applies_it(bench):
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: bench.publish(1, add=[a], base=0), range(4))) == 1
     assert bench.names() == {"a": 10}
+
+
+def judged(bench, *files, ddl=DDL, table=None):
+    footers, table = [(file, footer(bench, file)) for file in files], table or bench.table
+    return bench.catalog.misfit(table, a_spike(table, ddl), footers, dead_letters=False)
+
+
+def footer(bench, file):
+    if bench.body is None:
+        return ParquetFooter(file.rows, b"", ())
+    return parquet.footer(file.uri, bench.body(file))
+
+
+def test_judging_a_file_makes_no_table(bench):
+    assert judged(bench, bench.file("a"), table="not_yet") is None
+    with pytest.raises(Conflict, match="ensure it first"):
+        bench.catalog.publish("not_yet", sequence=1, add=[], remove=[])
+
+
+def test_a_file_that_does_not_fit_is_judged_so(bench):
+    file = bench.file("a")
+    problem = bench.catalog.misfit(
+        bench.table,
+        a_spike(bench.table),
+        [(dataclasses.replace(file, rows=11), footer(bench, file))],
+        dead_letters=False,
+    )
+    assert problem.startswith(file.uri)
+
+
+def test_a_schema_that_is_none_is_refused_by_the_judge_too(bench):
+    with pytest.raises(InvalidSpec):
+        judged(bench, ddl="id STRANGE")
+
+
+@pytest.mark.real
+def test_judging_a_file_gives_the_table_no_column(iceberg):
+    """Whoever judged may give up: then nobody may ever have such a column."""
+    wider = iceberg.file("new", columns=COLUMNS | {"note": pa.string()})
+    assert judged(iceberg, wider, ddl=DDL + ", note STRING") is None
+    assert "note" in judged(iceberg, wider)
+    assert "note" not in [f.name for f in iceberg.catalog.load(iceberg.table).schema().fields]
+    iceberg.ensure(DDL + ", note BIGINT")
+    with pytest.raises(InvalidSpec, match="column 'note'"):
+        judged(iceberg, wider, ddl=DDL + ", note STRING")
+
+
+@pytest.mark.real
+def test_a_file_that_was_judged_is_not_read_again_to_be_published(iceberg, monkeypatch):
+    """The columns that its spike gained are made in between."""
+    columns = COLUMNS | {"note": pa.string()}
+    a, b = (iceberg.file(name, columns=columns, note=[name] * 10) for name in "ab")
+    assert judged(iceberg, a, ddl=DDL + ", note STRING") is None
+    iceberg.ensure(DDL + ", note STRING")
+    read, once = [], iceberg_files._from_footer
+
+    def reading(name, metadata, file, source):
+        read.append(file)
+        return once(name, metadata, file, source)
+
+    monkeypatch.setattr(iceberg_files, "_from_footer", reading)
+    iceberg.publish(1, add=[a, b], base=0)
+    assert read == [b]
+    found = {f.file_path: f for f in iceberg_files.data_files(iceberg.catalog.load(iceberg.table))}
+    assert found.keys() == {a.uri, b.uri}
+    assert found[a.uri].lower_bounds != found[b.uri].lower_bounds
+    assert iceberg.catalog.load(iceberg.table).scan("note = 'a'").to_pandas()["note"].tolist() == ["a"] * 10
+
+
+@pytest.mark.real
+def test_what_was_judged_for_other_columns_is_read_again(iceberg):
+    """Another column took the number that this one would have had."""
+    plain, noted = iceberg.file("plain"), COLUMNS | {"note": pa.string()}
+    file = iceberg.file("a", columns=noted, note=["a"] * 10)
+    assert judged(iceberg, file, plain, ddl=DDL + ", note STRING") is None
+    iceberg.ensure(DDL + ", other BIGINT, note STRING")
+    iceberg.publish(1, add=[file, plain], base=0)
+    table = iceberg.catalog.load(iceberg.table)
+    note = table.schema().find_field("note").field_id
+    (found,) = (f for f in iceberg_files.data_files(table) if f.file_path == file.uri)
+    assert found.lower_bounds[note] == b"a"
+    assert table.schema().find_field("other").field_id not in found.lower_bounds
+
+
+def test_what_was_judged_is_forgotten_before_it_is_much():
+    kept = iceberg_files.Judged(most=2)
+    files = [LiveFile(f"s3://a/{n}", 1, 1, HOUR) for n in range(3)]
+    for file in files:
+        kept.keep("table", file, file)
+    assert [kept.of("table", file) for file in files] == [None, *files[1:]]
+    assert kept.of("another", files[2]) is None
 
 
 def test_a_schema_that_is_none_is_refused(bench):

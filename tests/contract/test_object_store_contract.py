@@ -44,8 +44,11 @@ class Bench:
             BUCKET, self.key(source), self.key(target), source_etag=etag, size=size, metadata=metadata
         )
 
-    def footer(self, name, size):
-        return self.store.footer(BUCKET, self.key(name), size=size)
+    def footer(self, name, size, etag=None):
+        found = self.store.head(BUCKET, self.key(name))
+        return self.store.footer(
+            BUCKET, self.key(name), size=size, etag=etag or (found and found.etag) or "0"
+        )
 
     def names(self, prefix=""):
         return [o.key.removeprefix(f"{self.prefix}/") for o in self.store.list(BUCKET, self.key(prefix))]
@@ -201,6 +204,16 @@ def test_footer_of_a_file_with_another_size_is_a_changed_source(bench, differenc
         bench.footer("f", len(body) + difference)
 
 
+def test_footer_of_another_object_of_the_same_size_is_a_changed_source(bench):
+    body = parquet(5)
+    other = body[:4] + bytes([body[4] ^ 1]) + body[5:]
+    etag = bench.put("f", body).etag
+    assert bench.footer("f", len(body), etag).rows == 5
+    bench.put("f", other)
+    with pytest.raises(SourceChanged, match=f"{etag} was registered"):
+        bench.footer("f", len(body), etag)
+
+
 def test_footer_of_a_missing_file_says_which(bench):
     with pytest.raises(ObjectMissing, match="gone"):
         bench.footer("gone", 100)
@@ -233,7 +246,7 @@ def test_deleting_twice_is_deleting_once(bench):
     "ask",
     [
         lambda store: store.head("no-such-bucket", "a"),
-        lambda store: store.footer("no-such-bucket", "a", size=100),
+        lambda store: store.footer("no-such-bucket", "a", size=100, etag="0"),
         lambda store: list(store.list("no-such-bucket", "")),
         lambda store: store.copy("no-such-bucket", "a", "b", source_etag="0", size=1, metadata={}),
     ],

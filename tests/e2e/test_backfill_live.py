@@ -136,6 +136,7 @@ def test_hours_are_backfilled_by_dagsters_own_commands_while_the_stream_runs(sta
         "job", "backfill", "-w", workspace, "-j", job_name(spec), "--noprompt", "--from",
         partition_key(old[1]), "--to", partition_key(old[2]),
     )  # fmt: skip
+    stack.await_("an hour is being read", lambda: stack.platform.ledger.open_swaps(spike) != (), 400)
     assert audited(stack) == [], "meanwhile"
     stack.await_("two runs", lambda: [turned(spec, hour) for hour in old] == [1, 2, 1], 400)
     stack.await_("publication", lambda: published(stack, spec.dataset.name))

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, empty
+from builders import BUCKET, HOUR, NEXT_HOUR, empty, parquet
 from dying import Dead, Trap, Trapped, expire_leases
 from test_operate import ask, operator, to
 from test_swap import producing
@@ -25,7 +25,7 @@ from spike_pipelines.domain.spike import Location, Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
-from spike_pipelines.services.swap import Swapper, SwapRefused
+from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
 
@@ -88,6 +88,11 @@ def records(places, hour):
     }
     pq.write_table(pa.table(columns), out)
     return out.getvalue()
+
+
+def _put(world, key, count, hour):
+    info = world.store.put(BUCKET, key, parquet(count, hour))
+    return info.size, info.etag
 
 
 def backfiller(world, reading=None, **parts):
@@ -218,6 +223,18 @@ def test_an_hour_before_the_spike_began_is_empty_and_says_what_kafka_has_of_it(w
     assert backfiller(world).backfill(spike, NEXT_HOUR, Ask(ask())).below == ()
 
 
+def test_an_hour_that_the_spike_began_within_is_done_and_says_what_it_is_without(world):
+    spike = world.spike(start=Start.LATEST, records=50)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *[HOUR] * 7)
+    driver.stage(0, 0, 7)
+    world.settle(spike)
+    done = backfilled(world, spike, (FILTERED,) * 7, plain=0)
+    assert (done.filtered, [(r.start, r.end) for r in done.below]) == (7, [(0, 50)])
+    assert "(swap " in str(done)
+    assert "; Kafka has 50 offsets of that time below where the spike began" in str(done)
+
+
 def test_a_rehearsal_changes_nothing(world, ran):
     plan = backfiller(world).rehearse(ran.spike, HOUR, accept_loss=False)
     assert (plan.expected, sum(map(len, plan.pieces)), len(plan.replaces)) == (10, 14, 4)
@@ -251,6 +268,28 @@ def test_of_two_backfills_of_one_hour_the_second_is_refused(world, ran):
     assert backfilled(world, ran.spike, MENDED, meanwhile=second).swap.state is SwapState.SWAPPED
     world.settle(ran.spike)
     assert breaches(world) == {}
+
+
+class Paused(Swapper):
+    """Something else happens between the plan and the work on it."""
+
+    def finish(self, *arguments):
+        between.pop()()
+        return Swapper.finish(self, *arguments)
+
+
+between = []
+
+
+def test_a_second_backfill_leaves_alone_one_that_has_only_just_planned(world, ran):
+    def second():
+        with pytest.raises(SwapBusy, match="at work: first has it"):
+            backfilled(world, ran.spike)
+
+    between.append(second)
+    reading = Reading(world, MENDED)
+    first = Backfiller(world.ledger, Paused(world.ledger, world.promoter("first")), world.broker, reading)
+    assert first.backfill(ran.spike, HOUR, Ask(ask())).swap.state is SwapState.SWAPPED
 
 
 @pytest.mark.parametrize("files", ["some", "none"])
@@ -289,11 +328,59 @@ def test_an_hour_that_was_replayed_can_be_backfilled(world, ran):
         "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
     )
     swapper = Swapper(world.ledger, world.promoter())
-    swap = swapper.plan(ran.spike, new)
-    swapper.finish(ran.spike, swap.number, producing(world, ran.spike, final=2, filtered=1))
+    swap, lease = swapper.plan(ran.spike, new)
+    swapper.finish(ran.spike, swap.number, producing(world, ran.spike, final=2, filtered=1), lease)
     backfilled(world, ran.spike, MENDED)
     world.settle(ran.spike)
     assert rows(world, ran.spike) == (12, 0)
+    assert breaches(world) == {}
+
+
+@dataclass
+class Crossed(Reading):
+    """The first dead letter of `HOUR` is of the next one by now, and one of there is of `HOUR`."""
+
+    fates: tuple = ALL_GOOD
+
+    def _hour(self, offset):
+        return {4: NEXT_HOUR, 8: HOUR}.get(offset, NEXT_HOUR if offset >= 7 else HOUR)
+
+
+def test_a_replay_that_moved_as_many_records_out_of_an_hour_as_into_it_can_be_backfilled_behind(world):
+    driver = world.driver(world.spike())
+    driver.stage(0, 5, 2)
+    there = driver.write(0, 5, 2)
+    (dead,) = there.files
+    there = replace(
+        there,
+        files=(driver._put("later.parquet", FileKind.DEAD_LETTER, NEXT_HOUR, dead.rows, 0, 7),),
+        hours=(HourCounts(NEXT_HOUR, 0, 5, 2),),
+    )
+    driver.register(there)
+    world.settle(driver.spike)
+
+    def crossing(swap, replaced, keep_alive):
+        keep_alive()
+        files = tuple(
+            StagedFile(key, kind, hour, rows, *_put(world, swap_prefix(driver.spike, swap) + key, rows, hour))
+            for key, kind, hour, rows in (("a", FINAL, HOUR, 5), ("b", FINAL, NEXT_HOUR, 5))
+        )
+        counts = (HourCounts(HOUR, 5, 0, 0), HourCounts(NEXT_HOUR, 5, 0, 0))
+        return NewBatch((), files, 10, counts, "2.0")
+
+    files = world.ledger.dead_letter_files("payouts", None, None, 9)
+    new = NewSwap(
+        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+    )
+    swapper = Swapper(world.ledger, world.promoter())
+    swap, lease = swapper.plan(driver.spike, new)
+    swapper.finish(driver.spike, swap.number, crossing, lease)
+    for hour in (HOUR, NEXT_HOUR):
+        reading = Crossed(world)
+        done = backfiller(world, reading).backfill(driver.spike, hour, Ask(ask()))
+        assert (done.final, [(r.start, r.end) for r in reading.orders[0].pieces]) == (7, [(0, 14)])
+    world.settle(driver.spike)
+    assert rows(world, driver.spike) == (14, 0)
     assert breaches(world) == {}
 
 
@@ -304,9 +391,8 @@ def test_dead_letters_of_a_backfill_can_be_replayed(world, ran):
         "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
     )
     swapper = Swapper(world.ledger, world.promoter())
-    swap = swapper.finish(
-        ran.spike, swapper.plan(ran.spike, new).number, producing(world, ran.spike, final=0, filtered=4)
-    )
+    swap, lease = swapper.plan(ran.spike, new)
+    swap = swapper.finish(ran.spike, swap.number, producing(world, ran.spike, final=0, filtered=4), lease)
     drivers = {b.number for b in world.ledger.last_batches("payouts", 9)}
     assert world.ledger.sources("payouts")[swap.batch] == drivers
     world.settle(ran.spike)
@@ -323,6 +409,36 @@ def test_a_rewind_while_an_hour_is_read_again_wins_and_the_backfill_is_refused(w
     world.settle(ran.spike)
     assert rows(world, ran.spike) == (4, 2)
     assert breaches(world) == {}
+
+
+def test_a_rewind_ends_the_read_at_its_next_sign_of_life(world, ran):
+    class Long(Reading):
+        def reread(self, order, keep_alive):
+            keep_alive()
+            operator(world).rewind(ran.spike, to(ran.spike, 7), ask())
+            keep_alive()
+            pytest.fail("it reads on")
+
+    with pytest.raises(SwapRefused, match="superseded by a rewind meanwhile"):
+        backfiller(world, Long(world)).backfill(ran.spike, HOUR, Ask(ask()))
+    assert world.ledger.open_swaps("payouts") == ()
+    assert backfilled(world, ran.spike, ALL_GOOD).final == 5
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_of_what_it_does_not_read_leaves_a_backfill_alone(world, ran):
+    ran.stage(0, 0, 7)
+    world.settle(ran.spike)
+    world.execute("DELETE FROM batch_hours WHERE records_filtered = 7")
+
+    class Long(Reading):
+        def reread(self, order, keep_alive):
+            operator(world).rewind(ran.spike, to(ran.spike, 14), ask())
+            keep_alive()
+            return Reading.reread(self, order, keep_alive)
+
+    assert backfiller(world, Long(world)).backfill(ran.spike, HOUR, Ask(ask())).final == 4
 
 
 def test_a_rewind_of_a_batch_that_had_filtered_records_only_refuses_the_backfill(world):
@@ -444,11 +560,7 @@ def test_an_application_file_that_names_another_place_is_refused_before_anything
 
 
 def test_a_backfill_that_died_is_not_finished_in_another_place(world, ran):
-    trap = Trap(None, 1, False, Transient)
-    dying = replace(world.promoter("dies"), store=Trapped(world, trap).promoter().store)
-    with pytest.raises(Transient):
-        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
-    expire_leases(world)
+    registered_and_dead(world, ran.spike, AS_BEFORE)
     with pytest.raises(Conflict, match=r"still open: payouts: .*final"):
         left(world, replace(ran.spike, final=Location(BUCKET, "other")))
     assert backfilled(world, ran.spike).swap.state is SwapState.SWAPPED
@@ -461,6 +573,44 @@ def test_a_column_of_another_type_is_refused_before_anything_is_read(world, ran)
     with pytest.raises(SpecChanged, match="column 'id' is BIGINT and cannot become STRING"):
         backfiller(world, reading).backfill(replace(ran.spike, schema="id STRING"), HOUR, Ask(ask()))
     assert reading.orders == []
+
+
+def wider(spike, kind):
+    return replace(spike, schema=f"{spike.schema}, x {kind}")
+
+
+def test_a_driver_may_not_give_a_column_of_a_backfill_another_type(world, ran):
+    backfiller(world).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    with pytest.raises(SpecChanged, match="column 'x' is STRING and cannot become BIGINT"):
+        reopened(world, wider(ran.spike, "BIGINT"))
+
+
+def test_nor_one_that_was_opened_before_the_backfill_registered(world, ran):
+    driver = reopened(world, wider(ran.spike, "BIGINT"))
+    backfiller(world).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    with pytest.raises(SpecChanged, match="column 'x' is STRING and cannot become BIGINT"):
+        driver.stage(4, 2, 1)
+
+
+def test_a_backfill_may_not_give_a_column_another_type_than_a_batch_that_came_while_it_read(world, ran):
+    driver = reopened(world, wider(ran.spike, "BIGINT"))
+    with pytest.raises(SpecChanged, match="column 'x' is BIGINT and cannot become STRING"):
+        backfiller(world, Reading(world, meanwhile=lambda: driver.stage(4, 2, 1))).backfill(
+            wider(ran.spike, "STRING"), HOUR, Ask(ask())
+        )
+    assert [s.state for s in left(world, ran.spike)] == [SwapState.ABORTED]
+
+
+def test_a_column_of_a_backfill_that_was_given_up_is_free(world, ran):
+    with pytest.raises(SwapRefused):
+        backfiller(world, Reading(world, lose=1)).backfill(wider(ran.spike, "STRING"), HOUR, Ask(ask()))
+    reopened(world, wider(ran.spike, "BIGINT")).stage(4, 2, 1)
+
+
+def reopened(world, spike):
+    with world.ledger.begin() as tx:
+        tx.retire_epoch(spike.name, "a")
+    return world.driver(spike, "b")
 
 
 # dying
@@ -514,27 +664,51 @@ def test_whatever_effect_a_backfill_dies_at_nothing_shows_and_the_next_one_ends_
     pytest.fail("a backfill has no bound")
 
 
+def registered_and_dead(world, spike, fates):
+    """A backfill that dies at its first copy."""
+    dying = replace(
+        world.promoter("dies"), store=Trapped(world, Trap(None, 1, False, Transient)).promoter().store
+    )
+    with pytest.raises(Transient):
+        backfiller(world, Reading(world, fates), promoter=dying).backfill(spike, HOUR, Ask(ask()))
+    expire_leases(world)
+
+
+def test_a_backfill_after_one_that_died_reads_the_hour_by_todays_file_all_the_same(world, ran):
+    registered_and_dead(world, ran.spike, MENDED)
+    today, reading = replace(ran.spike, version="3.0"), Reading(world, ALL_GOOD)
+    done = backfiller(world, reading).backfill(today, HOUR, Ask(ask()))
+    assert (len(reading.orders), done.final, done.filtered) == (1, 10, 0)
+    old, new = reversed(world.ledger.swaps("payouts", 9))
+    assert (old.state, new.state, new) == (SwapState.SWAPPED, SwapState.SWAPPED, done.swap)
+    assert (old.application_version, new.application_version) == ("1.0", "3.0")
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (14, 0)
+    assert breaches(world) == {}
+
+
+def test_one_that_died_is_finished_though_kafka_has_no_longer_what_it_read(world, ran):
+    registered_and_dead(world, ran.spike, AS_BEFORE)
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    with pytest.raises(Expired):
+        backfilled(world, ran.spike)
+    assert [s.state for s in world.ledger.swaps("payouts", 9)] == [SwapState.SWAPPED]
+
+
 def left(world, spike):
-    """What the hourly retention makes of swaps that were planned some time ago."""
-    world.execute("UPDATE swaps SET planned_at = planned_at - interval '31 s'")
+    """What the hourly retention makes of swaps that nobody is at."""
     return list(backfiller(world).swapper.finish_left([spike]))
 
 
 def test_retention_gives_up_a_backfill_that_died_before_it_had_read(world, ran):
     with pytest.raises(Transient):
         backfilled(world, ran.spike, meanwhile=lambda: (_ for _ in ()).throw(Transient("killed")))
-    assert list(backfiller(world).swapper.finish_left([ran.spike])) == []  # of this moment
     (swap,) = left(world, ran.spike)
     assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.ABORTED, ())
 
 
 def test_retention_ends_a_backfill_that_died_among_its_copies(world, ran):
-    dying = replace(
-        world.promoter("dies"), store=Trapped(world, Trap(None, 1, False, Transient)).promoter().store
-    )
-    with pytest.raises(Transient):
-        backfiller(world, promoter=dying).backfill(ran.spike, HOUR, Ask(ask()))
-    expire_leases(world)
+    registered_and_dead(world, ran.spike, AS_BEFORE)
     (swap,) = left(world, ran.spike)
     assert (swap.state, world.ledger.open_swaps("payouts")) == (SwapState.SWAPPED, ())
     assert breaches(world) == {}

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from builders import HOUR, NEXT_HOUR
 from test_backfill import Reading, backfilled, backfiller, breaches, rows
-from test_operate import ask
+from test_operate import ask, operator
 
-from spike_pipelines.domain.errors import TopicMissing
+from spike_pipelines.domain.errors import Lost, Refused, TopicMissing
 from spike_pipelines.domain.fork import ForkLoses
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.operations import OperationKind
-from spike_pipelines.domain.spike import Dataset, Location
+from spike_pipelines.domain.spike import Dataset, Location, Start
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.fork import Forker
 
@@ -47,7 +47,9 @@ def made(world, spike, since):
 def test_the_new_spike_begins_where_was_said_and_the_old_one_stays(world, ran):
     before = rows(world, ran.spike)
     found = forker(world).look(ran.spike, HOUR, accept_loss=False)
-    new = world.driver(made(world, ran.spike, HOUR))
+    forker(world).begin(ran.spike, made(world, ran.spike, HOUR), found, None)
+    assert breaches(world) == {}
+    new = world.driver(world.spikes["payouts-new"])
     assert new.opened.offsets == {r.partition: r.start for r in found.pieces}
     assert [len(r) for r in found.pieces] == [14]
     new.stage(12, 1, 1)
@@ -76,11 +78,63 @@ def test_what_kafka_no_longer_has_is_refused_or_accepted_with_who_and_why(world,
         forker(world).look(ran.spike, HOUR, accept_loss=False)
     found = forker(world).look(ran.spike, HOUR, accept_loss=True)
     assert [(r.start, r.end) for r in found.pieces] == [(9, 14)]
-    forker(world).note_loss(ran.spike, "payouts-new", found, ask())
+    forker(world).begin(ran.spike, made(world, ran.spike, HOUR), found, ask())
+    assert list(world.driver(world.spikes["payouts-new"]).opened.offsets.values()) == [9]
     (operation,) = world.ledger.operations("payouts", 9)
     assert (operation.kind, operation.author.why) == (OperationKind.ACCEPT_LOSS, "a test")
     assert operation.summary.startswith("payouts-new is made without payouts-topic:0[0,9)")
     assert breaches(world) == {}
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_what_kafka_deletes_before_the_new_driver_starts_is_told_to_it(world, ran, accepted):
+    if accepted:
+        world.broker.delete_records(ran.spike.topic, 0, before=3)
+    found = forker(world).look(ran.spike, HOUR, accept_loss=accepted)
+    new = made(world, ran.spike, HOUR)
+    forker(world).begin(ran.spike, new, found, ask() if accepted else None)
+    world.broker.delete_records(ran.spike.topic, 0, before=9)
+    with pytest.raises(Lost, match=f"the next record to read is {3 * accepted}, and Kafka's log starts at 9"):
+        world.driver(new)
+    operator(world).accept_loss(new, ask())
+    assert list(world.driver(new).opened.offsets.values()) == [9]
+
+
+def test_what_kafka_deletes_while_it_is_looked_at_counts_as_lost(world, ran, monkeypatch):
+    at_time = world.broker.offsets_at
+
+    def slowly(*arguments):
+        found = at_time(*arguments)
+        world.broker.delete_records(ran.spike.topic, 0, before=9)
+        return found
+
+    monkeypatch.setattr(world.broker, "offsets_at", slowly)
+    with pytest.raises(ForkLoses, match=r"payouts-topic:0\[0,9\)"):
+        forker(world).look(ran.spike, HOUR, accept_loss=False)
+
+
+def test_who_takes_all_that_kafka_has_takes_what_it_has_then(world, ran):
+    new = made(world, ran.spike, Start.EARLIEST)
+    forker(world).begin(ran.spike, new, forker(world).look(ran.spike, None, accept_loss=False), None)
+    world.broker.delete_records(ran.spike.topic, 0, before=9)
+    assert list(world.driver(new).opened.offsets.values()) == [9]
+
+
+def test_a_fork_that_wrote_no_file_is_begun_again_and_one_that_ran_is_not(world, ran):
+    new = made(world, ran.spike, HOUR)
+    for since in (HOUR, NEXT_HOUR, HOUR):
+        found = forker(world).look(ran.spike, since, accept_loss=False)
+        forker(world).begin(ran.spike, new, found, None)
+        assert world.ledger.all_positions()[new.name].keys() == found.starts.keys()
+        assert [p.baseline for p in world.ledger.all_positions()[new.name].values()] == [
+            found.pieces[0].start
+        ]
+    every = forker(world).look(ran.spike, None, accept_loss=False)
+    with pytest.raises(Refused, match="choose another name"):
+        forker(world).begin(ran.spike, new, every, None)
+    world.driver(new)
+    with pytest.raises(Refused, match="choose another name"):
+        forker(world).begin(ran.spike, new, found, None)
 
 
 def test_what_is_gone_of_earlier_hours_is_no_loss(world):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from builders import BUCKET
+from builders import BUCKET, HOUR, NEXT_HOUR
 from test_operate import committed, hold, operator, positions, states
 from typer.testing import CliRunner
 
@@ -14,6 +14,7 @@ from spike_pipelines.cli import operations as operations_cli
 from spike_pipelines.cli import where as where_cli
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.errors import InvalidSpec, Refused
+from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind
 from spike_pipelines.services.project import Projector
 from spike_pipelines.services.where import Finder
 
@@ -95,6 +96,19 @@ def test_a_rewind_is_looked_at_and_then_done_once(world, run):
     assert positions(world, driver.spike) == [(0, 6, 6)]
     assert "payouts is there already" in run(*to, "--why", "x")
     assert "a rewind would change nothing" in run(*to, "--dry-run")
+
+
+def test_a_rewind_names_the_swaps_that_are_under_way(world, run):
+    driver = committed(world)
+    with world.ledger.begin() as tx:
+        new = NewSwap(
+            "payouts", "payouts", SwapKind.BACKFILL, "ann", "why", "2", Scope(HOUR, NEXT_HOUR), (), (), 0
+        )
+        swap = tx.add_swap(new)
+    told = f"swap {swap.number} (backfill of payouts) of 2026-11-22T21 by ann is under way: it gives up if"
+    to = ("rewind", driver.spike.name, "--to", "payouts-topic:0:6")
+    assert told in run(*to, "--dry-run")
+    assert told in run(*to, "--why", "x")
 
 
 @pytest.mark.parametrize("extra", [(), ("--dry-run", "--why", "x")])

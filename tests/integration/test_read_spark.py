@@ -64,8 +64,8 @@ def upload(s3, folder, table):
     (path,) = folder.glob("*.parquet")
     key, body = f"final/{table}/{path.name}", path.read_bytes()
     store = S3ObjectStore(s3.client())
-    store.put("spike-lake", key, body)
-    rows = store.footer("spike-lake", key, size=len(body)).rows
+    info = store.put("spike-lake", key, body)
+    rows = store.footer("spike-lake", key, size=len(body), etag=info.etag).rows
     return LiveFile(f"s3://spike-lake/{key}", rows, len(body), HOUR)
 
 

@@ -8,7 +8,7 @@ from builders import BUCKET
 from test_backfill import backfilled
 from test_operate import ask, clean, hold, operator
 from test_project import project
-from test_swap import new_swap, producing, swapper
+from test_swap import new_swap, planned, producing, swapper
 
 from spike_pipelines.adapters.ledger.schema import metadata
 from spike_pipelines.domain.errors import Refused, SpecChanged
@@ -111,7 +111,7 @@ def test_nobody_decides_on_a_held_batch_by_a_file_that_names_another_dataset(wor
 
 def test_a_swap_is_not_finished_by_a_file_that_names_another_place(world, bound):
     world.settle(bound)
-    swap = swapper(world).plan(bound, new_swap(world, bound))
+    swap = planned(world, bound)
     with pytest.raises(SpecChanged, match="final"):
         swapper(world).finish(moved(bound, "final"), swap.number, producing(world, bound))
     assert swapper(world).finish(bound, swap.number, producing(world, bound)).state == "swapped"

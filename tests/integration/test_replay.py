@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from builders import BUCKET, HOUR, NEXT_HOUR, parquet
 from dying import Trap, expire_leases
-from test_swap import dying, new_swap, producing, rows, swapper
+from test_swap import dying, new_swap, planned, producing, rows, swapper
 
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
 from spike_pipelines.adapters.replay_job import SparkReparser
@@ -137,7 +137,7 @@ def test_a_replay_that_died_before_it_registered_is_given_up_and_made_anew(world
 
 
 def test_a_replay_that_died_among_its_copies_is_finished_first(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     with pytest.raises(Transient):
         dying(world, Trap("store.copy", 1, after=True)).finish(
             ran.spike, swap.number, producing(world, ran.spike, final=4)
@@ -149,10 +149,18 @@ def test_a_replay_that_died_among_its_copies_is_finished_first(world, ran):
 
 
 def test_a_replay_beside_one_at_work_is_told_whose_it_is(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     world.ledger.acquire(f"swap:{swap.number}", "somebody", 30)
     with pytest.raises(SwapBusy, match=f"swap {swap.number} is replacing 2"):
         replayed(world, ran.spike)
+
+
+def test_a_replay_leaves_alone_one_that_has_only_just_planned(world, ran):
+    swap, lease = swapper(world, "first").plan(ran.spike, new_swap(world, ran.spike))
+    with pytest.raises(SwapBusy, match=f"swap {swap.number} is replacing 2"):
+        replayed(world, ran.spike)
+    end = swapper(world, "first").finish(ran.spike, swap.number, producing(world, ran.spike), lease)
+    assert end.state is SwapState.SWAPPED
 
 
 def test_hours_may_be_one_or_from_to_both_included():

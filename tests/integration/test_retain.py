@@ -8,7 +8,7 @@ import pytest
 from builders import BUCKET, empty, parquet
 from dying import Dead, Trap, Trapping, expire_leases
 from test_operate import ask, operator
-from test_swap import breaches, dying, new_swap, producing, rows, swapped, swapper
+from test_swap import breaches, dying, planned, producing, rows, swapped, swapper
 
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
@@ -147,7 +147,7 @@ def test_an_object_in_a_place_of_nobody_stays(world, driver):
 
 
 def test_attempts_at_an_open_swap_stay_and_go_when_it_has_ended(world, driver):
-    swap = swapper(world).plan(driver.spike, new_swap(world, driver.spike))
+    swap = planned(world, driver.spike)
     world.store.put(BUCKET, f"staging/payouts/{swap.lane}/000000-{UUID}/x.parquet", b"x")
     grow_old(world)
     assert retained(world)[Kind.STAGING].objects == 0
@@ -218,7 +218,7 @@ def test_a_dry_run_deletes_nothing_and_counts_what_would_go(world, driver):
 
 
 def aborted_with_copies(world, driver):
-    swap = swapper(world).plan(driver.spike, new_swap(world, driver.spike))
+    swap = planned(world, driver.spike)
     with pytest.raises(Transient):
         dying(world, Trap("store.copy", 2, after=True)).finish(
             driver.spike, swap.number, producing(world, driver.spike)

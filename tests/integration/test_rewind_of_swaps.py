@@ -3,7 +3,7 @@
 import pytest
 from builders import HOUR
 from test_operate import ask, operator, to
-from test_swap import breaches, new_swap, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
+from test_swap import breaches, planned, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.errors import Refused
@@ -77,7 +77,7 @@ def test_what_was_read_from_a_deleted_topic_goes_with_no_rewind(world, ran):  # 
 
 
 def test_a_swap_that_is_under_way_is_refused_by_a_rewind_of_its_batches(world, ran):  # noqa: F811
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     produce = producing(world, ran.spike)
 
     def meanwhile(*arguments):

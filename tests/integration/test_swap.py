@@ -54,8 +54,15 @@ def swapper(world, holder="test", **parts):
     return Swapper(parts.get("ledger", world.ledger), world.promoter(holder, **parts))
 
 
+def planned(world, spike):
+    """A plan whose process is gone, and its lease with it."""
+    swap, lease = swapper(world).plan(spike, new_swap(world, spike))
+    world.ledger.release(lease)
+    return swap
+
+
 def swapped(world, spike, **how):
-    swap = swapper(world).plan(spike, new_swap(world, spike))
+    swap = planned(world, spike)
     return swapper(world).finish(spike, swap.number, producing(world, spike, **how))
 
 
@@ -117,7 +124,7 @@ def test_records_that_the_filter_rejects_now_are_counted(world, ran):
 
 
 def test_what_a_live_batch_adds_to_the_hour_meanwhile_stays(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     ran.stage(4, 2, 1)
     world.settle(ran.spike)
     swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike, final=4))
@@ -127,7 +134,7 @@ def test_what_a_live_batch_adds_to_the_hour_meanwhile_stays(world, ran):
 
 
 def test_a_swap_whose_file_is_no_longer_live_is_refused_and_leaves_nothing(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     produce = producing(world, ran.spike)
 
     def rewound(*arguments):
@@ -143,7 +150,7 @@ def test_a_swap_whose_file_is_no_longer_live_is_refused_and_leaves_nothing(world
 
 
 def test_a_file_that_goes_between_the_check_and_the_commit_refuses_the_swap(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     copy = world.store.copy
 
     def racing(*arguments, **named):
@@ -160,16 +167,16 @@ def test_a_file_that_goes_between_the_check_and_the_commit_refuses_the_swap(worl
 
 @pytest.mark.parametrize("lie", [-1, 1])
 def test_a_swap_that_would_lose_or_double_a_record_is_refused(world, ran, lie):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     with pytest.raises(SwapRefused, match=r"is not\s+final"):
         swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike, lie=lie))
     assert breaches(world) == {}
 
 
 def test_two_swaps_cannot_freeze_the_same_file(world, ran):
-    swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    planned(world, ran.spike)
     with pytest.raises(SwapBusy, match="is replacing 2 of these 2 files"):
-        swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+        planned(world, ran.spike)
 
 
 def test_of_two_replays_at_once_one_is_refused(world, ran):
@@ -179,8 +186,9 @@ def test_of_two_replays_at_once_one_is_refused(world, ran):
         new = new_swap(world, ran.spike)
         together.wait()
         try:
-            swap = swapper(world, str(i)).plan(ran.spike, new)
-            return swapper(world, str(i)).finish(ran.spike, swap.number, producing(world, ran.spike)).state
+            swap, lease = swapper(world, str(i)).plan(ran.spike, new)
+            done = swapper(world, str(i)).finish(ran.spike, swap.number, producing(world, ran.spike), lease)
+            return done.state
         except Conflict as error:
             return type(error)
 
@@ -193,16 +201,24 @@ def test_of_two_replays_at_once_one_is_refused(world, ran):
     assert breaches(world) == {}
 
 
+def test_a_plan_is_at_work_from_the_moment_that_it_is_there(world, ran):
+    swap, lease = swapper(world, "first").plan(ran.spike, new_swap(world, ran.spike))
+    assert list(swapper(world, "second").finish_left([ran.spike])) == []
+    with pytest.raises(SwapBusy, match="first has it"):
+        swapper(world, "second").abort(swap.number, "taken for dead")
+    done = swapper(world, "first").finish(ran.spike, swap.number, producing(world, ran.spike), lease)
+    assert done.state is SwapState.SWAPPED
+
+
 def test_an_aborted_swap_stays_aborted(world, ran):
-    """Another replay may abort a plan in the moment before its maker takes the lease."""
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     swapper(world).abort(swap.number, "taken for dead")
     with pytest.raises(SwapRefused, match="aborted before: taken for dead"):
         swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike))
 
 
 def test_an_aborted_swap_lets_the_next_one_have_its_files(world, ran):
-    first = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    first = planned(world, ran.spike)
     assert swapper(world).abort(first.number, "no longer wanted").problem == "no longer wanted"
     assert swapped(world, ran.spike).state is SwapState.SWAPPED
 
@@ -218,7 +234,7 @@ def test_dead_letters_that_stay_dead_can_be_replayed_again(world, ran):
 
 
 def test_a_swap_is_no_backlog_of_the_appender(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     trap = Trap("store.copy", 1, after=False)
     with pytest.raises(Transient):
         dying(world, trap).finish(ran.spike, swap.number, producing(world, ran.spike))
@@ -227,7 +243,7 @@ def test_a_swap_is_no_backlog_of_the_appender(world, ran):
 
 
 def test_a_holder_whose_lease_is_over_swaps_nothing(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     produce = producing(world, ran.spike)
 
     def slow(*arguments):
@@ -244,7 +260,7 @@ def test_a_holder_whose_lease_is_over_swaps_nothing(world, ran):
 
 
 def test_a_plan_without_its_producer_is_aborted(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     with pytest.raises(SwapRefused, match="before it had registered"):
         swapper(world).finish(ran.spike, swap.number, None)
     assert world.ledger.open_swaps("payouts") == ()
@@ -270,7 +286,7 @@ def test_whatever_effect_a_swap_dies_at_nothing_shows_and_it_is_finished_later(w
         fresh.settle(driver.spike)
         spike = driver.spike
         trap = Trap(None, at, after, error)
-        one = swapper(fresh).plan(spike, new_swap(fresh, spike))
+        one = planned(fresh, spike)
         with contextlib.suppress(error, LeaseLost):
             dying(fresh, trap).finish(spike, one.number, producing(fresh, spike))
         place = f"died {'after' if after else 'before'} effect {at}"
@@ -291,7 +307,7 @@ def test_whatever_effect_a_swap_dies_at_nothing_shows_and_it_is_finished_later(w
 
 
 def test_an_aborted_swap_leaves_its_batch_aborted(world, ran):
-    swap = swapper(world).plan(ran.spike, new_swap(world, ran.spike))
+    swap = planned(world, ran.spike)
     with pytest.raises(Transient):
         dying(world, Trap("store.copy", 1, after=True)).finish(
             ran.spike, swap.number, producing(world, ran.spike)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders import HOUR, World
 from dying import Trap, expire_leases
-from test_swap import breaches, dying, new_swap, swapper
+from test_swap import breaches, dying, planned, swapper
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
@@ -123,7 +123,7 @@ def keys(world, prefix):
 
 
 def test_readers_see_each_table_before_or_after_and_a_live_batch_that_came_between_stays(real, ran):
-    swap = swapper(real).plan(ran.spike, new_swap(real, ran.spike))
+    swap = planned(real, ran.spike)
     with watched(real, "payouts") as final, watched(real, "payouts_dead_letters") as dead:
         swapper(real).finish(ran.spike, swap.number, producing(real, ran.spike, final=3))
         ran.stage(4, 2, 1)
@@ -143,7 +143,7 @@ def test_readers_see_each_table_before_or_after_and_a_live_batch_that_came_betwe
     [("store.copy", False), ("store.copy", True), ("ledger.commit", True), ("catalog.publish", True)],
 )
 def test_a_swap_killed_on_the_way_ends_as_if_it_had_not_been(real, ran, effect, after):
-    swap = swapper(real).plan(ran.spike, new_swap(real, ran.spike))
+    swap = planned(real, ran.spike)
     produce = producing(real, ran.spike, final=3)
     if effect == "catalog.publish":
         swapper(real).finish(ran.spike, swap.number, produce)
@@ -169,7 +169,7 @@ def test_a_swap_killed_on_the_way_ends_as_if_it_had_not_been(real, ran, effect, 
 
 
 def test_retention_removes_what_was_replaced_once_no_snapshot_shows_it(real, ran):
-    swap = swapper(real).plan(ran.spike, new_swap(real, ran.spike))
+    swap = planned(real, ran.spike)
     swapper(real).finish(ran.spike, swap.number, producing(real, ran.spike, final=3))
     real.settle(ran.spike)
     real.execute("UPDATE commits SET committed_at = committed_at - interval '9 days'")

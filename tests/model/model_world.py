@@ -127,10 +127,10 @@ class RecordStore(MemoryObjectStore):
         self.writes += 1
         return super().delete(*arguments, **named)
 
-    def footer(self, bucket: str, key: str, *, size: int) -> ParquetFooter:
+    def footer(self, bucket: str, key: str, *, size: int, etag: str) -> ParquetFooter:
         stored = self._source(bucket, key)
-        if len(stored.body) != size:
-            raise SourceChanged(f"{key} has another size than was registered")
+        if (len(stored.body), stored.etag) != (size, etag):
+            raise SourceChanged(f"{key} is another object than was registered")
         places = decode(stored.body)
         return ParquetFooter(len(places), _groups(key, places))
 

@@ -6,10 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import click.testing
 import dagster as dg
 import pytest
 import yaml
 from builders import HOUR, NEXT_HOUR, partition, spike
+from dagster._cli import cli as dagster
 from dagster._core.instance.config import PoolGranularity
 from typer.testing import CliRunner
 
@@ -141,6 +143,43 @@ def test_a_loss_is_accepted_in_somebodys_own_words_only():
     assert run(platform, config={"accept_loss": True, "why": "all there is"}).success
 
 
+UNKNOWN = {
+    "no hour at all": ["--partition", "yesterday"],
+    "one that never begins": ["--partition", "2326-11-22-21:00"],
+    "one before the dataset": ["--partition", "2025-11-22-21:00"],
+    "a range that begins before it": ["--partition-range", "2025-11-22-21:00...2026-11-22-21:00"],
+}
+
+
+@pytest.mark.parametrize("words", UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_partition_is_refused_by_dagster_before_anything_runs(words, tmp_path, monkeypatch):
+    definitions = tmp_path / "hours.py"
+    definitions.write_text(
+        "import dagster as dg\n"
+        "from builders import spike\n"
+        "from spike_pipelines.orchestration.backfill import dataset_assets\n"
+        "defs = dg.Definitions(assets=[dataset_assets(spike())], resources={'platform': None})\n"
+    )
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--select", 'key:"dataset/payouts"', *words]
+    done = click.testing.CliRunner().invoke(
+        dagster, ["asset", "materialize", "-f", str(definitions), *chosen]
+    )
+    key = words[-1].partition("...")[0]
+    assert done.exit_code == 1
+    assert f"PartitionsDefinition containing the passed partition key `{key}`" in str(done.exception)
+
+
+@pytest.mark.parametrize("tags", [["dagster/partition"], RANGE], ids=["one", "range"])
+def test_a_partition_within_an_hour_is_refused(tags):
+    """Dagster itself takes the next hour for it."""
+    platform = Platform()
+    done = run(platform, dict.fromkeys(tags, "2026-11-22-21:30"))
+    assert "2026-11-22-21:30 is no partition: hours begin on the hour, as 2026-11-22-21:00" in failure(done)
+    assert platform.asked == []
+
+
 def test_an_hour_that_has_not_begun_is_refused_clearly():
     platform = Platform(now=HOUR)
     done = run(platform)
@@ -190,8 +229,14 @@ def test_progress_counts_the_hours_that_were_swapped_in_since_the_command_began(
         swap(9, NEXT_HOUR, kind=SwapKind.REPLAY),
     )  # fmt: skip
     found = command.progress(plans, swaps, after=5)
-    assert found.line(timedelta(seconds=5)) == "1 of 2 hours, 10 of 40 records, 15 s to go"
+    doing = "; counting and copying 2026-11-22T22"
+    assert found.line(timedelta(seconds=5)) == f"1 of 2 hours, 10 of 40 records, 15 s to go{doing}"
     assert command.progress(plans, (), 5).line(timedelta(seconds=5)) == "0 of 2 hours, 0 of 40 records"
+
+
+def test_progress_says_which_hour_is_read_before_any_is_done():
+    found = command.progress({HOUR: plan()}, (swap(7, HOUR, SwapState.PLANNED),), after=5)
+    assert found.line(timedelta(seconds=5)) == "0 of 1 hours, 0 of 10 records; reading 2026-11-22T21"
 
 
 @pytest.fixture
@@ -217,7 +262,8 @@ def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "1 hours with 10 records in 0 files; 0 offsets to read again" in done.output
-    assert "empty, nothing was ever read for them: 2026-11-22T22; Kafka has 5 offsets" in done.output
+    assert "empty, nothing was ever read for them: 2026-11-22T22\n" in done.output
+    assert "only what payouts has read is read again; Kafka has 5 offsets" in done.output
 
 
 @pytest.mark.usefixtures("platform")

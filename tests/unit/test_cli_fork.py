@@ -40,14 +40,16 @@ def platform(tmp_path, monkeypatch):
         settings=SimpleNamespace(applications_dir=applications),
         lost=(),
         noted=noted,
-        forker=SimpleNamespace(look=look, note_loss=lambda *told: noted.append(told)),
+        forker=SimpleNamespace(look=look, begin=lambda *told: noted.append(told)),
         ledger=SimpleNamespace(
             now=lambda: HOUR + timedelta(days=1),
             swaps=lambda *_: (),
             all_positions=lambda: {OLD: {P: Position(P, 0, 100, 100)}},
             fed_hours=lambda *_: (HOUR, HOUR + timedelta(hours=1), HOUR + timedelta(hours=5)),
         ),
-        backfiller=SimpleNamespace(rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ())),
+        backfiller=SimpleNamespace(
+            rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ()), never_read=lambda *_: ()
+        ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)
     return fake
@@ -103,8 +105,9 @@ def test_a_loss_is_refused_or_kept_with_who_and_why(platform):
     assert (code, written(platform).exists(), platform.noted) == (1, False, [])
     assert "Kafka no longer has crt.payout:0[0,40): leave --from out" in told
     assert say("--as", NEW, "--from", "2026-11-22T21", "--accept-loss", "--why", "all there is")[0] == 0
-    ((_, name, found, request),) = platform.noted
-    assert (name, found.lost, request.author.why) == (NEW, LOST, "all there is")
+    ((_, new, found, request),) = platform.noted
+    assert (new.name, found.lost, request.author.why) == (NEW, LOST, "all there is")
+    assert new == load_application(written(platform))
 
 
 @pytest.mark.parametrize(

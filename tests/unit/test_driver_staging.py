@@ -19,7 +19,7 @@ class Listing:
     def list(self, bucket, prefix):
         return iter([ObjectInfo(k, 10, "e") for k in self.keys if k.startswith(prefix)])
 
-    def footer(self, bucket, key, *, size):
+    def footer(self, bucket, key, *, size, etag):
         return ParquetFooter(rows=3)
 
 

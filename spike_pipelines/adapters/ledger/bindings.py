@@ -6,6 +6,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import UNFINISHED, FileState
 from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.swap import SwapState
 
 
 class BindingStatements:
@@ -45,9 +46,13 @@ class BindingStatements:
         return self._binding(newest.order_by(t.c.epoch.desc()).limit(1))
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:
-        t = s.bindings
-        found = sa.select(t.c.schema).where(t.c.spike == spike, t.c.used).distinct().order_by(t.c.schema)
-        return tuple(self._db.execute(found).scalars())
+        t, w = s.bindings, s.swaps
+        written = w.c.schema.is_not(None) & w.c.state.in_([SwapState.STAGED, SwapState.SWAPPED])
+        found = sa.union(
+            sa.select(t.c.schema).where(t.c.spike == spike, t.c.used),
+            sa.select(w.c.schema).where(w.c.spike == spike, written),
+        )
+        return tuple(sorted(self._db.execute(found).scalars()))
 
     def _binding(self, query: sa.Select[tuple[object, ...]]) -> Binding | None:
         row = self._db.execute(query).mappings().one_or_none()

@@ -98,7 +98,8 @@ def _feeds(
 def _moved(
     db: sa.Connection, spike: str, hour: datetime, sources: Mapping[int, frozenset[int]]
 ) -> list[tuple[Moved, bool]]:
-    """Each swap that had to do with the hour, and whether it took records from one hour to another."""
+    """Each swap that had to do with the hour, and whether it may have taken records from one hour to another:
+    a replay of several hours may, also where as many came as went."""
     swaps = db.execute(_touching(spike, hour)).mappings().all()
     given = _given(db, [row["batch"] for row in swaps])
     taken = _taken(db, [row["number"] for row in swaps if row["kind"] == SwapKind.REPLAY])
@@ -109,7 +110,7 @@ def _moved(
             went = {row["since"]: row["records_expected"]}
         change = {h: came.get(h, 0) - went.get(h, 0) for h in {*came, *went}}
         moved = Moved(row["batch"], sources.get(row["batch"], frozenset()), change.get(hour, 0))
-        found.append((moved, any(change.values())))
+        found.append((moved, len(change) > 1 or any(change.values())))
     return found
 
 

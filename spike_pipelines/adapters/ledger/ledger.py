@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
@@ -70,22 +69,8 @@ class SqlLedger(
     # leases
 
     def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
-        t = s.leases
-        now = sa.func.clock_timestamp()
-        expires = now + timedelta(seconds=seconds)
-        query = (
-            insert(t)
-            .values(resource=resource, token=1, holder=holder, expires_at=expires)
-            .on_conflict_do_update(
-                index_elements=[t.c.resource],
-                set_={"token": t.c.token + 1, "holder": holder, "expires_at": expires},
-                where=t.c.expires_at <= now,
-            )
-            .returning(t.c.token, t.c.expires_at)
-        )
-        with translated(), self._engine.begin() as db:
-            row = db.execute(query).one_or_none()
-        return Lease(resource, row.token, holder, row.expires_at) if row else None
+        with self.begin() as tx:
+            return tx.acquire(resource, holder, seconds)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
         return self._expire(lease, sa.func.clock_timestamp() + timedelta(seconds=seconds))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
@@ -21,22 +22,16 @@ class PositionStatements:
         return {position.partition: position for position in map(rows.position, found)}
 
     def add_positions(self, spike: str, lane: str, baselines: Mapping[Partition, int]) -> None:
-        if not baselines:
+        if baselines:
+            self._db.execute(sa.insert(s.positions), _begun(spike, lane, baselines))
+
+    def begin_at(self, spike: str, lane: str, starts: Mapping[Partition, int]) -> None:
+        if not starts:
             return
-        values = [
-            {
-                "spike": spike,
-                "lane": lane,
-                "topic": p.topic,
-                "topic_id": p.topic_id,
-                "partition": p.index,
-                "baseline": offset,
-                "staged_end": offset,
-                "committed_end": offset,
-            }
-            for p, offset in sorted(baselines.items())
-        ]
-        self._db.execute(sa.insert(s.positions), values)
+        p, offsets = s.positions, ("baseline", "staged_end", "committed_end")
+        new = insert(p).values(_begun(spike, lane, starts))
+        where = {name: new.excluded[name] for name in offsets}
+        self._db.execute(new.on_conflict_do_update(index_elements=list(p.primary_key), set_=where))
 
     def advance_staged(self, spike: str, lane: str, ranges: Iterable[OffsetRange]) -> None:
         self._advance(s.positions.c.staged_end, spike, lane, ranges)
@@ -70,3 +65,20 @@ class PositionStatements:
         )
         if done.rowcount != len(ranges):
             raise Conflict(f"{spike}: {column.name} is not at the start of every range")
+
+
+def _begun(spike: str, lane: str, offsets: Mapping[Partition, int]) -> list[dict[str, str | int]]:
+    """Rows of partitions that stand at these offsets, with nothing read."""
+    return [
+        {
+            "spike": spike,
+            "lane": lane,
+            "topic": p.topic,
+            "topic_id": p.topic_id,
+            "partition": p.index,
+            "baseline": offset,
+            "staged_end": offset,
+            "committed_end": offset,
+        }
+        for p, offset in sorted(offsets.items())
+    ]

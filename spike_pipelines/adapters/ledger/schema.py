@@ -317,6 +317,8 @@ swaps = sa.Table(
     # those of other hours that it read beside them.
     sa.Column("records_expected", sa.BigInteger),
     sa.Column("records_elsewhere", sa.BigInteger),
+    # With which its batch was registered; null before that, and for swaps older than this column.
+    sa.Column("schema", sa.Text),
     sa.CheckConstraint("(kind = 'backfill') = (records_expected is not null)", name="swaps_expected"),
     sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
     sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),

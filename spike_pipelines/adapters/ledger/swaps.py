@@ -84,8 +84,15 @@ class SwapStatements:
     def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
         return hour_facts(self._db, spike, dataset, hour, _sources(self._db, spike))
 
-    def stage_swap(self, swap: int, batch: int, elsewhere: int = 0) -> None:
-        self._move(swap, SwapState.PLANNED, SwapState.STAGED, batch=batch, records_elsewhere=elsewhere)
+    def stage_swap(self, swap: int, batch: int, schema: str, elsewhere: int = 0) -> None:
+        values = {"batch": batch, "schema": schema, "records_elsewhere": elsewhere}
+        self._move(swap, SwapState.PLANNED, SwapState.STAGED, **values)
+
+    def require_frozen(self, swap: int) -> None:
+        self._require_sources(swap)
+        x = s.swap_files
+        frozen = sa.select(x.c.file).where(x.c.swap == swap, x.c.held)
+        self._require_live(list(self._db.execute(frozen).scalars()))
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live, or a

@@ -1,6 +1,6 @@
 """One transaction on the ledger: the port `LedgerTransaction` as SQL, put together from its parts."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,6 +94,23 @@ class SqlTransaction(
         return rows.overlay(self._db.execute(query).mappings().one())
 
     # leases
+
+    def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
+        t = s.leases
+        now = sa.func.clock_timestamp()
+        expires = now + timedelta(seconds=seconds)
+        query = (
+            insert(t)
+            .values(resource=resource, token=1, holder=holder, expires_at=expires)
+            .on_conflict_do_update(
+                index_elements=[t.c.resource],
+                set_={"token": t.c.token + 1, "holder": holder, "expires_at": expires},
+                where=t.c.expires_at <= now,
+            )
+            .returning(t.c.token, t.c.expires_at)
+        )
+        row = self._db.execute(query).one_or_none()
+        return Lease(resource, row.token, holder, row.expires_at) if row else None
 
     def require_lease(self, lease: Lease) -> None:
         t = s.leases
