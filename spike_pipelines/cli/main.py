@@ -1,5 +1,6 @@
 """The `spike` command. Each module beside this one registers its own commands."""
 
+import os
 from typing import Any
 
 import typer
@@ -30,6 +31,7 @@ from spike_pipelines.cli import (
 )
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.settings import Settings
+from spike_pipelines.stack.loopback import spare_loopback
 from spike_pipelines.stack.running import adopt
 
 
@@ -37,6 +39,7 @@ class Commands(TyperGroup):
     """Errors made for people are shown as such; a traceback means that we have a bug."""
 
     def invoke(self, ctx: Any) -> Any:
+        spare_loopback(os.environ)
         try:
             adopt(Settings.from_env().state_dir)
             return super().invoke(ctx)

@@ -75,6 +75,7 @@ class S3:
                 connect_timeout=ASK_SECONDS,
                 read_timeout=10,
                 retries={"max_attempts": 0},
+                proxies={},  # none, not those of the environment
                 s3={"addressing_style": "path"},
             ),
         )
