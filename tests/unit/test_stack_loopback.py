@@ -127,6 +127,10 @@ def test_the_command_spares_loopback_before_anything_else(tmp_path):
         "finally: print(os.environ['no_proxy'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout.splitlines()[-1] == "127.0.0.1,localhost"
