@@ -17,6 +17,9 @@ from spike_pipelines.stack.errors import PartFailed, PortTaken, StackError
 from spike_pipelines.stack.keeper import Keeper, delay_seconds
 from spike_pipelines.stack.manager import Manager, end_order
 from spike_pipelines.stack.part import Part
+from spike_pipelines.stack.parts.postgres import Postgres
+from spike_pipelines.stack.parts.s3 import PORTS, S3, S3Ports
+from spike_pipelines.stack.ports import find_free
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState, StackSnapshot
 from spike_pipelines.stack.state import StateDir
 
@@ -219,6 +222,30 @@ def test_taken_port_is_an_error_that_names_the_holder_and_the_way_out(state, lis
         PortTaken, match=rf"p needs port {listener}, and process {os.getpid()} .* delete .*ports.json"
     ):
         keeper.step(0.0, needs_ready=True)
+
+
+def dead(name: str, port: int, folder: Path) -> Part:
+    """A part whose server answers no more."""
+    if name == "postgres":
+        return Postgres(folder, port, "secret").part()
+    return S3(folder, S3Ports.of(dict.fromkeys(PORTS, port)), "a", "b", ("lake",)).part()
+
+
+@pytest.mark.parametrize("name", ["postgres", "s3"])
+def test_a_server_that_dies_while_it_is_furnished_again_is_a_failure_like_any_other(state, tmp_path, name):
+    furnish = dead(name, find_free(), tmp_path).furnish
+    with pytest.raises(PartFailed, match=rf"{name}: .* cannot be created"):
+        furnish()
+    times = iter([lambda: None, furnish])
+
+    def furnish_next() -> None:
+        next(times, lambda: None)()
+
+    with Running(state, part(name, furnish=furnish_next)) as stack:
+        first = stack.until_part(name, lambda p: p.state is READY).process.pid
+        os.kill(first, signal.SIGKILL)
+        again = stack.until_part(name, lambda p: p.state is READY and p.process.pid != first)
+        assert again.restarts == 2
 
 
 @pytest.fixture
