@@ -164,8 +164,8 @@ class Registrar:
         before = self.ledger.refusals().get(spike.name)
         if before is None or before.code not in BLOCKING:
             message = (
-                "the appender refuses this driver's token: `spike token list` shows whether it was revoked or "
-                f"is over, `spike token rotate {spike.name}` makes another; the driver reads it by itself"
+                "the appender refuses this driver's token: `spike token list` shows whether it was revoked "
+                f"or is over, `spike token rotate {spike.name}` makes another; the driver reads it by itself"
             )
             self.note_refusal(spike, TOKEN_REFUSED, message, driver)
 
