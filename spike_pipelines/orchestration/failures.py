@@ -15,8 +15,8 @@ def failure_sensor(context: dg.RunFailureSensorContext) -> None:
 
 
 def why(context: dg.RunFailureSensorContext) -> str:
-    """Each failed step with the error that its code raised; without a step (the process was killed, say), what
-    Dagster says of the run. One line."""
+    """Each failed step with the error that its code raised; without a step (the process was killed, say),
+    what Dagster says of the run. One line."""
     steps = [f"{event.step_key}: {_raised(event)}" for event in context.get_step_failure_events()]
     return " ".join(("; ".join(steps) or context.failure_event.message or "no reason is known").split())
 
