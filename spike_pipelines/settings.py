@@ -50,7 +50,9 @@ class Settings(BaseModel):
     )
     recovery_window_seconds: float = 3600.0
     retention_grace_hours: float = Field(24, gt=0)  # from "nobody needs it" to "it is deleted"
-    retention_snapshot_hours: float = Field(7 * 24, gt=0)  # how far back readers can travel
+    retention_snapshot_hours: float = Field(
+        7 * 24, gt=0
+    )  # no reader travels further; publication thins before
     retention_keep_snapshots: int = Field(5, ge=1)  # of each table, however old
     retention_run_days: float = Field(30, gt=0)  # of Dagster's runs and their event logs
 

@@ -47,6 +47,9 @@ def _written_out(value: Any) -> Any:
 
 Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
+DRIVER_HEADER = "spike-driver"
+"""Who asks, in every request of a driver: where its token is refused, its body is not read."""
+
 ErrorCode = Literal[
     "held", "fenced", "gap", "overlap", "topic_changed", "lost", "spec_changed", "topic_missing",
     "too_many_staged",

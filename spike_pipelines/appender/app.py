@@ -1,6 +1,7 @@
 """The appender API, version 1: thin routes over `services.register`."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -30,6 +31,7 @@ from spike_pipelines.settings import Settings
 BODY_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
 IDLE_SECONDS = 20.0
+NOTE_SECONDS = 10.0  # between two notes of refused tokens of one spike
 
 _bearer = HTTPBearer(auto_error=False)
 log = logging.getLogger(__name__)
@@ -69,6 +71,29 @@ class ApplicationFolder:
             log.warning("application file %s; what was read of it before goes on", problem)
         before = {name: spike for name, spike in self._found.spikes.items() if name in found.broken}
         self._found = Applications({**before, **found.spikes}, found.broken)
+
+
+class RefusedTokens:
+    """Drivers whose token was refused, for people to see: of spikes that there are, each seldom, so that a
+    stranger who keeps asking costs next to nothing."""
+
+    def __init__(self, registrar: Registrar, find_spike: Callable[[str], Spike]) -> None:
+        self._registrar = registrar
+        self._find_spike = find_spike
+        self._noted: dict[str, float] = {}  # spike → when, by the monotonic clock
+
+    def note(self, name: str, driver: str) -> None:
+        now = time.monotonic()
+        if now - self._noted.get(name, -math.inf) < NOTE_SECONDS:
+            return
+        try:
+            spike = self._find_spike(name)
+            self._noted[name] = now
+            self._registrar.note_refused_token(spike, driver)
+        except SpikeError as error:  # the answer is 401, whatever could not be written down
+            log.warning(
+                "driver %s of %s, whose token is refused, could not be noted: %s", driver, name, error
+            )
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -115,7 +140,7 @@ def build(
     errors.install(app)
     spikes = APIRouter(
         prefix="/v1/spikes/{name}",
-        route_class=gated(allows),
+        route_class=gated(allows, RefusedTokens(registrar, find_spike).note),
         dependencies=[Security(_bearer)],
         responses=_answers(401, 404, 422, 503),
     )

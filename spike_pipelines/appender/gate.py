@@ -15,10 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from spike_pipelines.adapters.token_review import is_service_account_token
 from spike_pipelines.appender.errors import Malformed, Unauthorized, UnsupportedMediaType
 from spike_pipelines.domain.errors import Duplicate
+from spike_pipelines.wire import DRIVER_HEADER
 
 NAME = re.compile(r"[A-Za-z0-9._\-]{1,256}")
 _BEARER = re.compile(r"Bearer +([\x21-\x7e][\x20-\x7e]{0,4095})", re.IGNORECASE)
 Allows = Callable[[str, str], bool]
+Refused = Callable[[str, str], None]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -39,15 +41,16 @@ class StrictRequest(Request):
         return strict_json(await self.body())
 
 
-def gated(allows: Allows) -> type[APIRoute]:
-    """Routes below `/v1/spikes/{name}`. `allows(spike, token)` answers whether a token may speak."""
+def gated(allows: Allows, refused: Refused = lambda *_: None) -> type[APIRoute]:
+    """Routes below `/v1/spikes/{name}`. `allows(spike, token)` answers whether a token may speak;
+    `refused(spike, driver)` is told of a driver, as it calls itself, whose token may not."""
 
     class Gated(APIRoute):
         def get_route_handler(self) -> Handler:
             inner = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                await _authorise(request, allows)
+                await _authorise(request, allows, refused)
                 if request.method == "POST":
                     _check_media_type(request)
                     request = StrictRequest(request.scope, request.receive)
@@ -59,12 +62,15 @@ def gated(allows: Allows) -> type[APIRoute]:
     return Gated
 
 
-async def _authorise(request: Request, allows: Allows) -> None:
+async def _authorise(request: Request, allows: Allows, refused: Refused) -> None:
     """One spike cannot speak for another; whether a spike exists is told to nobody else."""
     name = request.path_params["name"]
     bearer = _BEARER.fullmatch(request.headers.get("authorization", ""))
     known = NAME.fullmatch(name) and bearer is not None
     if not known or bearer is None or not await run_in_threadpool(allows, name, bearer[1]):
+        driver = request.headers.get(DRIVER_HEADER, "")
+        if NAME.fullmatch(name) and NAME.fullmatch(driver):
+            await run_in_threadpool(refused, name, driver)
         raise Unauthorized(f"this token does not speak for {name[:256]}")
 
 

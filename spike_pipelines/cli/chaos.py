@@ -1,7 +1,6 @@
 """`spike chaos`: faults by the hundred on scratch data, and the proof that they broke nothing."""
 
 import shutil
-import signal
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from spike_pipelines.cli import ending
 from spike_pipelines.cli.audit import table
 from spike_pipelines.stack.chaos.report import faults_table, records_table
 from spike_pipelines.stack.chaos.run import Plan
@@ -29,7 +29,7 @@ def chaos(  # noqa: PLR0917  # each is an option; typer passes them by name
     keep: Annotated[bool, typer.Option(help="Keep the scratch folder with its data and logs.")] = False,
 ) -> None:
     """Kill, freeze, delay and cut every part of a scratch stack in turn, and hold every record to account."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is ended
+    ending.interrupt_once()
     console = Console()
     console.width = max(console.width, WIDTH)
     folder = Path(tempfile.mkdtemp(prefix="spike-chaos-"))

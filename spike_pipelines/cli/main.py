@@ -1,5 +1,6 @@
 """The `spike` command. Each module beside this one registers its own commands."""
 
+import os
 from typing import Any
 
 import typer
@@ -30,21 +31,30 @@ from spike_pipelines.cli import (
 )
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.settings import Settings
+from spike_pipelines.stack.loopback import spare_loopback
 from spike_pipelines.stack.running import adopt
+
+UNADOPTED = frozenset({"down"})  # it ends a stack also where nobody can say what that stack is
 
 
 class Commands(TyperGroup):
     """Errors made for people are shown as such; a traceback means that we have a bug."""
 
     def invoke(self, ctx: Any) -> Any:
+        spare_loopback(os.environ)
         try:
-            adopt(Settings.from_env().state_dir)
             return super().invoke(ctx)
         except SpikeError as error:
             Console(stderr=True).print(
                 f"spike: {error}", style="red", highlight=False, markup=False, soft_wrap=True
             )
             raise typer.Exit(1) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in UNADOPTED:
+            adopt(Settings.from_env().state_dir)
+        return name, command, rest
 
 
 app = typer.Typer(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from spike_pipelines.cli import ending
 from spike_pipelines.cli.audit import table
 from spike_pipelines.stack.smoke import Plan
 from spike_pipelines.stack.smoke import smoke as run
@@ -19,6 +20,7 @@ def smoke(
     keep: Annotated[bool, typer.Option(help="Keep the scratch folder with its data and logs.")] = False,
 ) -> None:
     """Run everything on scratch data, kill a driver and the appender midway, and count every record."""
+    ending.interrupt_once()
     console = Console()
     folder = Path(tempfile.mkdtemp(prefix="spike-smoke-"))
     summary = run(folder, Plan(records, rate), lambda line: console.print(line, highlight=False))

@@ -1,6 +1,7 @@
 """`spike status`, `spike env` and `spike stack …`: looking at a running stack, and trying faults on it."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -15,7 +16,7 @@ from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.platform import Platform
 from spike_pipelines.settings import Settings
-from spike_pipelines.stack import running
+from spike_pipelines.stack import loopback, running
 from spike_pipelines.stack.errors import StackError
 from spike_pipelines.stack.faults import kill_driver
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState, StackSnapshot
@@ -64,7 +65,8 @@ def env() -> None:
     What it prints has the stack's passwords.
     """
     stack = running.find(Settings.from_env().state_dir)
-    for name, value in sorted(stack.environment.items()):
+    direct = {name: os.environ[name] for name in loopback.NAMES if name in os.environ}
+    for name, value in sorted((stack.environment | direct).items()):
         print(f"export {name}={shlex.quote(value)}")
     print(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
 

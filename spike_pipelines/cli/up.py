@@ -1,5 +1,6 @@
 """`spike up` and `spike down`."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from spike_pipelines.cli import ending
 from spike_pipelines.cli.board import Board
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack import process, running
-from spike_pipelines.stack.assembly import PROXIED, Assembly, Options
+from spike_pipelines.stack.assembly import PROXIED, Options
+from spike_pipelines.stack.claim import INHERITED_LOCK, Claim, claimed
 from spike_pipelines.stack.errors import StackError
 from spike_pipelines.stack.manager import UP
 from spike_pipelines.stack.snapshot import StackSnapshot
@@ -60,11 +63,12 @@ def up(
         only=tuple(name for name in only.split(",") if name),
         via=_ports(via),
     )
-    assembly = assemble(StateDir.at(settings.state_dir), options)
+    ending.interrupt_once()  # while nothing runs that would have to be ended in order
+    state_dir = StateDir.at(settings.state_dir)
     if detach:
-        _detached(assembly)
+        _detached(state_dir, options)
     else:
-        _attached(assembly)
+        _attached(state_dir, options)
 
 
 def _ports(text: str) -> dict[str, int]:
@@ -78,42 +82,44 @@ def _ports(text: str) -> dict[str, int]:
 
 
 def down() -> None:
-    """End the stack that runs in SPIKE_STATE_DIR. Its data stays."""
-    running.down(Settings.from_env().state_dir)
+    """End the stack that runs in SPIKE_STATE_DIR, or starts there. Its data stays."""
+    note = running.down(Settings.from_env().state_dir)
+    if note is not None:
+        typer.echo(note, err=True)
 
 
-def _attached(assembly: Assembly) -> None:
-    """Ctrl-C and SIGTERM end it in order. A second one is no faster: the parts have their time to end."""
+def _attached(state_dir: StateDir, options: Options) -> None:
+    """Ctrl-C, SIGTERM and a closed terminal end it in order. A second one is no faster: the parts have their
+    time to end."""
     stop, console = threading.Event(), Console()
 
-    def end(*_: object) -> None:
-        if not stop.is_set():
-            console.print("stopping: the drivers first, then what they need; this can take a minute")
+    def end(number: int, _: object) -> None:
+        first = not stop.is_set()
         stop.set()
+        if number == signal.SIGHUP:
+            console.file = Path(os.devnull).open("w")  # noqa: SIM115  # the terminal is gone
+        elif first:
+            console.print("stopping: the drivers first, then what they need; this can take a minute")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    with Board(console, lambda: platform_source(assembly.environment()), assembly.dagster_url) as board:
-        run(assembly, stop, board.show)
-    console.print(f"stopped; the data is in {assembly.state_dir.root}", highlight=False)
+    with claimed(state_dir):
+        assembly = assemble(state_dir, options)
+        ending.on_end(end)
+        with Board(console, lambda: platform_source(assembly.environment()), assembly.dagster_url) as board:
+            run(assembly, stop, board.show)
+    console.print(f"stopped; the data is in {state_dir.root}", highlight=False)
 
 
-def _detached(assembly: Assembly) -> None:
+def _detached(state_dir: StateDir, options: Options) -> None:
     """The same command again in a session of its own, with its output in a log."""
-    log = assembly.state_dir.log("stack")
-    rotate(log)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    with log.open("ab") as output:
-        manager = subprocess.Popen(
-            (sys.executable, "-m", "spike_pipelines.cli.main", *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    log = state_dir.log("stack")
+    with claimed(state_dir) as claim:
+        assembly = assemble(state_dir, options)  # also here, where its progress is seen
+        rotate(log)
+        manager = _launch(claim, log)
+        claim.hand_over(manager.pid)
     with Console(stderr=True).status("starting") as status:
         deadline = time.monotonic() + DETACH_SECONDS
-        while not (snapshot := _Seen.of(assembly.state_dir, manager.pid)).ready:
+        while not (snapshot := _Seen.of(state_dir, manager.pid)).ready:
             status.update(f"starting {snapshot.waiting_for}")
             if manager.poll() is not None:
                 raise StackError("\n".join(process.tail(log)) or f"the stack ended at once: see {log}")
@@ -121,6 +127,22 @@ def _detached(assembly: Assembly) -> None:
                 raise StackError(f"the stack is not ready after {DETACH_SECONDS:.0f} s: see {log}")
             time.sleep(process.POLL_SECONDS)
     print(f"ready: Dagster at {assembly.dagster_url}; `spike status` shows the spikes, `spike down` ends it")
+
+
+def _launch(claim: Claim, log: Path) -> subprocess.Popen[bytes]:
+    """With the lock: at no moment is the folder nobody's."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    lock = claim.lock.fileno()
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            (sys.executable, "-m", "spike_pipelines.cli.main", *arguments),
+            env=os.environ | {INHERITED_LOCK: str(lock)},
+            pass_fds=(lock,),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +154,8 @@ class _Seen:
     def of(cls, state_dir: StateDir, manager: int) -> "_Seen":
         snapshot = StackSnapshot.read(state_dir.snapshot)
         if snapshot is None or snapshot.manager.pid != manager:
+            return cls(False, "the manager")
+        if not snapshot.parts:
             return cls(False, "the manager")
         names = (part.name for part in snapshot.parts if part.state not in UP)
         return cls(snapshot.ready, ", ".join(names) or "drivers")

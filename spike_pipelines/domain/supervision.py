@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     TWO_DRIVERS = "TWO_DRIVERS"
     HUNG = "HUNG"
     MISSING = "MISSING"
-    BLOCKED = "BLOCKED"  # only a person can decide: the topic changed, records are lost
+    BLOCKED = "BLOCKED"  # only a person can decide: the topic changed, records are lost, a token is refused
     UNKNOWN = "UNKNOWN"  # whether the driver lives and works could not be observed
     # on Kubernetes, see `domain/application_supervision.py`
     STUCK = "STUCK"  # the operator does not go on
@@ -131,6 +131,7 @@ class Decision:
 START_GRACE = timedelta(seconds=120)
 LONGEST_START = timedelta(minutes=10)
 BLOCKING = frozenset({"topic_changed", "lost", "spec_changed"})
+TOKEN_REFUSED = "unauthorized"  # noqa: S105  # a code, no password
 _LONG_BATCH = "one batch has taken"
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=5)
@@ -210,7 +211,10 @@ def judge(facts: SpikeFacts, now: datetime) -> Decision:
     if owner is None or facts.epoch is None:
         since = max(driver.ran_at or driver.started_at, driver.started_at, listened)
         return _without_epoch(facts, driver, now - since, now)
-    return _with_epoch(facts, driver, facts.epoch, now - max(facts.epoch.heartbeat_at, listened))
+    silent = now - max(facts.epoch.heartbeat_at, listened)
+    if silent > facts.objectives.hang and (refused := _token_refused(facts, driver, now)):
+        return Decision(facts.spike, Verdict.BLOCKED, refused)
+    return _with_epoch(facts, driver, facts.epoch, silent)
 
 
 def _owner(facts: SpikeFacts) -> ObservedDriver | None:
@@ -232,6 +236,9 @@ def _without_driver(facts: SpikeFacts, now: datetime) -> Decision:
         return Decision(facts.spike, Verdict.BLOCKED, facts.refusal.message, start)
     if facts.obstacle:
         return Decision(facts.spike, Verdict.BLOCKED, facts.obstacle)
+    last = max(facts.drivers, key=lambda d: d.started_at, default=None)
+    if last is not None and (refused := _token_refused(facts, last)):
+        return Decision(facts.spike, Verdict.BLOCKED, refused, start)
     ended = last_exit(facts.drivers)
     cause = f"no driver runs ({ended})" if ended else "no driver runs"
     return Decision(facts.spike, Verdict.MISSING, cause, start)
@@ -261,7 +268,9 @@ def _two_drivers(facts: SpikeFacts, owner: ObservedDriver | None) -> Decision:
 
 def _without_epoch(facts: SpikeFacts, driver: ObservedDriver, age: timedelta, now: datetime) -> Decision:
     """`age` is how long the driver could have been heard."""
-    if facts.refusal and facts.refusal.at >= driver.started_at:
+    if (refused := _token_refused(facts, driver, now)) is not None:
+        return Decision(facts.spike, Verdict.BLOCKED, refused)
+    if facts.refusal and facts.refusal.code != TOKEN_REFUSED and facts.refusal.at >= driver.started_at:
         if facts.refusal.code in BLOCKING:
             return Decision(facts.spike, Verdict.BLOCKED, facts.refusal.message)
         if now - facts.refusal.at <= START_GRACE:  # a driver that has not asked again since does not retry
@@ -273,6 +282,15 @@ def _without_epoch(facts: SpikeFacts, driver: ObservedDriver, age: timedelta, no
         return Decision(facts.spike, Verdict.STARTING, f"driver started {age.total_seconds():.0f} s ago")
     cause = f"driver runs for {age.total_seconds():.0f} s and has not opened an epoch"
     return _restart(facts, driver, cause)
+
+
+def _token_refused(facts: SpikeFacts, driver: ObservedDriver, now: datetime | None = None) -> str | None:
+    """What the driver was told if that was the last it was told: another process would be told the same. It
+    asks again by itself; a live one (`now`) that does not any more has another trouble."""
+    refusal = facts.refusal
+    if refusal is None or (refusal.code, refusal.driver) != (TOKEN_REFUSED, driver.driver):
+        return None
+    return None if now is not None and now - refusal.at > START_GRACE else refusal.message
 
 
 def _fenced_by(facts: SpikeFacts, driver: ObservedDriver, now: datetime) -> str | None:

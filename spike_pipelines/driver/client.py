@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.driver.decisions import Refusal
 from spike_pipelines.wire import (
+    DRIVER_HEADER,
     MAX_BODY_BYTES,
     BatchAccepted,
     EpochGrant,
@@ -36,11 +37,12 @@ class AppenderClient:
         spike: str,
         token: str | Callable[[], str],
         *,
+        driver: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(
             base_url=f"{url.rstrip('/')}/v1/spikes/{spike}",
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json"} | ({DRIVER_HEADER: driver} if driver else {}),
             timeout=TIMEOUT,
             transport=transport,
             trust_env=False,  # the appender is near; a proxy for the world outside does not know it

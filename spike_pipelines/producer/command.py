@@ -4,8 +4,10 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from rich.logging import RichHandler
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.producer.acks import Acks
 from spike_pipelines.producer.events import MAKERS
+from spike_pipelines.producer.numbers import Numbers
 from spike_pipelines.producer.records import Shares
 from spike_pipelines.producer.run import Loop, Outcome
 from spike_pipelines.producer.sender import Sender
@@ -53,6 +56,9 @@ def produce(  # noqa: PLR0917  # each is an option; typer passes them by name
     acks_file: Annotated[
         Path | None, typer.Option(help="Append what was acknowledged: topic partition start end.")
     ] = None,
+    numbers_file: Annotated[
+        Path | None, typer.Option(help="Go on behind the events that were sent before, as this file says.")
+    ] = None,
 ) -> None:
     """Send realistic events to Kafka, or replay a JSON-lines file."""
     _set_up_logging()
@@ -64,7 +70,8 @@ def produce(  # noqa: PLR0917  # each is an option; typer passes them by name
             sources = _replay(replay, topic, key)
         else:
             wanted = [Topic.parse(text) for text in topics.split(",")]
-            sources = _made_up(wanted, seed=seed, first=first, records=records, shares=shares)
+            numbers = _numbers(first, numbers_file)
+            sources = _made_up(wanted, seed=seed, numbers=numbers, records=records, shares=shares)
         acks = Acks(acks_file)
         until_up(lambda: ensure_topics(bootstrap, sources, partitions), stop)
         sender = until_up(lambda: Sender(bootstrap, acks), stop)
@@ -88,12 +95,24 @@ def _set_up_logging() -> None:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its troubles are told once, by us
 
 
+def _numbers(first: int, file: Path | None) -> Callable[[str], Iterable[int]]:
+    """Topic → numbers of its events."""
+    if file is None:
+        return lambda _: count(first)
+    return partial(Numbers(file).of, first=first)
+
+
 def _made_up(
-    topics: list[Topic], *, seed: int, first: int, records: int | None, shares: Shares
+    topics: list[Topic],
+    *,
+    seed: int,
+    numbers: Callable[[str], Iterable[int]],
+    records: int | None,
+    shares: Shares,
 ) -> Mapping[str, Iterator[Outgoing]]:
     return {
-        topic.name: events(topic, seed=seed, first=first, records=records, shares=shares, now=_now)
-        for topic in topics
+        t.name: events(t, seed=seed, numbers=numbers(t.name), records=records, shares=shares, now=_now)
+        for t in topics
     }
 
 

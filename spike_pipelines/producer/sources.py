@@ -1,9 +1,9 @@
 """Where records come from: made-up events of one topic, or the lines of a file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -47,10 +47,10 @@ class Topic:
 
 
 def events(
-    topic: Topic, *, seed: int, first: int, records: int | None, shares: Shares, now: Now
+    topic: Topic, *, seed: int, numbers: Iterable[int], records: int | None, shares: Shares, now: Now
 ) -> Iterator[Outgoing]:
-    """Records `first`, `first + 1`, … of a topic; without end if `records` is None."""
-    for number in islice(count(first), records):
+    """The events of these numbers, at most `records` of them; all if that is None."""
+    for number in islice(numbers, records):
         record = make(topic.kind, seed, number, now(), shares)
         yield Outgoing(record.key, record.value, record.timestamp)
 

@@ -2,11 +2,13 @@
 
 | it dies …                       | then                                                                 |
 | ------------------------------- | -------------------------------------------------------------------- |
-| before the batch is registered  | files in staging that nobody knows; the next backfill aborts the plan |
-| before or among the copies      | the next backfill finishes it first: same batch, same keys           |
+| before the batch is registered  | files in staging that nobody knows; the plan is aborted              |
+| before or among the copies      | it is finished: same batch, same keys                                |
 | after the commit                | the swap is done; any publication shows it                           |
 
-Each then plans anew: what was begun is of the application file, and of the loss accepted, of before.
+By the next backfill of the hour, or by the hourly retention job (`Swapper.finish_left`), whichever is first.
+
+The next backfill then plans anew: what was begun goes by the application file, and the loss accepted, of before.
 """
 
 import logging

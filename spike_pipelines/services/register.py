@@ -15,6 +15,7 @@ from spike_pipelines.domain.offsets import Partition, TopicOffsets, check_contin
 from spike_pipelines.domain.registration import check_against_broker, check_batch
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.starting import check_ends, check_identity, starting_point
+from spike_pipelines.domain.supervision import BLOCKING, TOKEN_REFUSED
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,16 @@ class Registrar:
             bound = tx.bound(spike.name)
             tx.lock_spike(spike.name, bound.dataset if bound else spike.dataset.name)
             tx.refuse(spike.name, Refusal(tx.now(), code, message, driver))
+
+    def note_refused_token(self, spike: Spike, driver: str) -> None:
+        """What a person is to decide about is not written over: anybody can bring this one about."""
+        before = self.ledger.refusals().get(spike.name)
+        if before is None or before.code not in BLOCKING:
+            message = (
+                "the appender refuses this driver's token: `spike token list` shows whether it was revoked "
+                f"or is over, `spike token rotate {spike.name}` makes another; the driver reads it by itself"
+            )
+            self.note_refusal(spike, TOKEN_REFUSED, message, driver)
 
     def _topic(self, spike: Spike) -> TopicOffsets:
         topic = self.broker.topics([spike.topic]).get(spike.topic)

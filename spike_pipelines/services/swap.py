@@ -2,10 +2,12 @@
 
 | it dies …                       | then                                                                 |
 | ------------------------------- | -------------------------------------------------------------------- |
-| before the batch is registered  | files in staging that nobody knows; the next replay aborts the plan  |
-| before or among the copies      | `finish` plans the same keys, asks whose an object is, and goes on    |
+| before the batch is registered  | files in staging that nobody knows; the plan is aborted              |
+| before or among the copies      | `finish` plans the same keys, asks whose an object is, and goes on   |
 | before the commit               | as above: nothing is live, nothing is superseded                     |
 | after it                        | the swap is `swapped`; the appender publishes like any commit        |
+
+By the next replay or backfill of the same, or the hourly retention job (`finish_left`), whichever is first.
 """
 
 import logging

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> Exit:
 def drive(spike: Spike, env: Environment, plan: Plan) -> Exit:
     board = VitalsBoard()
     _stop_on_signals(board)
-    client = AppenderClient(env.appender_url, spike.name, env.bearer)
+    client = AppenderClient(env.appender_url, spike.name, env.bearer, driver=env.driver_id)
     session = Session(client, board, driver=env.driver_id, version=spike.version)
     store = S3ObjectStore(connect(env.s3_endpoint))
     with served(board, spike, env.metrics_port) as page, HeartbeatThread(client, board):

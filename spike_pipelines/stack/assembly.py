@@ -161,8 +161,9 @@ class Assembly:
         return Dagster(home, ports["dagster"], ports["dagster.code"], env, cwd).parts()
 
     def _producer(self, env: Mapping[str, str], cwd: Path) -> Part:
-        acks = self.state_dir.data / "produced.txt"
-        return Producer(self.options.rate, self.options.seed, self.options.records, acks, env, cwd).part()
+        data, asked = self.state_dir.data, self.options
+        files = (data / "produced.txt", data / "produced-numbers.json")
+        return Producer(asked.rate, asked.seed, asked.records, *files, env, cwd).part()
 
     def _chosen(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         only = self.options.only

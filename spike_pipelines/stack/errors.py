@@ -7,6 +7,14 @@ class StackError(SpikeError):
     """The embedded stack cannot do what it was asked to."""
 
 
+class AlreadyRuns(StackError):
+    """Another stack has the state folder."""
+
+
+class UnreadableSnapshot(StackError):
+    """What the manager says of itself is not what a manager writes."""
+
+
 class PartFailed(StackError):
     """A part did not start, or ended before it was ready."""
 

@@ -13,20 +13,21 @@ from spike_pipelines.stack.certificates import system_certificates
 from spike_pipelines.stack.errors import NoJava
 
 OLDEST = 17  # what Spark 4 and Kafka 4 ask for
+NEWEST = 21  # the newest LTS with which Spark 4.1 is tested; from 24 on, Hadoop's logins (getSubject) fail
 FETCHED = "17"
 ASK_SECONDS = 20
 _VERSION = re.compile(r'version "(?P<first>\d+)(?:\.(?P<second>\d+))?')
 
 
 def find_java() -> Path:
-    """The home of a Java 17 or newer: `JAVA_HOME`, else `java` on the PATH, else fetched by cjdk.
+    """The home of a Java 17 to 21: `JAVA_HOME`, else `java` on the PATH, else fetched by cjdk.
 
     Raises `NoJava` saying what was tried and what to install.
     """
     tried = []
     for place, home in _installed():
         version = _version(home)
-        if version is not None and version >= OLDEST:
+        if version is not None and OLDEST <= version <= NEWEST:
             return home
         tried.append(f"{place} has {f'Java {version}' if version else 'no Java that runs'}")
     return _fetch(tried or ["JAVA_HOME is not set and there is no java on the PATH"])
@@ -65,7 +66,7 @@ def _fetch(tried: list[str]) -> Path:
             return Path(cjdk.java_home(version=FETCHED))
     except (cjdk.CjdkError, OSError) as error:
         raise NoJava(
-            f"Spark and Kafka need Java {OLDEST} or newer: {'; '.join(tried)}; and fetching one failed "
+            f"Spark and Kafka need Java {OLDEST} to {NEWEST}: {'; '.join(tried)}; and fetching one failed "
             f"({error}). Install one (Debian, Ubuntu: apt install openjdk-{OLDEST}-jre-headless; macOS: "
             f"brew install openjdk@{OLDEST}) or set JAVA_HOME to one"
         ) from error

@@ -1,14 +1,11 @@
 """Runs a set of parts until told to stop: one step a tick over all of them, nothing waits for one."""
 
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from signal import SIGTERM
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
 from spike_pipelines.stack.errors import StackError
@@ -19,7 +16,6 @@ from spike_pipelines.stack.state import StateDir
 
 TICK_SECONDS = 0.2
 UP = frozenset({PartState.READY, PartState.ENDED})
-ORPHAN_SECONDS = 20.0
 
 
 class Manager:
@@ -48,16 +44,14 @@ class Manager:
         self._written: StackSnapshot | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set, or a part fails that never was ready. Ends all it started, either way."""
-        with self._alone():
-            end_orphans(self._state_dir)
-            try:
-                while not stop.is_set():
-                    self._tick()
-                    stop.wait(TICK_SECONDS)
-            finally:
-                self._end_all()
-                self._state_dir.snapshot.unlink(missing_ok=True)
+        """Until `stop` is set, or a part fails that never was ready. Ends all it started, either way. The
+        state folder is the caller's (`claimed`)."""
+        try:
+            while not stop.is_set():
+                self._tick()
+                stop.wait(TICK_SECONDS)
+        finally:
+            self._end_all()
 
     def _tick(self) -> None:
         for keeper in self._keepers:
@@ -111,23 +105,6 @@ class Manager:
             snapshot.write(self._state_dir.snapshot)
             self._written = snapshot
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One manager for a state folder; the lock goes with the process that holds it."""
-        with self._state_dir.lock.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise already_runs(self._state_dir) from error
-            yield
-
-
-def already_runs(state_dir: StateDir) -> StackError:
-    return StackError(
-        f"a stack runs already in {state_dir.root}: `spike status` shows it, `spike down` ends it; "
-        "another one needs another folder (SPIKE_STATE_DIR)"
-    )
-
 
 def end_order(parts: Sequence[Part]) -> tuple[frozenset[str], ...]:
     """Names in waves: all of a wave are ended at the same time, and none before what needs it."""
@@ -141,14 +118,3 @@ def end_order(parts: Sequence[Part]) -> tuple[frozenset[str], ...]:
         waves.append(wave)
         left = {name: part for name, part in left.items() if name not in wave}
     return tuple(waves)
-
-
-def end_orphans(state_dir: StateDir) -> None:
-    """End parts of a manager that was killed. Only processes with the start time on record are touched."""
-    before = StackSnapshot.read(state_dir.snapshot)
-    if before is None or before.is_running():
-        return
-    for part in reversed(before.parts):
-        if part.process is not None:
-            part.process.end(SIGTERM, ORPHAN_SECONDS)
-    state_dir.snapshot.unlink(missing_ok=True)

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import psutil
 
+from spike_pipelines.stack import loopback
 from spike_pipelines.stack.errors import PartFailed
 from spike_pipelines.stack.part import Part
 
 POLL_SECONDS = 0.1
 TAIL_LINES = 20
 LEFT_BEHIND_SECONDS = 10.0
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "XDG_CACHE_HOME")
+INHERITED = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "XDG_CACHE_HOME"),
+    *loopback.NAMES,
+)
 """What a part gets of our environment; all else it is told on purpose, so that a shell's leftovers
 (`PYTHONPATH`, `AWS_PROFILE`, `DAGSTER_HOME` of another project) cannot change what it does."""
 

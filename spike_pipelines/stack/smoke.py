@@ -120,8 +120,10 @@ def _stack(folder: Path, plan: Plan, tell: Callable[[str], None]) -> Iterator[Pl
         os.environ.update(running.find(folder).environment)  # the AWS SDK reads its part from there
         yield Platform(Settings.from_env())
     finally:
-        tell("stopping everything")
-        subprocess.run((*SPIKE, "down"), env=env, check=True)
+        try:
+            tell("stopping everything")
+        finally:  # also where there is no terminal any more to tell it to
+            subprocess.run((*SPIKE, "down"), env=env, check=True)
 
 
 def _await_midway(platform: Platform, plan: Plan, victim: str) -> None:

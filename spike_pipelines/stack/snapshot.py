@@ -5,9 +5,10 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
+from spike_pipelines.stack.errors import UnreadableSnapshot
 
 
 class PartState(StrEnum):
@@ -20,7 +21,7 @@ class PartState(StrEnum):
 
 
 class PartSnapshot(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # of a newer version, perhaps
 
     name: str
     state: PartState
@@ -30,9 +31,10 @@ class PartSnapshot(BaseModel):
 
 
 class StackSnapshot(BaseModel):
-    """`ready` becomes true once everything runs, and stays so."""
+    """`ready` becomes true once everything runs, and stays so. There are no `parts` while it is found out
+    which there are to be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     manager: ProcessIdentity
     started_at: datetime
@@ -41,11 +43,24 @@ class StackSnapshot(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "StackSnapshot | None":
-        return cls.model_validate_json(path.read_bytes()) if path.exists() else None
+        """None where there is no file. Raises `UnreadableSnapshot`."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise UnreadableSnapshot(
+                f"{path} is not what `spike up` writes ({error.errors()[0]['msg']}): "
+                "`spike down` ends what runs there and takes the file away"
+            ) from error
 
     def write(self, path: Path) -> None:
+        """Whole or not at all, whatever is killed and even if the machine is."""
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(self.model_dump_json(indent=2) + "\n")
+        with partial.open("w") as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
 
     def is_running(self) -> bool:

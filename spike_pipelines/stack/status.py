@@ -82,12 +82,17 @@ def parts_line(parts: Iterable[PartSnapshot]) -> Text:
     for part in parts:
         ready = part.state in (PartState.READY, PartState.ENDED)
         colour = "green" if ready else "yellow" if part.problem is None else "red"
-        line.append(f"{part.name} ").append("●" if ready else f"◌ {part.state}", style=colour)
+        line.append(f"{part.name} ").append("●" if ready else f"◌ {_doing(part)}", style=colour)
         if not ready and part.problem:
             line.append(f" ({part.problem})", style=colour)
         line.append("  ")
     line.rstrip()
     return line
+
+
+def _doing(part: PartSnapshot) -> str:
+    asked = part.state is PartState.STOPPED
+    return f"stopped on request: spike stack start {part.name}" if asked else part.state
 
 
 def _caption(rows: Iterable[SpikeRow], parts: Iterable[PartSnapshot], link: str | None) -> Text:

@@ -9,7 +9,7 @@ from spike_pipelines.adapters.processes import LocalProcesses
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.assembly import Assembly, Options
 from spike_pipelines.stack.drivers import start_missing, stop_all
-from spike_pipelines.stack.manager import Manager, already_runs
+from spike_pipelines.stack.manager import Manager
 from spike_pipelines.stack.running import write_environment
 from spike_pipelines.stack.snapshot import StackSnapshot
 from spike_pipelines.stack.state import StateDir
@@ -19,14 +19,10 @@ DRIVERS_NEED = frozenset({"appender", "kafka", "s3"})
 
 
 def assemble(state_dir: StateDir, options: Options) -> Assembly:
-    """Reads the application files, fetches Java and jars where they are missing, writes `spike env`.
-
-    A folder with a running stack is refused here, before anything of that stack is written over.
-    """
-    snapshot = StackSnapshot.read(state_dir.snapshot)
-    if snapshot is not None and snapshot.is_running():
-        raise already_runs(state_dir)
+    """Reads the application files, fetches Java and jars where they are missing, writes `spike env`. The
+    folder is the caller's (`claimed`): nothing of a running stack is written over."""
     assembly = Assembly.of(state_dir, load_applications(options.applications), options)
+    assembly.parts()  # what they need is fetched now, and an unknown one refused
     write_environment(state_dir, assembly.environment())
     return assembly
 

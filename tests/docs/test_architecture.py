@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from spike_pipelines.adapters.applications import load_applications
-from spike_pipelines.cli.main import app
 from spike_pipelines.domain.batch import TRANSITIONS
 from spike_pipelines.domain.swap import SWAP_TRANSITIONS
 
@@ -99,10 +98,3 @@ def test_links_to_files_lead_somewhere(page):
 def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
     assert set(re.findall(r"make ([a-z]+)", text("README.md"))) <= targets
-
-
-def test_every_spike_command_in_the_readme_exists():
-    known = {c.name or c.callback.__name__ for c in app.registered_commands} | {
-        g.name for g in app.registered_groups
-    }
-    assert set(re.findall(r"(?:`|bin/)spike ([a-z]+)", text("README.md"))) <= known

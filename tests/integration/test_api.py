@@ -254,6 +254,34 @@ def test_only_a_spikes_own_token_speaks_for_it(api, method, path, credentials):
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
+def by_driver(api, name, driver, token="wrong"):
+    headers = {"Authorization": f"Bearer {token}", "spike-driver": driver}
+    error(api.post(f"/v1/spikes/{name}/heartbeat", json={}, headers=headers), 401, "unauthorized")
+
+
+def test_a_driver_whose_token_is_refused_is_noted_with_the_way_out(api, world):
+    by_driver(api, "payouts", "a")
+    refusal = world.ledger.refusals()["payouts"]
+    assert (refusal.code, refusal.driver) == ("unauthorized", "a")
+    assert "`spike token rotate payouts`" in refusal.message
+    open_epoch(api)
+    assert not world.ledger.refusals()
+
+
+def test_what_strangers_ask_is_noted_of_known_spikes_only_and_seldom(api, world):
+    for number in range(20):
+        by_driver(api, "payouts", f"driver-{number}")
+        by_driver(api, "never", f"driver-{number}")
+        by_driver(api, "payouts", "not a name")
+    assert {name: r.driver for name, r in world.ledger.refusals().items()} == {"payouts": "driver-0"}
+
+
+def test_a_refused_token_does_not_hide_what_a_person_has_to_decide(api, world, spike):
+    world.registrar.note_refusal(spike, "lost", "records are gone", "a")
+    by_driver(api, "payouts", "a")
+    assert world.ledger.refusals()["payouts"].code == "lost"
+
+
 def test_a_stranger_is_not_told_which_spikes_exist(api):
     known = api.get("/v1/spikes/payouts", headers={"Authorization": "Bearer wrong"}).json()
     unknown = api.get("/v1/spikes/never", headers={"Authorization": "Bearer wrong"}).json()

@@ -1,5 +1,6 @@
 """The producer against a real Kafka: what it says was acknowledged is what the log has."""
 
+import json
 import os
 import secrets
 import signal
@@ -106,6 +107,21 @@ def test_a_record_arrives_with_key_value_and_its_late_timestamp(kafka, topic):
     now = time.time() * 1000
     assert all(now - 3 * 3_600_000 - 60_000 < r.timestamp <= now for r in records)
     assert min(r.timestamp for r in records) < now - 3_600_000
+
+
+def test_a_second_run_of_the_same_seed_makes_no_key_again(kafka, topic, tmp_path):
+    options = ("--topics", f"{topic}=crt.payout", "--records", "50", "--rate", "0", "--malformed", "0")
+    for _ in range(2):
+        code, told = run(
+            kafka.bootstrap, *options, "--partitions", "1", "--numbers-file", str(tmp_path / "n")
+        )
+        assert code == 0, told
+    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition(topic, 0)])
+    seen = []
+    until(lambda: seen.extend(r for b in consumer.poll(1000).values() for r in b) or len(seen) >= 100)
+    consumer.close()
+    assert len({json.loads(record.value)["payout_id"] for record in seen}) == len(seen) == 100
 
 
 def test_replay_sends_a_users_own_lines(kafka, broker, topic, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment, secrets_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SPIKE = (sys.executable, "-m", "spike_pipelines.cli.main")
 STORES = "kafka,postgres,s3,appender"
 DEADLINE_SECONDS = 120
 
@@ -29,16 +30,19 @@ class Cli:
         self.state_dir = state_dir
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SPIKE_", "AWS_"))}
         return subprocess.run(
-            [sys.executable, "-m", "spike_pipelines.cli.main", *arguments],
-            env=clean | {"SPIKE_STATE_DIR": str(self.state_dir)} | environ,
+            [*SPIKE, *arguments],
+            env=self.environ() | environ,
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
         )
+
+    def environ(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SPIKE_", "AWS_"))}
+        return clean | {"SPIKE_STATE_DIR": str(self.state_dir)}
 
     def up(self) -> None:
         done = self.run("up", "--detach", "--only", STORES, "--no-producer", "--no-drivers")
@@ -174,6 +178,8 @@ def test_after_down_nothing_runs_and_after_up_the_data_is_there(spike):
     put = "from spike_pipelines.platform import Platform; Platform().store.put('spike-lake', 'kept', b'data')"
     subprocess.run([sys.executable, "-c", put], env=environ, cwd=REPOSITORY, check=True)
     pids = [spike.part(name)["process"]["pid"] for name in STORES.split(",")]
+    assert spike.run("stack", "stop", "kafka").stdout == "kafka stopped\n"
+    assert "stopped on request: spike stack start kafka" in " ".join(spike.run("status").stdout.split())
     assert spike.run("down").returncode == 0
     assert not any(psutil.pid_exists(pid) for pid in pids)
     spike.up()
@@ -197,8 +203,53 @@ def test_stack_whose_manager_was_killed_is_cleaned_up_by_down(spike):
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("already", ["assembling", "handed over", "with a part"])
+def test_down_ends_a_stack_that_still_starts(tmp_path, already):
+    cli = Cli(tmp_path / "state")
+    file = cli.state_dir / "stack.json"
+    command = (*SPIKE, "up", "--detach", "--only", STORES, "--no-producer", "--no-drivers")
+    starting = subprocess.Popen(command, env=cli.environ(), cwd=REPOSITORY, stderr=subprocess.PIPE)
+
+    def reached() -> bool:
+        snapshot = json.loads(file.read_text()) if file.exists() else {"manager": {}, "parts": []}
+        manager = snapshot["manager"].get("pid")
+        handed = manager not in {None, starting.pid}
+        parts = [part for part in snapshot["parts"] if part["process"]]
+        return {"assembling": bool(manager), "handed over": handed, "with a part": bool(parts)}[already]
+
+    until(reached)
+    done = cli.run("down")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert starting.wait(DEADLINE_SECONDS) != 0
+    starting.stderr.close()
+    assert not file.exists()
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(cli.state_dir) in str(p.info["cmdline"])]
+    assert not left
+
+
 def test_terminal_shows_a_live_table_and_ctrl_c_ends_everything(tmp_path):
     """In a terminal of its own, where Ctrl-C is a key."""
+    state_dir, shown, pid = attached(tmp_path)
+    parts = json.loads((state_dir / "stack.json").read_text())["parts"]
+    os.write(shown.descriptor, b"\x03")
+    shown.until("stopped; the data is in")
+    _, status = os.waitpid(pid, 0)
+    os.close(shown.descriptor)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not any(psutil.pid_exists(part["process"]["pid"]) for part in parts)
+
+
+def test_a_terminal_that_is_closed_ends_everything(tmp_path):
+    state_dir, shown, pid = attached(tmp_path)
+    parts = json.loads((state_dir / "stack.json").read_text())["parts"]
+    os.close(shown.descriptor)
+    os.waitpid(pid, 0)
+    assert not any(psutil.pid_exists(part["process"]["pid"]) for part in parts)
+    assert not (state_dir / "stack.json").exists()
+
+
+def attached(tmp_path):
+    """The stores in a terminal, once its table is there."""
     state_dir = tmp_path / "state"
     command = [
         sys.executable,
@@ -217,28 +268,22 @@ def test_terminal_shows_a_live_table_and_ctrl_c_ends_everything(tmp_path):
         os.execv(sys.executable, command)
     shown = Terminal(terminal)
     shown.until("crt-payout-v1-1.0")
-    parts = json.loads((state_dir / "stack.json").read_text())["parts"]
-    os.write(terminal, b"\x03")
-    shown.until("stopped; the data is in")
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert not any(psutil.pid_exists(part["process"]["pid"]) for part in parts)
+    return state_dir, shown, pid
 
 
 class Terminal:
     """What was written to a terminal so far."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self.text = ""
 
     def until(self, expected: str) -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while expected not in self.text:
             assert time.monotonic() < deadline, self.text
-            if select.select([self._descriptor], [], [], 1)[0]:
-                self.text += os.read(self._descriptor, 65536).decode(errors="replace")
+            if select.select([self.descriptor], [], [], 1)[0]:
+                self.text += os.read(self.descriptor, 65536).decode(errors="replace")
 
 
 @pytest.mark.parametrize("command", ["status", "env"])

@@ -4,7 +4,8 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from spike_pipelines.stack.parts.kafka import Kafka
+from spike_pipelines.stack.errors import PartFailed
+from spike_pipelines.stack.parts.kafka import Kafka, escaped
 from spike_pipelines.stack.parts.postgres import DATABASES, Postgres
 from spike_pipelines.stack.parts.s3 import S3
 
@@ -49,3 +50,22 @@ def test_kafka_has_the_partitions_asked_for_and_invents_no_topic(kafka: Kafka):
     assert described == {"stack-parts": 3}
     assert "misspelt" not in admin.list_topics()
     admin.close()
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_kafka_lays_out_its_data_in_a_folder_of_any_name(tmp_path, monkeypatch, locale):
+    monkeypatch.setenv("LC_ALL", locale)
+    data = tmp_path / "größer als 𝛑" / r"a\b" / "kafka"
+    Kafka(data, 1, 2).part().prepare()
+    assert (data / "log" / "meta.properties").exists()
+    assert sorted(path.name for path in data.iterdir()) == ["log", "log4j2.properties", "server.properties"]
+
+
+def test_kafka_refuses_a_folder_with_a_comma(tmp_path):
+    with pytest.raises(PartFailed, match=r"one,two.* has a comma in its name.*SPIKE_STATE_DIR"):
+        Kafka(tmp_path / "one,two", 1, 2).part().prepare()
+
+
+def test_values_are_written_as_java_reads_them():
+    assert escaped("/tmp/a b") == "/tmp/a b"
+    assert escaped("ü\\𝛑") == r"\u00FC\\\uD835\uDED1"

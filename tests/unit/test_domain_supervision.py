@@ -126,6 +126,33 @@ TABLE = {
     "a driver that is told to wait by trouble outside is left alone": (
         facts(driver(), refusal=refused(5, "topic_missing")), Verdict.RETRYING, None,
     ),
+    "a driver whose token is refused is not restarted: another would be refused too": (
+        facts(driver(), refusal=refused(30, "unauthorized")), Verdict.BLOCKED, None,
+    ),
+    "nor when that came while it had an epoch": (
+        facts(driver(), epoch=owned(9999), refusal=refused(5, "unauthorized")), Verdict.BLOCKED, None,
+    ),
+    "a driver that is heard speaks with a token, whatever was refused": (
+        facts(driver(), epoch=owned(), refusal=refused(5, "unauthorized")), Verdict.RUNNING, None,
+    ),
+    "the refused token of another driver is not this one's": (
+        facts(driver("b"), refusal=refused(5, "unauthorized")), Verdict.HUNG,
+        Action(ActionKind.RESTART, "payouts", ("b",)),
+    ),
+    "a driver whose token was refused and that asks no more is hung": (
+        facts(driver(), epoch=owned(9999), refusal=refused(121, "unauthorized")), Verdict.HUNG, RESTART_A,
+    ),
+    "one that gave up over its token is not started again at once": (
+        facts(ended(), refusal=refused(299, "unauthorized")), Verdict.BLOCKED, None,
+    ),
+    "but after five minutes, as somebody may have seen to it": (
+        facts(ended(), refusal=refused(300, "unauthorized")), Verdict.BLOCKED,
+        Action(ActionKind.START, "payouts"),
+    ),
+    "another driver's end is no matter of that token": (
+        facts(ended(), driver("b", age=9, state=DriverState.EXITED, exit_code=1),
+              refusal=refused(99, "unauthorized")), Verdict.MISSING, Action(ActionKind.START, "payouts"),
+    ),
     "a driver that stopped asking is hung, whatever it was told": (
         facts(driver(), refusal=refused(130, "topic_missing")), Verdict.HUNG, RESTART_A,
     ),

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
 
@@ -325,3 +326,16 @@ def test_missing_topic_is_asked_for_again(setup):
 
 def test_wrong_application_stops_at_once(setup):
     assert setup.driver(Registers(fails=(InvalidSpec("no such column"),))).run() is Exit.INVALID
+
+
+def test_a_driver_says_who_it_is_in_each_request_also_where_its_token_is_refused():
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["spike-driver"])
+        return httpx.Response(401, json={"error": {"code": "unauthorized", "message": "no"}})
+
+    transport = httpx.MockTransport(answer)
+    client = AppenderClient("http://appender", "spike", TOKEN, driver="me", transport=transport)
+    assert client.open_epoch(OpenEpoch(driver="me")).code == "unauthorized"
+    assert asked == ["me"]

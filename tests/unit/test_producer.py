@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal as Number
+from itertools import count, islice
 from pathlib import Path
 
 import orjson
@@ -18,11 +19,13 @@ from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.producer.acks import Acks, merge, read_acks
 from spike_pipelines.producer.dice import FACES, zipf
 from spike_pipelines.producer.events import MAKERS, REQUIRED
+from spike_pipelines.producer.numbers import Numbers
 from spike_pipelines.producer.pace import Pace
 from spike_pipelines.producer.records import Flaw, Record, Shares, make
 from spike_pipelines.producer.run import Loop
 from spike_pipelines.producer.sources import Outgoing, Topic, events, lines
 from spike_pipelines.producer.topics import until_up
+from spike_pipelines.stack.parts.producer import Producer
 
 AT = datetime(2026, 6, 15, 12, tzinfo=UTC)
 SPIKES = {s.topic: s for s in load_applications(Path(__file__).parents[2] / "deployments" / "applications")}
@@ -159,7 +162,9 @@ def test_source_ends_after_its_records_and_goes_on_from_a_number():
     topic = Topic.parse("crt.payout")
 
     def source(first: int, records: int) -> list[Outgoing]:
-        return list(events(topic, seed=1, first=first, records=records, shares=CLEAN, now=lambda: AT))
+        return list(
+            events(topic, seed=1, numbers=count(first), records=records, shares=CLEAN, now=lambda: AT)
+        )
 
     assert len(source(0, 5)) == 5
     assert source(3, 2) == source(0, 5)[3:]
@@ -319,3 +324,35 @@ def test_trouble_is_told_once_however_long_it_lasts_and_so_is_its_end(caplog):
     Loop(sender, acks, threading.Event()).run({"t": source}, rate=0)
     told = [r.message for r in caplog.records]
     assert told.count("no leader") == told.count("Kafka answers again")
+
+
+def test_a_number_is_given_out_once_whenever_the_producer_is_killed(tmp_path):
+    """Each run is killed after some numbers: nothing is written then."""
+    taken = [
+        number
+        for used in (1, 3, 4, 5, 9)
+        for number in islice(Numbers(tmp_path / "numbers.json", block=4).of("a", first=2), used)
+    ]
+    assert taken[0] == 2
+    assert len(taken) == len(set(taken)) == 22
+
+
+def test_numbers_of_topics_are_their_own_and_first_is_not_before_what_was_taken(tmp_path):
+    numbers = Numbers(tmp_path / "new" / "numbers.json", block=4)
+    a, b = numbers.of("a", first=0), numbers.of("b", first=7)
+    assert [next(a), next(b), next(a)] == [0, 7, 1]
+    assert next(numbers.of("a", first=0)) == 4
+    assert next(numbers.of("b", first=100)) == 100
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": "x"}'])
+def test_a_file_without_numbers_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "numbers.json").write_text(text)
+    with pytest.raises(InvalidSpec, match=r"numbers\.json has no numbers"):
+        next(Numbers(tmp_path / "numbers.json").of("a", first=0))
+
+
+def test_the_stacks_producer_goes_on_behind_what_it_sent(tmp_path):
+    part = Producer(1.0, 1, None, tmp_path / "acks", tmp_path / "numbers", {}, tmp_path).part()
+    option = part.command.index("--numbers-file")
+    assert part.command[option + 1] == str(tmp_path / "numbers")

@@ -121,6 +121,19 @@ def test_java_on_the_path_is_used_where_java_home_is_too_old(tmp_path, monkeypat
     assert find_java() == tmp_path
 
 
+@pytest.mark.parametrize("too_new", ["22", "25.0.3"])
+def test_java_on_the_path_is_used_where_java_home_is_too_new(tmp_path, monkeypatch, too_new):
+    install_java(tmp_path, "21.0.1")
+    monkeypatch.setenv("JAVA_HOME", str(install_java(tmp_path / "home-new", too_new)))
+    assert find_java() == tmp_path
+
+
+def test_java_is_fetched_where_all_there_is_is_too_new(tmp_path, jdk_index, server):
+    install_java(tmp_path, "25.0.3")
+    assert find_java() != tmp_path
+    assert server.asked["/jdk.tar.gz"] == 1
+
+
 def test_java_is_fetched_once_where_there_is_none(jdk_index, server):
     home = find_java()
     assert (home / "bin" / "java").exists()
@@ -128,10 +141,14 @@ def test_java_is_fetched_once_where_there_is_none(jdk_index, server):
     assert server.asked["/jdk.tar.gz"] == 1
 
 
-def test_no_java_at_all_is_an_error_that_says_what_was_tried_and_what_to_install(tmp_path, server):
-    install_java(tmp_path, "11.0.2")
+@pytest.mark.parametrize(("version", "major"), [("11.0.2", 11), ("25.0.3", 25)])
+def test_no_java_at_all_is_an_error_that_says_what_was_tried_and_what_to_install(
+    tmp_path, server, version, major
+):
+    install_java(tmp_path, version)
     with pytest.raises(
-        NoJava, match=r"the PATH .* has Java 11; and fetching one failed .*apt install openjdk-17"
+        NoJava,
+        match=rf"need Java 17 to 21: the PATH .* has Java {major}; and fetching .*apt install openjdk-17",
     ):
         find_java()
 

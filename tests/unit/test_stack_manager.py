@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,12 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spike_pipelines.adapters.process_identity import ProcessIdentity
 from spike_pipelines.stack import keeper as keeping
+from spike_pipelines.stack.claim import claimed
 from spike_pipelines.stack.errors import PartFailed, PortTaken, StackError
 from spike_pipelines.stack.keeper import Keeper, delay_seconds
-from spike_pipelines.stack.manager import Manager, end_order, end_orphans
+from spike_pipelines.stack.manager import Manager, end_order
 from spike_pipelines.stack.part import Part
+from spike_pipelines.stack.parts.postgres import Postgres
+from spike_pipelines.stack.parts.s3 import PORTS, S3, S3Ports
+from spike_pipelines.stack.ports import find_free
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState, StackSnapshot
 from spike_pipelines.stack.state import StateDir
 
@@ -53,6 +55,7 @@ class Running:
         self.stop = threading.Event()
         self.last: StackSnapshot | None = None
         self.error: Exception | None = None
+        self._state = state
         self._manager = Manager(parts, state, on_tick=self._hear, **hooks)
         self._thread = threading.Thread(target=self._run)
 
@@ -81,7 +84,8 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self._manager.run(self.stop)
+            with claimed(self._state):
+                self._manager.run(self.stop)
         except Exception as error:  # noqa: BLE001 - the test looks at it
             self.error = error
 
@@ -191,31 +195,10 @@ def test_failing_hook_does_not_keep_parts_running(state):
     assert isinstance(stack.error, ExceptionGroup)
 
 
-def test_second_manager_of_a_folder_is_refused(state):
+def test_what_was_stopped_before_is_started_with_the_stack(state):
+    state.stop_request("p").touch()
     with Running(state, part("p")) as stack:
-        stack.until(lambda snapshot: snapshot.ready)
-        with pytest.raises(StackError, match="runs already"):
-            Manager([part("p")], state).run(threading.Event())
-
-
-def test_parts_of_a_killed_manager_are_ended_and_others_are_not(state):
-    """The record has two processes: one that was a part, and this test, under another start time."""
-    orphan = subprocess.Popen([sys.executable, "-c", WAIT], start_new_session=True)
-    me = ProcessIdentity.of(os.getpid())
-    snapshot = StackSnapshot(
-        manager=ProcessIdentity(me.pid, me.created - 1),
-        started_at="2026-01-01T00:00:00Z",
-        ready=True,
-        parts=(
-            PartSnapshot(name="orphan", state=READY, process=ProcessIdentity.of(orphan.pid)),
-            PartSnapshot(name="stranger", state=READY, process=ProcessIdentity(me.pid, me.created - 1)),
-        ),
-    )
-    snapshot.write(state.snapshot)
-    end_orphans(state)
-    orphan.poll()
-    assert gone(orphan.pid)
-    assert not state.snapshot.exists()
+        stack.until_part("p", lambda p: p.state is READY)
 
 
 def test_order_of_the_end_takes_in_waves_what_nothing_else_needs():
@@ -239,6 +222,30 @@ def test_taken_port_is_an_error_that_names_the_holder_and_the_way_out(state, lis
         PortTaken, match=rf"p needs port {listener}, and process {os.getpid()} .* delete .*ports.json"
     ):
         keeper.step(0.0, needs_ready=True)
+
+
+def dead(name: str, port: int, folder: Path) -> Part:
+    """A part whose server answers no more."""
+    if name == "postgres":
+        return Postgres(folder, port, "secret").part()
+    return S3(folder, S3Ports.of(dict.fromkeys(PORTS, port)), "a", "b", ("lake",)).part()
+
+
+@pytest.mark.parametrize("name", ["postgres", "s3"])
+def test_a_server_that_dies_while_it_is_furnished_again_is_a_failure_like_any_other(state, tmp_path, name):
+    furnish = dead(name, find_free(), tmp_path).furnish
+    with pytest.raises(PartFailed, match=rf"{name}: .* cannot be created"):
+        furnish()
+    times = iter([lambda: None, furnish])
+
+    def furnish_next() -> None:
+        next(times, lambda: None)()
+
+    with Running(state, part(name, furnish=furnish_next)) as stack:
+        first = stack.until_part(name, lambda p: p.state is READY).process.pid
+        os.kill(first, signal.SIGKILL)
+        again = stack.until_part(name, lambda p: p.state is READY and p.process.pid != first)
+        assert again.restarts == 2
 
 
 @pytest.fixture

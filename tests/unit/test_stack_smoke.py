@@ -1,5 +1,10 @@
 """When a smoke run has proved something: each way of passing without that is refused."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -57,6 +62,43 @@ def test_a_fault_that_nothing_recovered_from_is_named(after, words):
     found = unrecovered(BEFORE, after)
     assert len(found) == len(words)
     assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+# `spike`, as far as these commands call it: it notes its calls, and does not come up until it is killed.
+FAKE = """
+import pathlib, signal, sys, time
+with open(sys.argv[1], "a") as calls:
+    calls.write(sys.argv[2] + "\\n")
+if sys.argv[2] == "up":
+    time.sleep(60)
+"""
+COMMAND = """
+import sys
+from spike_pipelines.cli.main import app
+from spike_pipelines.stack import smoke
+from spike_pipelines.stack.chaos import field
+smoke.SPIKE = field.SPIKE = (sys.executable, sys.argv[1], sys.argv[2])
+app([sys.argv[3]])
+"""
+
+
+@pytest.mark.parametrize("command", ["smoke", "chaos"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_told_to_end_ends_its_stack(tmp_path, command, number):
+    (tmp_path / "fake.py").write_text(FAKE)
+    calls = tmp_path / "calls"
+    calls.touch()
+    env = os.environ | {"TMPDIR": str(tmp_path), "SPIKE_STATE_DIR": str(tmp_path / "none")}
+    command = [sys.executable, "-c", COMMAND, tmp_path / "fake.py", calls, command]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env) as run:
+        deadline = time.monotonic() + 60
+        while calls.read_text() != "up\n":
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(number)
+        assert run.wait(60) != 0
+    assert calls.read_text() == "up\ndown\n"
 
 
 A, B, C = (0, 0), (0, 1), (1, 0)

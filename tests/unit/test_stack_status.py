@@ -75,6 +75,11 @@ def test_parts_line_names_what_is_not_ready_and_why():
     assert str(parts_line(parts)) == "s3 ●  kafka ◌ backing off (kafka was killed by signal 9.)"
 
 
+def test_a_part_that_was_stopped_on_request_says_how_to_start_it():
+    parts = [PartSnapshot(name="kafka", state=PartState.STOPPED)]
+    assert str(parts_line(parts)) == "kafka ◌ stopped on request: spike stack start kafka"
+
+
 def test_dagster_link_is_below():
     assert "Dagster: http://127.0.0.1:3000" in shown([], [], link="http://127.0.0.1:3000")
 

@@ -58,8 +58,10 @@ def field(folder: Path, *, spikes: int, rate: float, tell: Callable[[str], None]
         finally:
             for link in links.values():
                 link.heal()
-            tell("stopping everything")
-            subprocess.run((*SPIKE, "down"), env=env, check=True)
+            try:
+                tell("stopping everything")
+            finally:  # also where there is no terminal any more to tell it to
+                subprocess.run((*SPIKE, "down"), env=env, check=True)
 
 
 def hasty_applications(source: Path, target: Path, spikes: int) -> Path:

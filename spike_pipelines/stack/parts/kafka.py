@@ -1,6 +1,7 @@
 """A single Apache Kafka node (KRaft: broker and controller in one process)."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ SETTINGS: Mapping[str, str] = {
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 HEAP = ("-Xms128m", "-Xmx384m", "-XX:MaxDirectMemorySize=128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4")
+# Java takes file names to be in the locale's letters, and a plain C has no others than ASCII's.
+LOCALE: Mapping[str, str] = {"LC_ALL": "C.UTF-8"}
 LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = out
@@ -72,6 +75,7 @@ class Kafka:
             name="kafka",
             command=(*self._java(), *HEAP, "kafka.Kafka", str(self._properties)),
             cwd=self.data,
+            env=LOCALE,
             ports=(self.port, self.controller_port),
             prepare=self._format,
             ready=self._probe,
@@ -106,14 +110,27 @@ class Kafka:
 
     def _format(self) -> None:
         """Write the configuration; lay out the log directory unless that was done before."""
+        if "," in str(self.data):
+            raise PartFailed(
+                f"kafka: {self.data} has a comma in its name, which for Kafka is the end of it: "
+                "choose another folder (SPIKE_STATE_DIR)"
+            )
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "log4j2.properties").write_text(LOGGING)
-        self._properties.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
+        lines = (f"{key}={escaped(value)}\n" for key, value in self._settings().items())
+        self._properties.write_text("".join(lines), encoding="ascii")
         command = (
             *self._java(), "kafka.tools.StorageTool", "format", "--ignore-formatted",
             "--cluster-id", CLUSTER_ID, "--config", str(self._properties),
         )  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FORMAT_SECONDS)
+        done = subprocess.run(
+            command,
+            env=os.environ | LOCALE,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FORMAT_SECONDS,
+        )
         if done.returncode != 0:
             raise PartFailed(f"kafka: formatting {self.data} failed:\n{done.stdout}{done.stderr}")
 
@@ -134,6 +151,13 @@ class Kafka:
         except KafkaError as error:
             return str(error)
         return None
+
+
+def escaped(value: str) -> str:
+    """As a value of a properties file, which Java reads as ISO 8859-1: UTF-16 units, four hex digits each."""
+    units = value.replace("\\", "\\\\").encode("utf-16-be")
+    letters = (int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2))
+    return "".join(chr(letter) if letter < 0x80 else f"\\u{letter:04X}" for letter in letters)
 
 
 def _create_topic(admin: KafkaAdminClient, name: str, partitions: int) -> None:

@@ -93,13 +93,21 @@ class Postgres:
         return None
 
     def _furnish(self) -> None:
-        self._create_databases()
-        if self.roles:
-            with self._engine().connect() as connection:
-                create_roles(connection, self.roles)
-                separate_databases(connection)
-            with self._engine("iceberg").connect() as connection:
-                let_readers_see_the_catalog(connection)
+        """Raises `PartFailed`: the server may die again in the middle of it."""
+        try:
+            self._create_databases()
+            if self.roles:
+                self._create_roles()
+        except SQLAlchemyError as error:
+            why = str(error).partition("\n")[0]  # the statement, below it, may have a password's verifier
+            raise PartFailed(f"postgres: databases and roles cannot be created: {why}") from error
+
+    def _create_roles(self) -> None:
+        with self._engine().connect() as connection:
+            create_roles(connection, self.roles)
+            separate_databases(connection)
+        with self._engine("iceberg").connect() as connection:
+            let_readers_see_the_catalog(connection)
 
     def _create_databases(self) -> None:
         with self._engine().connect() as connection:

@@ -10,12 +10,14 @@ from spike_pipelines.stack.part import Part
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """`rate` in records per second and topic; `records` per topic, or None for no end."""
+    """`rate` in records per second and topic; `records` per topic, or None for no end. `numbers` is the file
+    by which a restart goes on with other events: the same seed would make the same keys again."""
 
     rate: float
     seed: int
     records: int | None
     acks: Path
+    numbers: Path
     env: Mapping[str, str]
     cwd: Path
 
@@ -23,7 +25,8 @@ class Producer:
         bound = () if self.records is None else ("--records", str(self.records))
         command = (
             sys.executable, "-m", "spike_pipelines.producer", "--rate", str(self.rate),
-            "--seed", str(self.seed), "--acks-file", str(self.acks), *bound,
+            "--seed", str(self.seed), "--acks-file", str(self.acks),
+            "--numbers-file", str(self.numbers), *bound,
         )  # fmt: skip
         return Part(
             name="producer",

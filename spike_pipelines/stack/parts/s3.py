@@ -75,6 +75,7 @@ class S3:
                 connect_timeout=ASK_SECONDS,
                 read_timeout=10,
                 retries={"max_attempts": 0},
+                proxies={},  # none, not those of the environment
                 s3={"addressing_style": "path"},
             ),
         )
@@ -120,12 +121,15 @@ class S3:
         return None
 
     def _create_buckets(self) -> None:
+        """Raises `PartFailed`: the server may die again in the middle of it."""
         client = self.client()
-        existing = _bucket_names(client)
-        for bucket in self.buckets:
-            if bucket not in existing:
+        try:
+            for bucket in sorted(set(self.buckets) - _bucket_names(client)):
                 client.create_bucket(Bucket=bucket)
-        client.close()
+        except (BotoCoreError, ClientError) as error:
+            raise PartFailed(f"s3: buckets {', '.join(self.buckets)} cannot be created: {error}") from error
+        finally:
+            client.close()
 
 
 def _bucket_names(client: "S3Client") -> frozenset[str]:
