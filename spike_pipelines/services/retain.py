@@ -13,7 +13,7 @@ from itertools import islice
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import SpecChanged, Transient
 from spike_pipelines.domain.retention import (
     EpochPlace,
     Kind,
@@ -29,6 +29,7 @@ from spike_pipelines.domain.retention import (
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog
+from spike_pipelines.services.bound import require_bound
 from spike_pipelines.services.publish import tables
 
 log = logging.getLogger(__name__)
@@ -49,18 +50,20 @@ class Retainer:
     terms: RetentionTerms
 
     def run(self, *, dry_run: bool = False) -> Iterator[Removal]:
-        """One removal for each spike and kind, as it is done. Raises `Transient` in the end, naming the
-        spikes where something did not answer; the next run does what is left."""
+        """One removal for each spike and kind, as it is done. Raises in the end, naming the spikes:
+        `Transient` where something did not answer (the next run does what is left), `SpecChanged` where
+        only application files stand in the way."""
         known = {state.name: state.published for state in self.ledger.datasets()}
-        failures = []
+        failures: dict[str, Transient | SpecChanged] = {}
         for spike in self.spikes.values():
             try:
+                require_bound(self.ledger, spike)  # its places may be another environment's
                 yield from self._spike(spike, known.get(spike.dataset.name), dry_run=dry_run)
-            except Transient as error:
+            except (Transient, SpecChanged) as error:
                 log.warning("%s: %s", spike.name, error)
-                failures.append(f"{spike.name}: {error}")
+                failures[spike.name] = error
         if failures:
-            raise Transient("retention is not done: " + "; ".join(failures))
+            raise _undone(failures)
 
     def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
         """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
@@ -192,6 +195,12 @@ class Retainer:
         self.ledger.mark_condemned(c.file for c in page if not c.again)
         self.store.delete(spike.final.bucket, [c.key for c in page])
         self.ledger.mark_swept(c.file for c in page if c.again)
+
+
+def _undone(failures: Mapping[str, Transient | SpecChanged]) -> Transient | SpecChanged:
+    refused = all(isinstance(error, SpecChanged) for error in failures.values())
+    sentences = "; ".join(f"{name}: {error}" for name, error in failures.items())
+    return (SpecChanged if refused else Transient)(f"retention is not done: {sentences}")
 
 
 def _shared(folder: str, place: Place | None) -> str | None:

@@ -7,13 +7,13 @@ from datetime import timedelta
 import pytest
 from builders import BUCKET, empty, parquet
 from dying import Dead, Trap, Trapping, expire_leases
+from test_drain import Failing
 from test_operate import ask, operator
 from test_swap import breaches, dying, new_swap, producing, rows, swapped, swapper
 
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
 from spike_pipelines.domain.rewind import Earliest
-from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import SwapState
 from spike_pipelines.services.register import staging_prefix
 from spike_pipelines.services.retain import Retainer
@@ -260,9 +260,8 @@ def test_a_spike_whose_store_does_not_answer_delays_no_other_and_is_named(world,
     orphan(world, other.spike, 1)
     world.execute("UPDATE epochs SET state = 'retired'")
     grow_old(world)
-    world.spikes["payouts"] = replace(driver.spike, staging=Location("gone", "staging"))
-    with pytest.raises(Transient, match="payouts: bucket gone does not exist"):
-        list(retainer(world).run())
+    with pytest.raises(Transient, match="payouts: list of staging/payouts"):
+        list(retainer(world, store=Failing(world.store, "staging/payouts")).run())
     assert world.keys("staging/session/") == []
 
 
