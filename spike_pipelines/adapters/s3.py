@@ -116,9 +116,13 @@ class S3ObjectStore:
         size: int,
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
-        """One request where all is well: the source is looked at only once the copy was refused."""
+        """One request where all is well: the source is looked at only once the copy was refused. A target
+        is looked for before minutes of copying in parts, which only the last step would refuse."""
         plan = Copy(bucket, source, target, source_etag, size, metadata)
-        copy = copy_whole if size <= self._max_copy else partial(copy_in_parts, part=self._part)
+        in_parts = size > self._max_copy
+        if in_parts and self.head(bucket, target) is not None:
+            raise self._explained(plan)
+        copy = partial(copy_in_parts, part=self._part) if in_parts else copy_whole
         with translated("copy to", bucket, target):
             try:
                 return ObjectInfo(target, size, copy(self._s3, plan), dict(metadata))

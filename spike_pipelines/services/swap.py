@@ -183,7 +183,7 @@ class Swapper:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
-        self.promoter.check_publishable(spike, files, footers)
+        self.promoter.check_publishable(spike, files, footers, lease)
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )

@@ -151,6 +151,20 @@ def test_a_large_object_is_copied_whole_and_never_over_another(bench):
     assert bench.names() == ["copy", "large"]
 
 
+@pytest.mark.real
+def test_no_part_is_copied_to_a_key_that_is_taken(s3):
+    """A copy whose answer was lost is asked for again: minutes of parts that the last step would refuse."""
+    client = s3.client()
+    bench = Bench(S3ObjectStore(client, max_copy=6 * MIB, part=5 * MIB), f"contract/{uuid4().hex}")
+    source = bench.put("large", b"0123456789abcdef" * (7 * MIB // 16))
+    bench.copy("large", "copy", source.etag, size=source.size)
+    asked = []
+    client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
+    with pytest.raises(AlreadyExists):
+        bench.copy("large", "copy", source.etag, size=source.size)
+    assert set(asked) == {"HeadObject"}
+
+
 def test_footer_counts_rows(bench):
     body = parquet(rows=321)
     bench.put("f", body)

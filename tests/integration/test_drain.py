@@ -10,6 +10,7 @@ from builders import HOUR, NEXT_HOUR
 from spike_pipelines.domain.errors import InvariantBroken, LeaseLost, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Drain, Terms, Trouble, needs_appender, orphans
+from spike_pipelines.services.promote import _AT_ONCE, threads
 
 pytestmark = pytest.mark.real
 
@@ -30,11 +31,11 @@ class Ticking:
         return HOUR + self.ticks * self.step
 
 
-def drain(world, clock=None, *, holder="run", store=None, catalog=None, **terms) -> Drain:
+def drain(world, clock=None, *, holder="run", store=None, catalog=None, pool=None, **terms) -> Drain:
     publisher = world.publisher if catalog is None else replace(world.publisher, catalog=catalog)
     return Drain(
         ledger=world.ledger,
-        promoter=world.promoter(holder, store=store),
+        promoter=world.promoter(holder, store=store, pool=pool),
         publisher=publisher,
         spikes=world.spikes,
         clock=clock or Ticking(),
@@ -115,17 +116,30 @@ def test_a_spike_that_fails_does_not_delay_another(world):
     assert needs_appender(world.ledger, world.spikes) == "batches wait: payouts"
 
 
-def test_a_spike_that_hangs_does_not_delay_another(world):
+@pytest.mark.parametrize("hangs_at", ["footer", "copy"])
+def test_a_spike_that_hangs_does_not_delay_another(world, hangs_at):
+    """Its requests take every thread that they may have; there are as many as in life."""
     slow, good = world.driver(world.spike("payouts")), world.driver(world.spike("session"))
-    slow.stage(), good.stage()
-    done = Event()
+    batch = slow.write(2, 0, 0)
+    more = [
+        slow._put(f"many/{i}-{n}.parquet", f.kind, f.hour, 1)
+        for i in range(_AT_ONCE)
+        for n, f in enumerate(batch.files)
+    ]
+    hours = tuple(replace(h, final=_AT_ONCE) for h in batch.hours)
+    (r,) = batch.ranges
+    slow.register(
+        replace(batch, files=tuple(more), hours=hours, read=len(more), ranges=(replace(r, end=len(more)),))
+    )
+    done, hanging = Event(), []
 
     class Hanging(Failing):
         def __getattr__(self, name):
             call = getattr(self._inner, name)
 
             def wait(*arguments, **named):
-                if name == "footer" and self._word in arguments[1]:
+                if name == hangs_at and self._word in arguments[1]:
+                    hanging.append(arguments[1])
                     assert done.wait(20), "the other spike was never served"
                 return call(*arguments, **named)
 
@@ -133,11 +147,15 @@ def test_a_spike_that_hangs_does_not_delay_another(world):
 
     class Watch(Ticking):
         def now(self):
+            if len(hanging) == _AT_ONCE and not world.ledger.last_batches("session", 1):
+                good.stage()
             if world.dataset(good.spike).published == 1:
                 done.set()
             return super().now()
 
-    list(drain(world, Watch(), store=Hanging(world.store, "staging/payouts")).run())
+    clock = Watch(step=timedelta(milliseconds=20))
+    store = Hanging(world.store, "staging/payouts")
+    list(drain(world, clock, store=store, pool=threads, idle=timedelta(seconds=1)).run())
     assert {d.name: d.reported for d in world.ledger.datasets()} == {"payouts": 1, "session": 1}
 
 

@@ -440,8 +440,8 @@ class ModelWorld:
             Port(process, "ledger", self.ledger),
             Port(process, "store", self.store),
             Port(process, "catalog", self.catalog),
-            SameThread(),
             LeaseTerms(holder, LEASE_SECONDS),
+            SameThread,
         )
 
     def dataset(self):
