@@ -35,7 +35,7 @@ from spike_pipelines.adapters.iceberg_schema import (
     hour_spec,
 )
 from spike_pipelines.adapters.iceberg_sweep import sweep
-from spike_pipelines.domain.errors import Conflict, InvariantBroken, Transient
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import LiveFile, ParquetFooter
 from spike_pipelines.settings import Settings
@@ -75,19 +75,23 @@ class _Publication(Transaction):
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A publication. A file in both `add` and `remove` is removed."""
+    """A publication. A file in both `add` and `remove` is removed. `expected` are those of `remove` that the
+    table must have: with a base it is known which those are."""
 
     sequence: int
     base: int | None
     add: tuple[LiveFile, ...]
     remove: Mapping[str, datetime | None]
+    expected: frozenset[str]
 
     @classmethod
     def of(
         cls, sequence: int, base: int | None, add: Iterable[LiveFile], remove: Iterable[LiveFile | str]
     ) -> "_Change":
+        add = tuple(add)
         gone = {r if isinstance(r, str) else r.uri: None if isinstance(r, str) else r.hour for r in remove}
-        return cls(sequence, base, tuple(file for file in add if file.uri not in gone), gone)
+        expected = frozenset() if base is None else frozenset(gone) - {file.uri for file in add}
+        return cls(sequence, base, tuple(file for file in add if file.uri not in gone), gone, expected)
 
     @property
     def looked_up(self) -> tuple[set[str], set[datetime] | None]:
@@ -251,6 +255,8 @@ class IcebergCatalog:
         with translated(f"publish {change.sequence} to table {table}"):
             there = data.find(found, *change.looked_up)
             known = {file.file_path for file in there}
+            if missing := change.expected - known:
+                raise TableAltered(table, missing)
             new = data.from_footers(found, [file for file in change.add if file.uri not in known])
             gone = [file for file in there if file.file_path in change.remove]
             moments = _history(found)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from spike_pipelines.domain.ddl import parse
-from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.errors import Conflict, TableAltered
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import LiveFile, ParquetFooter
 
@@ -67,6 +67,7 @@ class MemoryCatalog:
         remove: Iterable[LiveFile | str],
         base: int | None = None,
     ) -> bool:
+        add = tuple(add)
         gone = {r if isinstance(r, str) else r.uri for r in remove}
         with self._lock:
             found = self._existing(table)
@@ -74,6 +75,8 @@ class MemoryCatalog:
                 return False
             if base is not None and found.sequence != base:
                 raise Conflict(f"table {table} is at {found.sequence}, the change begins at {base}")
+            if base is not None and (missing := gone - found.files.keys() - {file.uri for file in add}):
+                raise TableAltered(table, missing)
             merged = found.files | {file.uri: file for file in add}
             found.files = {uri: file for uri, file in merged.items() if uri not in gone}
             found.sequence = sequence

@@ -50,10 +50,10 @@ class Catalog(Protocol):
     ) -> bool:
         """Bring the table to `sequence` in one snapshot. False if it is there already (or beyond).
 
-        `base` is the sequence number the change was computed from: `Conflict` if the table is elsewhere.
-        Without it, files that are there already are looked for first, which costs more the larger an
-        hour is. To remove by URI alone costs a look at every file; a `LiveFile` says the hour. A file
-        to remove that is not there counts as removed.
+        `base` is the sequence number the change was computed from: `Conflict` if the table is elsewhere,
+        `TableAltered` if it lacks a file to remove. Without it, files that are there already are looked
+        for first, which costs more the larger an hour is, and one to remove that is not there counts as
+        removed. To remove by URI alone costs a look at every file; a `LiveFile` says the hour.
         """
 
     def files(self, table: str) -> Mapping[str, int]:

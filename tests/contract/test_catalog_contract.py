@@ -22,7 +22,14 @@ from spike_pipelines.adapters.iceberg_history import (
     sequences,
 )
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, InvariantBroken, ObjectMissing, Transient
+from spike_pipelines.domain.errors import (
+    Conflict,
+    InvalidSpec,
+    InvariantBroken,
+    ObjectMissing,
+    TableAltered,
+    Transient,
+)
 from spike_pipelines.domain.spike import (
     Dataset,
     Location,
@@ -189,6 +196,23 @@ def test_removing_what_is_not_there_is_no_error(bench):
     assert bench.publish(2, remove=[a, "s3://spike-lake/never"])
     assert bench.publish(3, remove=[a])
     assert bench.names() == {}
+
+
+def test_a_file_to_remove_that_the_table_lost_ends_a_publication_that_knows_its_base(bench):
+    """A foreign compaction put its rows into another file: they would stay, beside what replaces them."""
+    a, compacted, new = bench.file("a"), bench.file("compacted"), bench.file("new")
+    bench.publish(1, add=[a], base=0)
+    bench.publish(2, add=[compacted], remove=[a], base=1)
+    with pytest.raises(TableAltered, match=rf"{bench.table} lacks 1 files .*/a.*spike ledger project"):
+        bench.publish(3, add=[new], remove=[a, compacted], base=2)
+    assert bench.names() == {"compacted": 10}
+    assert bench.publish(3, add=[new], remove=[compacted], base=2)
+
+
+def test_a_file_that_comes_and_goes_in_one_publication_is_not_missed(bench):
+    a, b = bench.file("a"), bench.file("b")
+    assert bench.publish(1, add=[a, b], remove=[a], base=0)
+    assert bench.names() == {"b": 10}
 
 
 def test_a_publication_without_files_advances_the_number(bench):
