@@ -7,7 +7,9 @@ A 412 does not say which of the two failed: it is answered by looking.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import boto3
@@ -31,7 +33,7 @@ from spike_pipelines.domain.errors import (
     SpikeError,
     Transient,
 )
-from spike_pipelines.ports import ObjectInfo, ParquetFooter
+from spike_pipelines.ports import ObjectInfo, ParquetFooter, Upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -164,6 +166,27 @@ class S3ObjectStore:
         with translated("put", bucket, key):
             answer = self._s3.put_object(Bucket=bucket, Key=key, Body=body)
         return ObjectInfo(key, len(body), answer["ETag"].strip('"'))
+
+    def uploads(self, bucket: str, prefix: str) -> Iterator[Upload]:
+        pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        with translated("list uploads", bucket, prefix):
+            for page in islice(pages, MAX_PAGES):
+                for found in page.get("Uploads", []):
+                    yield Upload(found["Key"], found["UploadId"], found.get("Initiated"))
+
+    def uploaded(self, bucket: str, upload: Upload) -> int:
+        with translated("list parts", bucket, upload.key):
+            try:
+                pages = self._s3.get_paginator("list_parts").paginate(
+                    Bucket=bucket, Key=upload.key, UploadId=upload.id
+                )
+                return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+            except self._s3.exceptions.NoSuchUpload:
+                return 0
+
+    def abort(self, bucket: str, upload: Upload) -> None:
+        with translated("abort upload", bucket, upload.key), suppress(self._s3.exceptions.NoSuchUpload):
+            self._s3.abort_multipart_upload(Bucket=bucket, Key=upload.key, UploadId=upload.id)
 
     def _check_bucket(self, bucket: str) -> None:
         """A HEAD's 404 has no body: it may mean that the bucket is missing, which is another matter."""

@@ -111,6 +111,7 @@ class Kind(StrEnum):
     TOMBSTONE = "copies of aborted intents"
     AGAIN = "swept again"
     SNAPSHOT = "Iceberg snapshots"
+    UPLOAD = "unfinished uploads"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,14 @@ from spike_pipelines.domain.retention import (
     place_of,
 )
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog
+from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog, Upload
 from spike_pipelines.services.bound import require_bound
 from spike_pipelines.services.publish import tables
 
 log = logging.getLogger(__name__)
 
 PAGE = 1_000  # objects or files at a time
+MOST_UPLOADS = 10_000  # in one place in one run
 MOST_PAGES = 1_000  # of one kind of one spike in one run; the next run goes on
 
 # Answers the next condemned files above an id.
@@ -68,6 +69,7 @@ class Retainer:
     def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
         """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
         yield self._staging(spike, dry_run=dry_run)
+        yield self._uploads(spike, dry_run=dry_run)
         if published is not None:
             yield self._superseded(spike, published, dry_run=dry_run)
             yield self._tombstones(spike, dry_run=dry_run)
@@ -90,6 +92,27 @@ class Retainer:
             size, kept = sum(info.size for info in doomed), len(page) - len(doomed)
             total = total.plus(Removal(spike.name, Kind.STAGING, len(doomed), size, kept))
         return total
+
+    # parts that no listing of objects shows
+
+    def _uploads(self, spike: Spike, *, dry_run: bool) -> Removal:
+        """Those that a committer or a copy was killed at. Who is at one for longer than the grace time does
+        that batch or copy again."""
+        finals = [(spike.final.bucket, spike.final.key(table)) for table in tables(spike).values()]
+        total = Removal(spike.name, Kind.UPLOAD)
+        for bucket, folder in [(spike.staging.bucket, spike.staging.key(spike.name)), *finals]:
+            for upload in list(islice(self.store.uploads(bucket, f"{folder}/"), MOST_UPLOADS)):
+                total = total.plus(self._upload(spike, bucket, upload, dry_run=dry_run))
+        return total
+
+    def _upload(self, spike: Spike, bucket: str, upload: Upload, *, dry_run: bool) -> Removal:
+        old = age(upload.begun_at, self.ledger.now())
+        if old is None or old < self.terms.grace:
+            return Removal(spike.name, Kind.UPLOAD, kept=1)
+        size = self.store.uploaded(bucket, upload)
+        if not dry_run:
+            self.store.abort(bucket, upload)
+        return Removal(spike.name, Kind.UPLOAD, 1, size)
 
     def _doomed(self, spike: Spike, folder: str, page: list[ObjectInfo]) -> list[ObjectInfo]:
         """What of a page may go. Whether an epoch or swap is over is asked first, whether a file is

@@ -155,6 +155,32 @@ def test_attempts_at_an_open_swap_stay_and_go_when_it_has_ended(world, driver):
     assert retained(world)[Kind.STAGING].objects == 1
 
 
+# uploads that nobody will complete
+
+
+def test_uploads_that_a_killed_driver_or_copy_left_are_aborted_after_grace(world, driver):
+    """As the magic committer's: parts of a file that no listing shows, and that are paid for."""
+    places = ("staging/payouts/00000001/", "final/payouts/", "final/payouts_dead_letters/")
+    for place in places:
+        world.store.begin_upload(BUCKET, place + "part.parquet", 5_000)
+    world.store.begin_upload(BUCKET, "staging/payouts-too/00000001/part.parquet", 7)
+    found = retained(world)[Kind.UPLOAD]
+    assert (found.objects, found.kept) == (0, 3)
+    grow_old(world)
+    assert retained(world, dry_run=True)[Kind.UPLOAD].size == 15_000
+    assert len(list(world.store.uploads(BUCKET, ""))) == 4
+    found = retained(world)[Kind.UPLOAD]
+    assert (found.objects, found.size, found.kept) == (3, 15_000, 0)
+    assert [u.key for u in world.store.uploads(BUCKET, "")] == ["staging/payouts-too/00000001/part.parquet"]
+
+
+def test_an_upload_of_unknown_age_stays(world, driver):
+    upload = world.store.begin_upload(BUCKET, "staging/payouts/00000001/x.parquet", 1)
+    world.store._uploads = {(BUCKET, replace(upload, begun_at=None)): 1}
+    grow_old(world)
+    assert retained(world)[Kind.UPLOAD].kept == 1
+
+
 # superseded files
 
 
@@ -279,12 +305,13 @@ def test_whatever_deletion_a_run_dies_at_the_next_ones_end_the_same(world, after
         aborted_with_copies(fresh, driver)
         swapped(fresh, driver.spike, final=1)
         fresh.settle(driver.spike)
+        fresh.store.begin_upload(BUCKET, "staging/payouts/00000001/left.parquet", 1)
         grow_old(fresh)
         trap = Trap(None, at, after, error)
         dying_one = retainer(
             fresh,
             ledger=Trapping(fresh.ledger, trap, "ledger", {"mark_condemned", "mark_swept"}),
-            store=Trapping(fresh.store, trap, "store", {"delete"}),
+            store=Trapping(fresh.store, trap, "store", {"delete", "abort"}),
             catalog=Trapping(fresh.catalog, trap, "catalog", {"expire"}),
         )
         with contextlib.suppress(error):
@@ -295,6 +322,7 @@ def test_whatever_deletion_a_run_dies_at_the_next_ones_end_the_same(world, after
             grow_old(fresh)
         live = {f.final_key for f in fresh.ledger.live_files("payouts", fresh.dataset(driver.spike).sequence)}
         assert set(fresh.keys("final/")) == live, f"died at {at}"
+        assert not list(fresh.store.uploads(BUCKET, "")), f"died at {at}"
         assert breaches(fresh) == {}, f"died at {at}"
         if not trap.sprung:
             assert at > 5
