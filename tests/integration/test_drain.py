@@ -292,6 +292,46 @@ def test_a_run_gives_its_lease_back(world):
     assert world.ledger.lease_state(APPENDER_LEASE) == (1, False)
 
 
+def test_a_run_keeps_its_lease_while_it_tells_what_became_visible(world):
+    """Each event takes a while, and there are many: each report here takes longer than a third of a lease."""
+    for name in ("payouts", "session", "failure"):
+        driver = world.driver(world.spike(name))
+        driver.stage()
+        world.settle(driver.spike)
+    renewed = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(world.ledger, name)
+
+        def renew(self, lease, seconds):
+            renewed.append(lease.resource)
+            return world.ledger.renew(lease, seconds)
+
+    clock = Ticking()
+    told = []
+    for report in replace(drain(world, clock, idle=timedelta(0)), ledger=Counting()).run():
+        told.append((report, len(renewed)))
+        clock.ticks += 6
+    before = [count for _, count in told]
+    assert len(told) == 6
+    assert before == list(range(before[0], before[0] + 6))
+
+
+def test_a_run_whose_lease_was_taken_while_it_told_stops(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    world.settle(driver.spike)
+    clock = Ticking()
+    run = drain(world, clock, idle=timedelta(0)).run()
+    next(run)
+    world.execute("UPDATE leases SET token = token + 1, holder = 'new' WHERE resource = 'appender'")
+    clock.ticks += 6
+    with pytest.raises(LeaseLost):
+        next(run)
+    assert world.dataset(driver.spike).reported == 0
+
+
 def test_a_held_batch_asks_for_no_run(world):
     driver = world.driver(world.spike())
     driver.stage()
