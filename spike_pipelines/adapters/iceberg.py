@@ -212,6 +212,13 @@ class IcebergCatalog:
         )
         return min(numbers, default=_sequence(found))
 
+    def sequence_at(self, table: str, at: datetime) -> int:
+        found = self.load(table)
+        kept = found.metadata.snapshots if found else []
+        numbers = history.sequences([s.summary[SEQUENCE] if s.summary else None for s in kept])
+        seen = [n for n, s in zip(numbers, kept, strict=True) if s.timestamp_ms <= at.timestamp() * 1000]
+        return seen[-1] if seen else 0
+
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         found = self.load(table)
         return 0 if found is None else len(_older(found, before, keep))

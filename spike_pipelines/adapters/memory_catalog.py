@@ -92,6 +92,12 @@ class MemoryCatalog:
             found = self._tables.get(table)
             return min((m.sequence for m in found.history), default=found.sequence) if found else 0
 
+    def sequence_at(self, table: str, at: datetime) -> int:
+        with self._lock:
+            found = self._tables.get(table)
+            seen = [m.sequence for m in found.history if m.at <= at] if found else []
+            return seen[-1] if seen else 0
+
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         with self._lock:
             found = self._tables.get(table)

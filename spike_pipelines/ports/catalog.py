@@ -64,6 +64,10 @@ class SnapshotCatalog(Catalog, Protocol):
     def oldest_sequence(self, table: str) -> int:
         """The smallest sequence number a reader can still go back to; 0 if it cannot be told."""
 
+    def sequence_at(self, table: str, at: datetime) -> int:
+        """The sequence number that readers saw at a time, as far as the kept snapshots tell: never more,
+        and 0 where they do not."""
+
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         """How many snapshots `expire` would remove."""
 

@@ -7,7 +7,6 @@ once more after the grace time: a copy that was under way when its batch was abo
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -166,18 +165,19 @@ class Retainer:
     def _superseded(self, spike: Spike, published: int, *, dry_run: bool) -> Removal:
         total = Removal(spike.name, Kind.SUPERSEDED)
         before = self.ledger.now() - self.terms.grace
+        # A busy table's old snapshots are gone, a quiet dataset has no commit that tells: never both.
+        cleaned = self.ledger.published_before(spike.dataset.name, before)
         for kind, table in tables(spike).items():
             readable = self.catalog.oldest_sequence(table)
-            look = partial(self._find_superseded, spike, kind, invisible_since(published, readable), before)
+            shown = max(self.catalog.sequence_at(table, before), cleaned)
+            look = partial(self._find_superseded, spike, kind, invisible_since(published, readable, shown))
             total = total.plus(self._sweep(spike, Kind.SUPERSEDED, look, dry_run=dry_run))
         return total
 
     def _find_superseded(
-        self, spike: Spike, kind: FileKind, gone_at: int, before: datetime, after: int
+        self, spike: Spike, kind: FileKind, gone_at: int, after: int
     ) -> tuple[Condemned, ...]:
-        return self.ledger.superseded(
-            spike.dataset.name, kind, gone_at=gone_at, before=before, limit=PAGE, after=after
-        )
+        return self.ledger.superseded(spike.dataset.name, kind, gone_at=gone_at, limit=PAGE, after=after)
 
     # what was never to be seen
 

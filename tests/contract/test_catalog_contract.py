@@ -242,6 +242,18 @@ def test_old_snapshots_expire_but_for_the_newest_and_the_number_stays(bench):
     assert bench.publish(6, [bench.file("6")], base=5)
 
 
+def test_what_readers_saw_at_a_time_is_told_by_the_snapshots_that_are_kept(bench):
+    start = datetime.now(UTC)
+    for number in (2, 5):
+        bench.publish(number, [bench.file(f"{number}")])
+    end = datetime.now(UTC)
+    at = [bench.catalog.sequence_at(bench.table, moment) for moment in (start - timedelta(hours=1), end)]
+    assert at == [0, 5]
+    bench.catalog.expire(bench.table, before=end + timedelta(hours=1), keep=1)
+    assert bench.catalog.sequence_at(bench.table, end) == 5
+    assert bench.catalog.sequence_at("nowhere", end) == 0
+
+
 def test_the_current_snapshot_never_expires(bench):
     bench.publish(1, [bench.file("1")])
     assert bench.catalog.expire(bench.table, before=datetime.now(UTC) + timedelta(hours=1), keep=1) == 0

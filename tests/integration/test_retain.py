@@ -40,10 +40,11 @@ def retained(world, *, dry_run=False):
 
 
 def grow_old(world, by=2 * HOURS):
-    """Time passes for objects, commits, snapshots and marks."""
+    """Time passes for objects, commits, clean-ups, snapshots and marks."""
     world.store.grow_old(by)
     seconds = by.total_seconds()
     world.execute(f"UPDATE commits SET committed_at = committed_at - interval '{seconds} s'")
+    world.execute(f"UPDATE batches SET cleaned_at = cleaned_at - interval '{seconds} s'")
     world.execute(f"UPDATE files SET condemned_at = condemned_at - interval '{seconds} s'")
     for table in world.catalog._tables.values():
         table.history = [type(m)(m.sequence, m.at - by) for m in table.history]
@@ -219,13 +220,36 @@ def test_so_does_one_that_a_rewind_superseded(world, driver):
     assert retained(world)[Kind.SUPERSEDED].objects == 0
     assert len(world.keys("final/")) == there
     world.execute("UPDATE operations SET at = at - interval '2 hours'")
+    assert retained(world)[Kind.SUPERSEDED].objects == 0, "it was published just now"
+    grow_old(world)  # no commit follows: the tables' own snapshots tell
     assert retained(world)[Kind.SUPERSEDED].objects == there
+
+
+def test_grace_counts_from_the_publication_however_long_ago_the_commit_was(world, driver):
+    swapped(world, driver.spike, final=2)
+    grow_old(world, timedelta(days=9))
+    world.settle(driver.spike)
+    for table in world.catalog._tables.values():
+        table.history = table.history[-1:]  # no snapshot protects it
+    assert retained(world)[Kind.SUPERSEDED].objects == 0
+    assert len(world.keys("final/payouts_dead_letters/")) == 1
+
+
+def test_on_a_busy_table_whose_old_snapshots_are_gone_clean_up_tells_when_it_was_published(world, driver):
+    swapped(world, driver.spike, final=2)
+    world.settle(driver.spike)
+    grow_old(world)
+    driver.stage(4, 1, 0)
+    world.settle(driver.spike)
+    for table in world.catalog._tables.values():
+        table.history = table.history[-1:]  # made just now
+    assert retained(world)[Kind.SUPERSEDED].objects == 1
 
 
 def test_a_superseded_file_stays_while_a_snapshot_that_readers_can_reach_has_it(world, driver):
     swapped(world, driver.spike, final=2)
     world.settle(driver.spike)
-    world.execute("UPDATE commits SET committed_at = committed_at - interval '9 days'")
+    world.execute("UPDATE batches SET cleaned_at = cleaned_at - interval '9 days'")
     assert retained(world)[Kind.SUPERSEDED].objects == 0
     assert len(world.keys("final/payouts_dead_letters/")) == 1
 
