@@ -245,19 +245,18 @@ def swapped(world: World, hour: datetime, files: int, made: int, rows: int) -> I
     total = files * rows
     counts = (HourCounts(hour, total, 0, 0),)
     driver.register(NewBatch((OffsetRange(partition, 0, total),), listed, total, counts, "1.0"))
-    with ThreadPoolExecutor(32) as pool:
-        promoter = Promoter(world.ledger, world.store, world.catalog, pool, LeaseTerms("bench", 600))
-        promoter.promote(what, limit=1)
+    promoter = Promoter(world.ledger, world.store, world.catalog, LeaseTerms("bench", 600))
+    promoter.promote(what, limit=1)
+    Publisher(world.ledger, world.catalog, world.store).publish(what, world.dataset(what))
+    with watched(seen):
+        backfiller = Backfiller(
+            world.ledger,
+            Swapper(world.ledger, promoter, 600),
+            world.broker,
+            Ready(world, made, total // made),
+        )
+        backfiller.backfill(what, hour, ASK)
         Publisher(world.ledger, world.catalog, world.store).publish(what, world.dataset(what))
-        with watched(seen):
-            backfiller = Backfiller(
-                world.ledger,
-                Swapper(world.ledger, promoter, 600),
-                world.broker,
-                Ready(world, made, total // made),
-            )
-            backfiller.backfill(what, hour, ASK)
-            Publisher(world.ledger, world.catalog, world.store).publish(what, world.dataset(what))
     title = f"{files:,} files of an hour replaced by {made:,}"
     seen["transaction and snapshot"] = seen["_commit"] + seen["publish"]
     for step, told in {

@@ -212,25 +212,24 @@ def latency_bench(here: Parts, spikes: int = 4, seconds: float = 60, every: floa
     made = [world.spike(f"spike-{i}", records=10_000, max_staged_batches=1000) for i in range(spikes)]
     drivers = [world.driver(spike) for spike in made]
     stop = threading.Event()
-    with ThreadPoolExecutor(16) as copies:
-        drain = Drain(
-            ledger=here.ledger,
-            promoter=Promoter(here.ledger, store, world.catalog, copies, LeaseTerms("bench")),
-            publisher=Publisher(here.ledger, world.catalog, store),
-            spikes=world.spikes,
-            clock=SystemClock(),
-            terms=Terms(idle=timedelta(seconds=6), longest=timedelta(seconds=seconds + 30)),
-            holder="bench",
-        )
-        runner = threading.Thread(target=lambda: list(drain.run()))
-        runner.start()
-        staging = [threading.Thread(target=stage, args=(d, store, stop, every)) for d in drivers]
-        for thread in staging:
-            thread.start()
-        stop.wait(seconds)
-        stop.set()
-        for thread in (*staging, runner):
-            thread.join()
+    drain = Drain(
+        ledger=here.ledger,
+        promoter=Promoter(here.ledger, store, world.catalog, LeaseTerms("bench")),
+        publisher=Publisher(here.ledger, world.catalog, store),
+        spikes=world.spikes,
+        clock=SystemClock(),
+        terms=Terms(idle=timedelta(seconds=6), longest=timedelta(seconds=seconds + 30)),
+        holder="bench",
+    )
+    runner = threading.Thread(target=lambda: list(drain.run()))
+    runner.start()
+    staging = [threading.Thread(target=stage, args=(d, store, stop, every)) for d in drivers]
+    for thread in staging:
+        thread.start()
+    stop.wait(seconds)
+    stop.set()
+    for thread in (*staging, runner):
+        thread.join()
     with here.ledger._engine.connect() as db:  # noqa: SLF001 - a bench
         query = "SELECT extract(epoch FROM committed_at - staged_at) FROM batches"
         seen = [row[0] for row in db.exec_driver_sql(query)]

@@ -6,7 +6,6 @@ pyiceberg and pandas are imported by those who use them: a recovery run waits fo
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from socket import gethostname
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from spike_pipelines.services.swap import Swapper
     from spike_pipelines.services.where import Finder
 
-_COPIES_AT_ONCE = 32
+_CONNECTIONS = 64  # kept to the object store; more are made where more is asked at once
 
 
 class SystemClock:
@@ -97,7 +96,7 @@ class Platform:
 
     @cached_property
     def store(self) -> S3ObjectStore:
-        return S3ObjectStore(connect(self.settings.s3_endpoint, pool=_COPIES_AT_ONCE))
+        return S3ObjectStore(connect(self.settings.s3_endpoint, pool=_CONNECTIONS))
 
     @cached_property
     def catalog(self) -> "IcebergCatalog":
@@ -174,9 +173,8 @@ class Platform:
     def swapper(self) -> "Swapper":
         from spike_pipelines.services.swap import Swapper  # noqa: PLC0415
 
-        pool = ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy")
         terms = LeaseTerms(f"swap on {gethostname()} pid {os.getpid()}", SWAP_LEASE_SECONDS)
-        return Swapper(self.ledger, Promoter(self.ledger, self.store, self.catalog, pool, terms))
+        return Swapper(self.ledger, Promoter(self.ledger, self.store, self.catalog, terms))
 
     @cached_property
     def backfiller(self) -> "Backfiller":
@@ -240,15 +238,9 @@ class Platform:
             wait=time.sleep,
         )
 
-    def drain(
-        self,
-        holder: str,
-        pool: ThreadPoolExecutor,
-        terms: Terms | None = None,
-        run_id: str | None = None,
-    ) -> Drain:
-        """`holder` names the run in its leases; `pool` copies files; `run_id` is kept with commits."""
-        promoter = Promoter(self.ledger, self.store, self.catalog, pool, LeaseTerms(holder, run_id=run_id))
+    def drain(self, holder: str, terms: Terms | None = None, run_id: str | None = None) -> Drain:
+        """`holder` names the run in its leases; `run_id` is kept with commits."""
+        promoter = Promoter(self.ledger, self.store, self.catalog, LeaseTerms(holder, run_id=run_id))
         return Drain(
             ledger=self.ledger,
             promoter=promoter,

@@ -18,6 +18,7 @@ from pyiceberg.table.snapshots import Snapshot
 from spike_pipelines.adapters.iceberg import SEQUENCE, IcebergCatalog
 from spike_pipelines.adapters.iceberg_connect import translated
 from spike_pipelines.adapters.iceberg_files import data_files, hour_at
+from spike_pipelines.adapters.iceberg_history import sequences
 from spike_pipelines.adapters.iceberg_schema import DEAD_LETTER_TIME, FINAL_TIME
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec
@@ -134,11 +135,13 @@ class _Kept:
     at: datetime
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> "_Kept":
-        noted = snapshot.summary.additional_properties.get(SEQUENCE, "0") if snapshot.summary else "0"
-        return cls(
-            snapshot.snapshot_id, int(noted), datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-        )
+    def all(cls, snapshots: Sequence[Snapshot]) -> list["_Kept"]:
+        """Oldest first. One that others made shows what the one before it does."""
+        noted = [s.summary.additional_properties.get(SEQUENCE) if s.summary else None for s in snapshots]
+        return [
+            cls(s.snapshot_id, number, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC))
+            for s, number in zip(snapshots, sequences(noted), strict=True)
+        ]
 
 
 def _snapshot_id(name: str, table: Table, as_of: Moment | None) -> int | None:
@@ -146,7 +149,7 @@ def _snapshot_id(name: str, table: Table, as_of: Moment | None) -> int | None:
     if as_of is None:
         return None
     moment = _aware(as_of) if isinstance(as_of, datetime) else as_of
-    kept = [_Kept.of(snapshot) for snapshot in table.metadata.snapshots]
+    kept = _Kept.all(table.metadata.snapshots)
     reached = [k for k in kept if _reached(k, moment)]
     if reached:
         return reached[-1].snapshot

@@ -228,8 +228,8 @@ class World:
             ledger or self.ledger,
             store or self.store,
             self.catalog,
-            pool or SameThread(),
             LeaseTerms(holder, seconds),
+            pool or SameThread,
         )
 
     @property

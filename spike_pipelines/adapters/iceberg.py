@@ -36,7 +36,7 @@ from spike_pipelines.adapters.iceberg_schema import (
     hour_spec,
 )
 from spike_pipelines.adapters.iceberg_sweep import sweep
-from spike_pipelines.domain.errors import Conflict, InvariantBroken, Transient
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import LiveFile, ParquetFooter
 from spike_pipelines.settings import Settings
@@ -76,19 +76,23 @@ class _Publication(Transaction):
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A publication. A file in both `add` and `remove` is removed."""
+    """A publication. A file in both `add` and `remove` is removed. `expected` are those of `remove` that the
+    table must have: with a base it is known which those are."""
 
     sequence: int
     base: int | None
     add: tuple[LiveFile, ...]
     remove: Mapping[str, datetime | None]
+    expected: frozenset[str]
 
     @classmethod
     def of(
         cls, sequence: int, base: int | None, add: Iterable[LiveFile], remove: Iterable[LiveFile | str]
     ) -> "_Change":
+        add = tuple(add)
         gone = {r if isinstance(r, str) else r.uri: None if isinstance(r, str) else r.hour for r in remove}
-        return cls(sequence, base, tuple(file for file in add if file.uri not in gone), gone)
+        expected = frozenset() if base is None else frozenset(gone) - {file.uri for file in add}
+        return cls(sequence, base, tuple(file for file in add if file.uri not in gone), gone, expected)
 
     @property
     def looked_up(self) -> tuple[set[str], set[datetime] | None]:
@@ -212,6 +216,13 @@ class IcebergCatalog:
         )
         return min(numbers, default=_sequence(found))
 
+    def sequence_at(self, table: str, at: datetime) -> int:
+        found = self.load(table)
+        kept = found.metadata.snapshots if found else []
+        numbers = history.sequences([s.summary[SEQUENCE] if s.summary else None for s in kept])
+        seen = [n for n, s in zip(numbers, kept, strict=True) if s.timestamp_ms <= at.timestamp() * 1000]
+        return seen[-1] if seen else 0
+
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         found = self.load(table)
         return 0 if found is None else len(_older(found, before, keep))
@@ -253,6 +264,8 @@ class IcebergCatalog:
         with translated(f"publish {change.sequence} to table {table}"):
             there = data.find(found, *change.looked_up)
             known = {file.file_path for file in there}
+            if missing := change.expected - known:
+                raise TableAltered(table, missing)
             new = data.from_footers(
                 found, [file for file in change.add if file.uri not in known], self._judged
             )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from spike_pipelines.domain.ddl import parse
-from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.errors import Conflict, TableAltered
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import LiveFile, ParquetFooter
 
@@ -66,6 +66,7 @@ class MemoryCatalog:
         remove: Iterable[LiveFile | str],
         base: int | None = None,
     ) -> bool:
+        add = tuple(add)
         gone = {r if isinstance(r, str) else r.uri for r in remove}
         with self._lock:
             found = self._existing(table)
@@ -73,6 +74,8 @@ class MemoryCatalog:
                 return False
             if base is not None and found.sequence != base:
                 raise Conflict(f"table {table} is at {found.sequence}, the change begins at {base}")
+            if base is not None and (missing := gone - found.files.keys() - {file.uri for file in add}):
+                raise TableAltered(table, missing)
             merged = found.files | {file.uri: file for file in add}
             found.files = {uri: file for uri, file in merged.items() if uri not in gone}
             found.sequence = sequence
@@ -87,6 +90,12 @@ class MemoryCatalog:
         with self._lock:
             found = self._tables.get(table)
             return min((m.sequence for m in found.history), default=found.sequence) if found else 0
+
+    def sequence_at(self, table: str, at: datetime) -> int:
+        with self._lock:
+            found = self._tables.get(table)
+            seen = [m.sequence for m in found.history if m.at <= at] if found else []
+            return seen[-1] if seen else 0
 
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         with self._lock:

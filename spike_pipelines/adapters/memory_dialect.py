@@ -12,6 +12,8 @@ from sqlalchemy import ARRAY, JSON, DateTime, Interval
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteTypeCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql.elements import CollectionAggregate
+from sqlalchemy.sql.operators import any_op
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -65,6 +67,15 @@ class _Compiler(SQLiteCompiler):
             from_linter.froms[element._de_clone()] = element.name
         values = self._render_values(element, **kw)  # type: ignore[no-untyped-call]
         return f"(SELECT {columns} FROM ({values})) AS {name}"
+
+    def visit_binary(self, binary: Any, *arguments: Any, **kw: Any) -> str:
+        """`= ANY (array)` and `<> ALL (array)`, whose array is JSON here."""
+        if not isinstance(binary.right, CollectionAggregate):
+            said: str = super().visit_binary(binary, *arguments, **kw)  # type: ignore[no-untyped-call]
+            return said
+        array = self.process(binary.right.element, **kw)
+        word = "IN" if binary.right.operator is any_op else "NOT IN"
+        return f"{self.process(binary.left, **kw)} {word} (SELECT value FROM json_each({array}))"
 
     def visit_bool_and_func(self, function: Any, **kw: Any) -> str:
         return f"min{self.function_argspec(function, **kw)}"

@@ -8,7 +8,7 @@ from threading import RLock
 
 from spike_pipelines.adapters import parquet
 from spike_pipelines.domain.errors import AlreadyExists, ObjectMissing, SourceChanged, Transient
-from spike_pipelines.ports import ObjectInfo, ParquetFooter
+from spike_pipelines.ports import ObjectInfo, ParquetFooter, Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class MemoryObjectStore:
 
     def __init__(self, *buckets: str) -> None:
         self._buckets: dict[str, dict[str, _Stored]] = {name: {} for name in buckets}
+        self._uploads: dict[tuple[str, Upload], int] = {}
         self._lock = RLock()
 
     def head(self, bucket: str, key: str) -> ObjectInfo | None:
@@ -89,9 +90,34 @@ class MemoryObjectStore:
             self._bucket(bucket)[key] = stored
             return stored.info(key)
 
-    def grow_old(self, by: timedelta) -> None:
-        """Let time pass for every object."""
+    def uploads(self, bucket: str, prefix: str) -> Iterator[Upload]:
         with self._lock:
+            self._bucket(bucket)
+            there = [u for b, u in self._uploads if b == bucket and u.key.startswith(prefix)]
+        return iter(sorted(there, key=lambda upload: upload.key))
+
+    def uploaded(self, bucket: str, upload: Upload) -> int:
+        with self._lock:
+            return self._uploads.get((bucket, upload), 0)
+
+    def abort(self, bucket: str, upload: Upload) -> None:
+        with self._lock:
+            self._uploads.pop((bucket, upload), None)
+
+    def begin_upload(self, bucket: str, key: str, size: int) -> Upload:
+        """What a driver leaves that is killed before it commits."""
+        with self._lock:
+            upload = Upload(key, f"upload-{len(self._uploads)}-{key}", datetime.now(UTC))
+            self._uploads[bucket, upload] = size
+            return upload
+
+    def grow_old(self, by: timedelta) -> None:
+        """Let time pass for every object and upload."""
+        with self._lock:
+            self._uploads = {
+                (bucket, replace(u, begun_at=u.begun_at - by if u.begun_at else None)): size
+                for (bucket, u), size in self._uploads.items()
+            }
             for objects in self._buckets.values():
                 for key, stored in objects.items():
                     objects[key] = replace(stored, modified_at=stored.modified_at - by)

@@ -7,7 +7,9 @@ A 412 does not say which of the two failed: it is answered by looking.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import boto3
@@ -31,7 +33,7 @@ from spike_pipelines.domain.errors import (
     SpikeError,
     Transient,
 )
-from spike_pipelines.ports import ObjectInfo, ParquetFooter
+from spike_pipelines.ports import ObjectInfo, ParquetFooter, Upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -116,9 +118,13 @@ class S3ObjectStore:
         size: int,
         metadata: Mapping[str, str],
     ) -> ObjectInfo:
-        """One request where all is well: the source is looked at only once the copy was refused."""
+        """One request where all is well: the source is looked at only once the copy was refused. A target
+        is looked for before minutes of copying in parts, which only the last step would refuse."""
         plan = Copy(bucket, source, target, source_etag, size, metadata)
-        copy = copy_whole if size <= self._max_copy else partial(copy_in_parts, part=self._part)
+        in_parts = size > self._max_copy
+        if in_parts and self.head(bucket, target) is not None:
+            raise self._explained(plan)
+        copy = partial(copy_in_parts, part=self._part) if in_parts else copy_whole
         with translated("copy to", bucket, target):
             try:
                 return ObjectInfo(target, size, copy(self._s3, plan), dict(metadata))
@@ -160,6 +166,27 @@ class S3ObjectStore:
         with translated("put", bucket, key):
             answer = self._s3.put_object(Bucket=bucket, Key=key, Body=body)
         return ObjectInfo(key, len(body), answer["ETag"].strip('"'))
+
+    def uploads(self, bucket: str, prefix: str) -> Iterator[Upload]:
+        pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        with translated("list uploads", bucket, prefix):
+            for page in islice(pages, MAX_PAGES):
+                for found in page.get("Uploads", []):
+                    yield Upload(found["Key"], found["UploadId"], found.get("Initiated"))
+
+    def uploaded(self, bucket: str, upload: Upload) -> int:
+        with translated("list parts", bucket, upload.key):
+            try:
+                pages = self._s3.get_paginator("list_parts").paginate(
+                    Bucket=bucket, Key=upload.key, UploadId=upload.id
+                )
+                return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+            except self._s3.exceptions.NoSuchUpload:
+                return 0
+
+    def abort(self, bucket: str, upload: Upload) -> None:
+        with translated("abort upload", bucket, upload.key), suppress(self._s3.exceptions.NoSuchUpload):
+            self._s3.abort_multipart_upload(Bucket=bucket, Key=upload.key, UploadId=upload.id)
 
     def _check_bucket(self, bucket: str) -> None:
         """A HEAD's 404 has no body: it may mean that the bucket is missing, which is another matter."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LedgerCollector:
-    """Backlog by spike and sequence numbers by dataset."""
+    """Backlog by spike, with the age of what waits longest, and sequence numbers by dataset."""
 
     def __init__(self, ledger: "Ledger") -> None:
         self._ledger = ledger
@@ -28,7 +28,14 @@ class LedgerCollector:
             "spike_unfinished_batches", "Batches staged, not committed", labels=["spike"]
         )
         held = GaugeMetricFamily("spike_held", "1 while the oldest batch is held", labels=["spike"])
+        oldest = GaugeMetricFamily(
+            "spike_oldest_batch_age_seconds",
+            "Since the oldest batch that is not committed was staged; absent while none waits",
+            labels=["spike"],
+        )
+        now = self._ledger.now()
         for b in self._ledger.backlog():
+            oldest.add_metric([b.spike], max(0.0, (now - b.oldest_staged_at).total_seconds()))
             waiting.add_metric([b.spike], b.batches)
             held.add_metric([b.spike], int(b.blocked))
         committed = GaugeMetricFamily("spike_dataset_sequence", "Newest commit", labels=["dataset", "spike"])
@@ -40,13 +47,12 @@ class LedgerCollector:
             "Since the oldest commit that readers do not see; 0 if they see all",
             labels=["dataset", "spike"],
         )
-        datasets, now = self._ledger.datasets(), self._ledger.now()
-        for d in datasets:
+        for d in self._ledger.datasets():
             committed.add_metric([d.name, d.spike], d.sequence)
             published.add_metric([d.name, d.spike], d.published)
             waits = (now - d.unpublished_since).total_seconds() if d.unpublished_since else 0.0
             unseen.add_metric([d.name, d.spike], waits)
-        yield from (waiting, held, committed, published, unseen)
+        yield from (waiting, oldest, held, committed, published, unseen)
 
 
 class Page:

@@ -44,7 +44,11 @@ def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) ->
 
 
 def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable[OffsetRange]) -> str | None:
-    """Why a file has records from outside the ranges of its batch, or None."""
+    """Why a file has records from outside the ranges of its batch, or None.
+
+    A row group of several partitions has one span of offsets for all of them: only the deep audit, which
+    reads the records, knows which is whose (docs/security.md).
+    """
     ranges = tuple(ranges)
     for group in groups or ():
         by_index = {r.partition.index: r for r in ranges}

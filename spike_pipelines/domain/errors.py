@@ -9,6 +9,8 @@
 | `InvariantBroken` | stops and pages: a promise of the platform does not hold           |
 """
 
+from collections.abc import Collection
+
 
 class SpikeError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -40,6 +42,18 @@ class InvalidSpec(SpikeError):
 
 class InvariantBroken(SpikeError):
     """An invariant of the design does not hold. Never retried, never hidden."""
+
+
+class TableAltered(InvariantBroken):
+    """Somebody else replaced files of a table (a compaction): what the ledger is to take out is not there
+    under its name, and its rows may be."""
+
+    def __init__(self, table: str, missing: Collection[str]) -> None:
+        some = ", ".join(sorted(missing)[:3])
+        super().__init__(
+            f"table {table} lacks {len(missing)} files that are to be taken out of it ({some}): somebody "
+            "else changed it, and their rows may be in other files: `spike ledger project` redoes it"
+        )
 
 
 class Held(Conflict):

@@ -97,10 +97,11 @@ def judge_staged(facts: StagedFacts, grace: timedelta) -> Staging:
     return Staging.REMOVE_OTHER if facts.other_attempt else Staging.KEEP_OPEN
 
 
-def invisible_since(published: int, oldest_readable: int) -> int:
+def invisible_since(published: int, oldest_readable: int, published_before_grace: int) -> int:
     """Files superseded at a sequence number up to this one can be reached by no reader: neither in the
-    table as published, nor in any snapshot that is still kept."""
-    return min(published, oldest_readable)
+    table as published, nor in any snapshot that is still kept; and who read the one before had the grace
+    time to end, counted from the publication, which may follow the commit by hours."""
+    return min(published, oldest_readable, published_before_grace)
 
 
 class Kind(StrEnum):
@@ -111,6 +112,7 @@ class Kind(StrEnum):
     TOMBSTONE = "copies of aborted intents"
     AGAIN = "swept again"
     SNAPSHOT = "Iceberg snapshots"
+    UPLOAD = "unfinished uploads"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from socket import gethostname
 
@@ -14,7 +13,6 @@ from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble, needs_appender, orphans
 
-_COPIES_AT_ONCE = 16
 _RETRY_SECONDS = 60  # a run that died before it took the lease is asked for again after as long
 
 
@@ -44,9 +42,8 @@ def drain(context: dg.OpExecutionContext, config: AppenderConfig) -> None:
 
 
 def run_drain(platform: Platform, run_id: str, terms: Terms) -> Iterator[HourReport | Trouble]:
-    with ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="copy") as pool:
-        holder = f"run {run_id} on {gethostname()} pid {os.getpid()}"
-        yield from platform.drain(holder, pool, terms, run_id=run_id).run()
+    holder = f"run {run_id} on {gethostname()} pid {os.getpid()}"
+    yield from platform.drain(holder, terms, run_id=run_id).run()
 
 
 def materialization(report: HourReport) -> dg.AssetMaterialization:

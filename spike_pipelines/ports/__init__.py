@@ -33,7 +33,7 @@ from spike_pipelines.ports.rereading import (
     Rereader,
 )
 from spike_pipelines.ports.retention import Condemned, RetentionLedger, StagedFate
-from spike_pipelines.ports.store import ObjectInfo, ObjectStore, ParquetFooter
+from spike_pipelines.ports.store import ObjectInfo, ObjectStore, ParquetFooter, Upload
 from spike_pipelines.ports.supervision import Specs, SupervisionLedger, SupervisionTransaction
 from spike_pipelines.ports.swaps import SwapLedger, SwapTransaction
 from spike_pipelines.ports.transaction import LedgerTransaction
@@ -98,5 +98,6 @@ __all__ = [
     "SwapLedger",
     "SwapTransaction",
     "Tally",
+    "Upload",
     "WrittenHour",
 ]

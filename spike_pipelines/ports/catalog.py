@@ -51,10 +51,10 @@ class Catalog(Protocol):
     ) -> bool:
         """Bring the table to `sequence` in one snapshot. False if it is there already (or beyond).
 
-        `base` is the sequence number the change was computed from: `Conflict` if the table is elsewhere.
-        Without it, files that are there already are looked for first, which costs more the larger an
-        hour is. To remove by URI alone costs a look at every file; a `LiveFile` says the hour. A file
-        to remove that is not there counts as removed.
+        `base` is the sequence number the change was computed from: `Conflict` if the table is elsewhere,
+        `TableAltered` if it lacks a file to remove. Without it, files that are there already are looked
+        for first, which costs more the larger an hour is, and one to remove that is not there counts as
+        removed. To remove by URI alone costs a look at every file; a `LiveFile` says the hour.
         """
 
     def files(self, table: str) -> Mapping[str, int]:
@@ -64,6 +64,10 @@ class Catalog(Protocol):
 class SnapshotCatalog(Catalog, Protocol):
     def oldest_sequence(self, table: str) -> int:
         """The smallest sequence number a reader can still go back to; 0 if it cannot be told."""
+
+    def sequence_at(self, table: str, at: datetime) -> int:
+        """The sequence number that readers saw at a time, as far as the kept snapshots tell: never more,
+        and 0 where they do not."""
 
     def expirable(self, table: str, *, before: datetime, keep: int) -> int:
         """How many snapshots `expire` would remove."""

@@ -41,10 +41,14 @@ class RetentionLedger(SwapLedger, Protocol):
         """By number, whether a swap that exists has ended."""
 
     def superseded(
-        self, dataset: str, kind: FileKind, *, gone_at: int, before: datetime, limit: int, after: int = 0
+        self, dataset: str, kind: FileKind, *, gone_at: int, limit: int, after: int = 0
     ) -> tuple[Condemned, ...]:
-        """Superseded at a sequence number up to `gone_at`, by a swap or rewind before `before`, not deleted;
-        ids above `after`, in order."""
+        """Superseded at a sequence number up to `gone_at` that is published, not deleted; ids above `after`,
+        in order."""
+
+    def published_before(self, dataset: str, at: datetime) -> int:
+        """The newest commit's sequence number of which it is known that it was published before `at`: staging
+        was cleaned up by then. 0 where none is."""
 
     def tombstones(self, spike: str, limit: int, after: int = 0) -> tuple[Condemned, ...]:
         """Final keys of aborted intents that were never swept; ids above `after`, in order."""

@@ -23,6 +23,16 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and neither completed nor aborted: its parts are stored, and paid
+    for, though no listing of objects shows them."""
+
+    key: str
+    id: str
+    begun_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ParquetFooter:
     """What the footer of a Parquet file says.
 
@@ -71,3 +81,12 @@ class ObjectStore(Protocol):
         """All objects whose key starts with `prefix`, without metadata, in the store's order (S3: by key)."""
 
     def put(self, bucket: str, key: str, body: bytes) -> ObjectInfo: ...
+
+    def uploads(self, bucket: str, prefix: str) -> Iterator[Upload]:
+        """Unfinished uploads to keys that start with `prefix`."""
+
+    def uploaded(self, bucket: str, upload: Upload) -> int:
+        """How many bytes its parts have; 0 where it is over."""
+
+    def abort(self, bucket: str, upload: Upload) -> None:
+        """Give its parts up: who is still at it cannot complete it. One that is over counts as aborted."""

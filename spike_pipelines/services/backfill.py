@@ -8,7 +8,7 @@
 
 By the next backfill of the hour, or by the hourly retention job (`Swapper.finish_left`), whichever is first.
 
-The next backfill then plans anew: what was begun goes by the application file, and the loss accepted, of before.
+The next backfill then plans anew: what was begun goes by the file, and the accepted loss, of before.
 """
 
 import logging

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from threading import Event
 
 from spike_pipelines.domain.errors import Conflict, Transient
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 APPENDER_LEASE = "appender"
 _LEASE_SECONDS = 15.0
+_RENEW_EVERY = timedelta(seconds=_LEASE_SECONDS / 3)
 _MOST_TURNS = 64  # side by side
 _BATCHES_AT_ONCE = 20  # before a spike's turn ends with a publication
 _LONGEST_DELAY = timedelta(seconds=30)
@@ -118,11 +120,19 @@ class Drain:
             log.info("another appender run is at work")
             return
         with released(self.ledger, lease), self._pool() as pool:
-            yield from (
-                Trouble(name, sentence, final=False)
-                for name, sentence in orphans(self.ledger, self.spikes).items()
-            )
-            yield from self._loop(pool, lease)
+            alone = orphans(self.ledger, self.spikes)
+            troubles = (Trouble(name, sentence, final=False) for name, sentence in alone.items())
+            yield from self._kept(chain(troubles, self._loop(pool, lease)), lease)
+
+    def _kept(self, items: Iterator[HourReport | Trouble], lease: Lease) -> Iterator[HourReport | Trouble]:
+        """The lease lasts though each item is told for a while: thousands of hours after a replay."""
+        renewed: datetime | None = None
+        for item in items:
+            yield item
+            now = self.clock.now()
+            if renewed is None or now - renewed >= _RENEW_EVERY:
+                self.ledger.renew(lease, _LEASE_SECONDS)
+                renewed = now
 
     def _pool(self) -> ThreadPoolExecutor:
         """A thread for each spike: one whose store hangs takes nobody else's (I11)."""

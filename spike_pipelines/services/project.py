@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
-from spike_pipelines.domain.errors import Conflict, Transient
+from spike_pipelines.domain.errors import Conflict, TableAltered, Transient
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
@@ -58,8 +58,8 @@ class Projector:
             try:
                 if done := self._once(spike, kind, table, request):
                     return done
-            except Conflict:
-                continue  # a publication came between: compare again
+            except (Conflict, TableAltered):
+                continue  # a publication, or what others do to it, came between: compare again
         raise Transient(f"table {table} changes faster than it can be compared: try again later")
 
     def _once(self, spike: Spike, kind: FileKind, table: str, request: Request) -> Projected | None:

@@ -1,12 +1,13 @@
 """Promotion: staged batches become final files and committed offsets, in order, a transaction each."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
 from spike_pipelines.domain.binding import check_unmoved
@@ -31,6 +32,16 @@ log = logging.getLogger(__name__)
 BATCH_METADATA = "spike-batch"
 ETAG_METADATA = "spike-source-etag"
 _CHUNK = 32  # files between two looks at the lease
+_AT_ONCE = 16  # requests for one spike
+_RENEWALS = 3  # in the time that a lease lasts, while something is waited for
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
+
+
+def threads() -> Executor:
+    """For the requests of one piece of work. Of its own: a store that hangs takes no other spike's (I11)."""
+    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="promote-request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +61,14 @@ class NotOurs(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Promoter:
-    """Promotes one spike. `pool` runs requests to the object store side by side."""
+    """Promotes one spike. `pool` makes what runs requests to the object store side by side; the caller's own
+    thread renews the lease for as long as they take."""
 
     ledger: Ledger
     store: ObjectStore
     catalog: Catalog
-    pool: Executor
     terms: LeaseTerms
+    pool: Callable[[], Executor] = threads
 
     def promote(self, spike: Spike, *, limit: int) -> tuple[Batch, ...]:
         """Commit up to `limit` waiting batches of the spike, oldest first, and stop at a held one.
@@ -110,7 +122,7 @@ class Promoter:
             if problem := origin_problem(file.staging_key, footers[file.id].groups, batch.ranges):
                 raise Misfit(problem)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
-        self.check_publishable(spike, files, footers, intents)
+        self.check_publishable(spike, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
@@ -125,7 +137,7 @@ class Promoter:
             staged = (spike.staging.bucket, file.staging_key)
             return file.id, self.store.footer(*staged, size=file.size, etag=file.staging_etag)
 
-        return dict(pair for chunk in self._chunks(files, lease) for pair in self.pool.map(read, chunk))
+        return dict(self._each(read, files, lease))
 
     def check_publishable(
         self,
@@ -133,6 +145,7 @@ class Promoter:
         files: Iterable[LedgerFile],
         footers: Mapping[int, ParquetFooter],
         intents: Iterable[Intent],
+        lease: Lease,
     ) -> None:
         """Raise `Misfit` unless the tables will take the files as the intents name them: after the commit it
         would be too late. Errors: `InvalidSpec`, `Transient`."""
@@ -141,27 +154,51 @@ class Promoter:
         for file in files:
             if problem := hour_problem(file.staging_key, file.hour, footers[file.id].groups):
                 raise Misfit(problem)
+        # Milliseconds for each file of the CPU's time: beside the thread that renews.
+        for problem in self._each(partial(self._misfit, spike, files), [footers], lease):
+            if problem:
+                raise Misfit(problem)
+
+    def _misfit(
+        self, spike: Spike, files: Iterable[LedgerFile], footers: Mapping[int, ParquetFooter]
+    ) -> str | None:
         for kind in FileKind:
             staged = [(live_file(spike, f), footers[f.id]) for f in files if f.kind is kind]
             dead = kind is FileKind.DEAD_LETTER
             table = spike.dataset.dead_letters if dead else spike.dataset.name
             if staged and (problem := self.catalog.misfit(table, spike, staged, dead_letters=dead)):
-                raise Misfit(f"{problem} (it is in staging still)")
+                return f"{problem} (it is in staging still)"
+        return None
 
     def copy_all(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, str]:
         """Final etags by file id."""
-        etags: dict[int, str] = {}
-        for chunk in self._chunks(files, lease):
-            copied = self.pool.map(partial(self._copy, spike), chunk)
-            etags.update((file.id, info.etag) for file, info in zip(chunk, copied, strict=True))
-        return etags
 
-    def _chunks(self, files: Iterable[LedgerFile], lease: Lease) -> Iterator[list[LedgerFile]]:
-        """The files, some at a time; before each the lease is renewed, however many there are."""
-        waiting = iter(files)
-        while chunk := list(islice(waiting, _CHUNK)):
-            self.ledger.renew(lease, self.terms.seconds)
-            yield chunk
+        def copy(file: LedgerFile) -> tuple[int, str]:
+            return file.id, self._copy(spike, file).etag
+
+        return dict(self._each(copy, files, lease))
+
+    def _each(self, work: Callable[[_Item], _Done], items: Iterable[_Item], lease: Lease) -> Iterator[_Done]:
+        """What `work` makes of the items, in their order, some side by side. The lease is renewed before
+        each chunk, however many there are, and while one is at work, however long it takes."""
+        waiting = iter(items)
+        with self.pool() as pool:
+            while chunk := list(islice(waiting, _CHUNK)):
+                self.ledger.renew(lease, self.terms.seconds)
+                yield from self._awaited([pool.submit(work, item) for item in chunk], lease)
+
+    def _awaited(self, futures: list[Future[_Done]], lease: Lease) -> list[_Done]:
+        """All results. What is not begun when one fails, or the lease is lost, never begins."""
+        try:
+            while True:
+                done, waiting = wait(futures, self.terms.seconds / _RENEWALS, FIRST_EXCEPTION)
+                ready = [future.result() for future in futures if future in done]
+                if not waiting:
+                    return ready
+                self.ledger.renew(lease, self.terms.seconds)
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _copy(self, spike: Spike, file: LedgerFile) -> ObjectInfo:
         """Copy one file to its final key. An object that is there already is asked whose it is."""

@@ -54,7 +54,9 @@ class Publisher:
         return None
 
     def clean(self, spike: Spike) -> int:
-        """Delete the staged objects of published batches (I9); answers how many batches."""
+        """Delete the staged objects of published batches (I9); answers how many batches. Errors:
+        `SpecChanged`, `Transient`."""
+        require_bound(self.ledger, spike)
         ready = self.ledger.cleanable(spike.name, _CLEAN_AT_ONCE)
         self.store.delete(spike.staging.bucket, [key for keys in ready.values() for key in keys])
         if ready:

@@ -7,13 +7,12 @@ once more after the grace time: a copy that was under way when its batch was abo
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from itertools import islice
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import SpecChanged, Transient
 from spike_pipelines.domain.retention import (
     EpochPlace,
     Kind,
@@ -28,12 +27,14 @@ from spike_pipelines.domain.retention import (
     place_of,
 )
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog
+from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog, Upload
+from spike_pipelines.services.bound import require_bound
 from spike_pipelines.services.publish import tables
 
 log = logging.getLogger(__name__)
 
 PAGE = 1_000  # objects or files at a time
+MOST_UPLOADS = 10_000  # in one place in one run
 MOST_PAGES = 1_000  # of one kind of one spike in one run; the next run goes on
 
 # Answers the next condemned files above an id.
@@ -49,22 +50,25 @@ class Retainer:
     terms: RetentionTerms
 
     def run(self, *, dry_run: bool = False) -> Iterator[Removal]:
-        """One removal for each spike and kind, as it is done. Raises `Transient` in the end, naming the
-        spikes where something did not answer; the next run does what is left."""
+        """One removal for each spike and kind, as it is done. Raises in the end, naming the spikes:
+        `Transient` where something did not answer (the next run does what is left), `SpecChanged` where
+        only application files stand in the way."""
         known = {state.name: state.published for state in self.ledger.datasets()}
-        failures = []
+        failures: dict[str, Transient | SpecChanged] = {}
         for spike in self.spikes.values():
             try:
+                require_bound(self.ledger, spike)  # its places may be another environment's
                 yield from self._spike(spike, known.get(spike.dataset.name), dry_run=dry_run)
-            except Transient as error:
+            except (Transient, SpecChanged) as error:
                 log.warning("%s: %s", spike.name, error)
-                failures.append(f"{spike.name}: {error}")
+                failures[spike.name] = error
         if failures:
-            raise Transient("retention is not done: " + "; ".join(failures))
+            raise _undone(failures)
 
     def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
         """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
         yield self._staging(spike, dry_run=dry_run)
+        yield self._uploads(spike, dry_run=dry_run)
         if published is not None:
             yield self._superseded(spike, published, dry_run=dry_run)
             yield self._tombstones(spike, dry_run=dry_run)
@@ -87,6 +91,27 @@ class Retainer:
             size, kept = sum(info.size for info in doomed), len(page) - len(doomed)
             total = total.plus(Removal(spike.name, Kind.STAGING, len(doomed), size, kept))
         return total
+
+    # parts that no listing of objects shows
+
+    def _uploads(self, spike: Spike, *, dry_run: bool) -> Removal:
+        """Those that a committer or a copy was killed at. Who is at one for longer than the grace time does
+        that batch or copy again."""
+        finals = [(spike.final.bucket, spike.final.key(table)) for table in tables(spike).values()]
+        total = Removal(spike.name, Kind.UPLOAD)
+        for bucket, folder in [(spike.staging.bucket, spike.staging.key(spike.name)), *finals]:
+            for upload in list(islice(self.store.uploads(bucket, f"{folder}/"), MOST_UPLOADS)):
+                total = total.plus(self._upload(spike, bucket, upload, dry_run=dry_run))
+        return total
+
+    def _upload(self, spike: Spike, bucket: str, upload: Upload, *, dry_run: bool) -> Removal:
+        old = age(upload.begun_at, self.ledger.now())
+        if old is None or old < self.terms.grace:
+            return Removal(spike.name, Kind.UPLOAD, kept=1)
+        size = self.store.uploaded(bucket, upload)
+        if not dry_run:
+            self.store.abort(bucket, upload)
+        return Removal(spike.name, Kind.UPLOAD, 1, size)
 
     def _doomed(self, spike: Spike, folder: str, page: list[ObjectInfo]) -> list[ObjectInfo]:
         """What of a page may go. Whether an epoch or swap is over is asked first, whether a file is
@@ -140,18 +165,19 @@ class Retainer:
     def _superseded(self, spike: Spike, published: int, *, dry_run: bool) -> Removal:
         total = Removal(spike.name, Kind.SUPERSEDED)
         before = self.ledger.now() - self.terms.grace
+        # A busy table's old snapshots are gone, a quiet dataset has no commit that tells: never both.
+        cleaned = self.ledger.published_before(spike.dataset.name, before)
         for kind, table in tables(spike).items():
             readable = self.catalog.oldest_sequence(table)
-            look = partial(self._find_superseded, spike, kind, invisible_since(published, readable), before)
+            shown = max(self.catalog.sequence_at(table, before), cleaned)
+            look = partial(self._find_superseded, spike, kind, invisible_since(published, readable, shown))
             total = total.plus(self._sweep(spike, Kind.SUPERSEDED, look, dry_run=dry_run))
         return total
 
     def _find_superseded(
-        self, spike: Spike, kind: FileKind, gone_at: int, before: datetime, after: int
+        self, spike: Spike, kind: FileKind, gone_at: int, after: int
     ) -> tuple[Condemned, ...]:
-        return self.ledger.superseded(
-            spike.dataset.name, kind, gone_at=gone_at, before=before, limit=PAGE, after=after
-        )
+        return self.ledger.superseded(spike.dataset.name, kind, gone_at=gone_at, limit=PAGE, after=after)
 
     # what was never to be seen
 
@@ -192,6 +218,12 @@ class Retainer:
         self.ledger.mark_condemned(c.file for c in page if not c.again)
         self.store.delete(spike.final.bucket, [c.key for c in page])
         self.ledger.mark_swept(c.file for c in page if c.again)
+
+
+def _undone(failures: Mapping[str, Transient | SpecChanged]) -> Transient | SpecChanged:
+    refused = all(isinstance(error, SpecChanged) for error in failures.values())
+    sentences = "; ".join(f"{name}: {error}" for name, error in failures.items())
+    return (SpecChanged if refused else Transient)(f"retention is not done: {sentences}")
 
 
 def _shared(folder: str, place: Place | None) -> str | None:

@@ -192,7 +192,7 @@ class Swapper:
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )
-        self.promoter.check_publishable(spike, files, footers, intents)
+        self.promoter.check_publishable(spike, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)

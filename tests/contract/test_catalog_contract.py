@@ -23,7 +23,14 @@ from spike_pipelines.adapters.iceberg_history import (
     sequences,
 )
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, InvariantBroken, ObjectMissing, Transient
+from spike_pipelines.domain.errors import (
+    Conflict,
+    InvalidSpec,
+    InvariantBroken,
+    ObjectMissing,
+    TableAltered,
+    Transient,
+)
 from spike_pipelines.domain.spike import (
     Dataset,
     Location,
@@ -198,6 +205,23 @@ def test_removing_what_is_not_there_is_no_error(bench):
     assert bench.names() == {}
 
 
+def test_a_file_to_remove_that_the_table_lost_ends_a_publication_that_knows_its_base(bench):
+    """A foreign compaction put its rows into another file: they would stay, beside what replaces them."""
+    a, compacted, new = bench.file("a"), bench.file("compacted"), bench.file("new")
+    bench.publish(1, add=[a], base=0)
+    bench.publish(2, add=[compacted], remove=[a], base=1)
+    with pytest.raises(TableAltered, match=rf"{bench.table} lacks 1 files .*/a.*spike ledger project"):
+        bench.publish(3, add=[new], remove=[a, compacted], base=2)
+    assert bench.names() == {"compacted": 10}
+    assert bench.publish(3, add=[new], remove=[compacted], base=2)
+
+
+def test_a_file_that_comes_and_goes_in_one_publication_is_not_missed(bench):
+    a, b = bench.file("a"), bench.file("b")
+    assert bench.publish(1, add=[a, b], remove=[a], base=0)
+    assert bench.names() == {"b": 10}
+
+
 def test_a_publication_without_files_advances_the_number(bench):
     assert bench.publish(5)
     assert bench.publish(6, add=[bench.file("a")], base=5)
@@ -223,6 +247,18 @@ def test_old_snapshots_expire_but_for_the_newest_and_the_number_stays(bench):
     assert (bench.catalog.sequence(bench.table), len(bench.names())) == (5, 5)
     assert not bench.publish(5, [bench.file("again")])
     assert bench.publish(6, [bench.file("6")], base=5)
+
+
+def test_what_readers_saw_at_a_time_is_told_by_the_snapshots_that_are_kept(bench):
+    start = datetime.now(UTC)
+    for number in (2, 5):
+        bench.publish(number, [bench.file(f"{number}")])
+    end = datetime.now(UTC)
+    at = [bench.catalog.sequence_at(bench.table, moment) for moment in (start - timedelta(hours=1), end)]
+    assert at == [0, 5]
+    bench.catalog.expire(bench.table, before=end + timedelta(hours=1), keep=1)
+    assert bench.catalog.sequence_at(bench.table, end) == 5
+    assert bench.catalog.sequence_at("nowhere", end) == 0
 
 
 def test_the_current_snapshot_never_expires(bench):

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid4
 
 import pyarrow as pa
@@ -32,6 +34,7 @@ class Bench:
 
     store: ObjectStore
     prefix: str
+    begin: Callable[[str, int], object]  # an upload to a key, with a part of so many bytes
 
     def key(self, name):
         return f"{self.prefix}/{name}"
@@ -58,10 +61,18 @@ class Bench:
 def bench(request):
     if request.param == "memory":
         store = MemoryObjectStore(BUCKET)
-    else:
-        client = request.getfixturevalue("s3").client()
-        store = S3ObjectStore(client, max_copy=6 * MIB, part=5 * MIB)
-    return Bench(store, f"contract/{uuid4().hex}")
+        return Bench(store, f"contract/{uuid4().hex}", partial(store.begin_upload, BUCKET))
+    return s3_bench(request.getfixturevalue("s3").client())
+
+
+def s3_bench(client):
+    def begin(key, size):
+        upload = {"Bucket": BUCKET, "Key": key}
+        upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
+        client.upload_part(**upload, PartNumber=1, Body=b"x" * size)
+
+    store = S3ObjectStore(client, max_copy=6 * MIB, part=5 * MIB)
+    return Bench(store, f"contract/{uuid4().hex}", begin)
 
 
 def parquet(rows, columns=1):
@@ -154,6 +165,20 @@ def test_a_large_object_is_copied_whole_and_never_over_another(bench):
     assert bench.names() == ["copy", "large"]
 
 
+@pytest.mark.real
+def test_no_part_is_copied_to_a_key_that_is_taken(s3):
+    """A copy whose answer was lost is asked for again: minutes of parts that the last step would refuse."""
+    client = s3.client()
+    bench = s3_bench(client)
+    source = bench.put("large", b"0123456789abcdef" * (7 * MIB // 16))
+    bench.copy("large", "copy", source.etag, size=source.size)
+    asked = []
+    client.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
+    with pytest.raises(AlreadyExists):
+        bench.copy("large", "copy", source.etag, size=source.size)
+    assert set(asked) == {"HeadObject"}
+
+
 def test_footer_counts_rows(bench):
     body = parquet(rows=321)
     bench.put("f", body)
@@ -232,6 +257,21 @@ def test_a_listing_tells_when_an_object_was_written(bench):
     assert abs(found.modified_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
+def test_an_unfinished_upload_is_found_below_its_prefix_and_aborted_twice(bench):
+    bench.begin(bench.key("a/part.parquet"), 1_234)
+    bench.begin(bench.key("ab"), 1)
+    assert bench.names() == []
+    (found,) = bench.store.uploads(BUCKET, bench.key("a/"))
+    assert (found.key, bench.store.uploaded(BUCKET, found)) == (bench.key("a/part.parquet"), 1_234)
+    assert abs(found.begun_at - datetime.now(UTC)) < timedelta(minutes=5)
+    for _ in range(2):
+        bench.store.abort(BUCKET, found)
+    assert bench.store.uploaded(BUCKET, found) == 0
+    (other,) = bench.store.uploads(BUCKET, bench.key(""))
+    bench.store.abort(BUCKET, other)
+    assert list(bench.store.uploads(BUCKET, bench.key(""))) == []
+
+
 def test_deleting_twice_is_deleting_once(bench):
     bench.put("a")
     bench.put("b")
@@ -248,9 +288,10 @@ def test_deleting_twice_is_deleting_once(bench):
         lambda store: store.head("no-such-bucket", "a"),
         lambda store: store.footer("no-such-bucket", "a", size=100, etag="0"),
         lambda store: list(store.list("no-such-bucket", "")),
+        lambda store: list(store.uploads("no-such-bucket", "")),
         lambda store: store.copy("no-such-bucket", "a", "b", source_etag="0", size=1, metadata={}),
     ],
-    ids=["head", "footer", "list", "copy"],
+    ids=["head", "footer", "list", "uploads", "copy"],
 )
 def test_a_missing_bucket_is_worth_waiting_for_and_named(bench, ask):
     with pytest.raises(Transient, match="no-such-bucket"):

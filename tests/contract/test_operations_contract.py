@@ -1,6 +1,7 @@
 """The ledger's verbs of audited operations, one by one."""
 
 import pytest
+import sqlalchemy as sa
 from builders import HOUR, epoch, new_batch, partition, staged_file
 
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, Counts, FileState, HourCounts
@@ -124,6 +125,44 @@ def test_superseded_batches_leave_the_dataset_with_their_files_and_free_their_of
         tx.add_batch("payouts", LIVE_LANE, batch, epoch=1, identity="again", prefix="p/")
     with pytest.raises(Conflict, match="of 2 batches 0 are"), opened.begin() as tx:
         tx.supersede(rest, 9, operation(tx, request="twice"))
+
+
+def timeout(tx):
+    return tx._db.execute(sa.text("SHOW statement_timeout")).scalar_one()
+
+
+def test_a_large_rewind_may_take_minutes_and_nothing_else_may(opened):
+    """Millions of files: one statement about all of them takes longer than any other may."""
+    first, *_ = committed(opened)
+    waiting = add(opened, 30, 40)
+    acts = [
+        lambda tx: tx.committed_beyond("payouts", LIVE_LANE, {partition(): 0}),
+        lambda tx: tx.supersede([first], tx.next_sequence("payouts"), operation(tx)),
+        lambda tx: tx.abort([waiting], operation(tx, request="other")),
+    ]
+    for act in acts:
+        with opened.begin() as tx:
+            assert timeout(tx) == "30s"
+            act(tx)
+            assert timeout(tx) == "10min"
+
+
+def test_a_statement_about_many_batches_has_as_many_parameters_as_one_about_few(opened):
+    numbers = committed(opened, 30)
+    sent = []
+
+    def note(conn, cursor, statement, parameters, context, many):  # noqa: PLR0917 - SQLAlchemy's
+        sent.append(len(parameters))
+
+    sa.event.listen(opened._engine, "before_cursor_execute", note)
+    try:
+        with opened.begin() as tx:
+            tx.supersede(numbers, tx.next_sequence("payouts"), operation(tx))
+    finally:
+        sa.event.remove(opened._engine, "before_cursor_execute", note)
+    assert max(sent) < 20
+    with opened.begin() as tx:
+        assert tx.committed_beyond("payouts", LIVE_LANE, {partition(): 0}) == ()
 
 
 def test_only_unfinished_batches_are_aborted(opened):

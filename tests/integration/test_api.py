@@ -397,12 +397,15 @@ def test_metrics_tell_backlog_and_sequence_numbers(api, world, spike):
     driver = world.driver(spike)
     driver.stage(), driver.stage()
     world.promoter().promote(spike, limit=1)
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '1 hour' WHERE state = 'staged'")
     page = api.get("/metrics")
     samples = {
         sample.name: (sample.labels["spike"], sample.value)
         for family in text_string_to_metric_families(page.text)
         for sample in family.samples
     }
+    name, age = samples.pop("spike_oldest_batch_age_seconds")
+    assert (name, 3_600 <= age < 3_700) == ("payouts", True)
     assert (
         samples.items()
         >= {

@@ -10,6 +10,7 @@ from builders import HOUR, NEXT_HOUR
 from spike_pipelines.domain.errors import InvariantBroken, LeaseLost, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import APPENDER_LEASE, Drain, Terms, Trouble, needs_appender, orphans
+from spike_pipelines.services.promote import _AT_ONCE, threads
 
 pytestmark = pytest.mark.real
 
@@ -30,11 +31,11 @@ class Ticking:
         return HOUR + self.ticks * self.step
 
 
-def drain(world, clock=None, *, holder="run", store=None, catalog=None, **terms) -> Drain:
+def drain(world, clock=None, *, holder="run", store=None, catalog=None, pool=None, **terms) -> Drain:
     publisher = world.publisher if catalog is None else replace(world.publisher, catalog=catalog)
     return Drain(
         ledger=world.ledger,
-        promoter=world.promoter(holder, store=store),
+        promoter=world.promoter(holder, store=store, pool=pool),
         publisher=publisher,
         spikes=world.spikes,
         clock=clock or Ticking(),
@@ -115,17 +116,30 @@ def test_a_spike_that_fails_does_not_delay_another(world):
     assert needs_appender(world.ledger, world.spikes) == "batches wait: payouts"
 
 
-def test_a_spike_that_hangs_does_not_delay_another(world):
+@pytest.mark.parametrize("hangs_at", ["footer", "copy"])
+def test_a_spike_that_hangs_does_not_delay_another(world, hangs_at):
+    """Its requests take every thread that they may have; there are as many as in life."""
     slow, good = world.driver(world.spike("payouts")), world.driver(world.spike("session"))
-    slow.stage(), good.stage()
-    done = Event()
+    batch = slow.write(2, 0, 0)
+    more = [
+        slow._put(f"many/{i}-{n}.parquet", f.kind, f.hour, 1)
+        for i in range(_AT_ONCE)
+        for n, f in enumerate(batch.files)
+    ]
+    hours = tuple(replace(h, final=_AT_ONCE) for h in batch.hours)
+    (r,) = batch.ranges
+    slow.register(
+        replace(batch, files=tuple(more), hours=hours, read=len(more), ranges=(replace(r, end=len(more)),))
+    )
+    done, hanging = Event(), []
 
     class Hanging(Failing):
         def __getattr__(self, name):
             call = getattr(self._inner, name)
 
             def wait(*arguments, **named):
-                if name == "footer" and self._word in arguments[1]:
+                if name == hangs_at and self._word in arguments[1]:
+                    hanging.append(arguments[1])
                     assert done.wait(20), "the other spike was never served"
                 return call(*arguments, **named)
 
@@ -133,11 +147,15 @@ def test_a_spike_that_hangs_does_not_delay_another(world):
 
     class Watch(Ticking):
         def now(self):
+            if len(hanging) == _AT_ONCE and not world.ledger.last_batches("session", 1):
+                good.stage()
             if world.dataset(good.spike).published == 1:
                 done.set()
             return super().now()
 
-    list(drain(world, Watch(), store=Hanging(world.store, "staging/payouts")).run())
+    clock = Watch(step=timedelta(milliseconds=20))
+    store = Hanging(world.store, "staging/payouts")
+    list(drain(world, clock, store=store, pool=threads, idle=timedelta(seconds=1)).run())
     assert {d.name: d.reported for d in world.ledger.datasets()} == {"payouts": 1, "session": 1}
 
 
@@ -272,6 +290,46 @@ def test_a_run_that_was_thought_dead_stops(world):
 def test_a_run_gives_its_lease_back(world):
     list(drain(world).run())
     assert world.ledger.lease_state(APPENDER_LEASE) == (1, False)
+
+
+def test_a_run_keeps_its_lease_while_it_tells_what_became_visible(world):
+    """Each event takes a while, and there are many: each report here takes longer than a third of a lease."""
+    for name in ("payouts", "session", "failure"):
+        driver = world.driver(world.spike(name))
+        driver.stage()
+        world.settle(driver.spike)
+    renewed = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(world.ledger, name)
+
+        def renew(self, lease, seconds):
+            renewed.append(lease.resource)
+            return world.ledger.renew(lease, seconds)
+
+    clock = Ticking()
+    told = []
+    for report in replace(drain(world, clock, idle=timedelta(0)), ledger=Counting()).run():
+        told.append((report, len(renewed)))
+        clock.ticks += 6
+    before = [count for _, count in told]
+    assert len(told) == 6
+    assert before == list(range(before[0], before[0] + 6))
+
+
+def test_a_run_whose_lease_was_taken_while_it_told_stops(world):
+    driver = world.driver(world.spike())
+    driver.stage()
+    world.settle(driver.spike)
+    clock = Ticking()
+    run = drain(world, clock, idle=timedelta(0)).run()
+    next(run)
+    world.execute("UPDATE leases SET token = token + 1, holder = 'new' WHERE resource = 'appender'")
+    clock.ticks += 6
+    with pytest.raises(LeaseLost):
+        next(run)
+    assert world.dataset(driver.spike).reported == 0
 
 
 def test_a_held_batch_asks_for_no_run(world):

@@ -81,7 +81,7 @@ class Way:
         store = Port(process, "store", self.world.store)
         return SteppedDrain(
             ledger=ledger,
-            promoter=self.world.promoter("run", ledger=ledger, store=store, pool=SameThread()),
+            promoter=self.world.promoter("run", ledger=ledger, store=store, pool=SameThread),
             publisher=Publisher(ledger, Port(process, "catalog", self.world.catalog), store),
             spikes=self.world.spikes,
             clock=Steps(),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spike_pipelines.domain.errors import Conflict
+from spike_pipelines.domain.errors import Conflict, TableAltered
 from spike_pipelines.domain.operations import Author, OperationKind
 from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.ports import LiveFile
@@ -35,6 +35,31 @@ def clean(world):
 
 def tables(world):
     return world.catalog._tables["payouts"]
+
+
+def compact(world):
+    """Somebody else puts all rows of the table into one file."""
+    table = tables(world)
+    (first, *_) = table.files.values()
+    rows = sum(file.rows for file in table.files.values())
+    table.files = {"s3://lake/compacted": LiveFile("s3://lake/compacted", rows, first.size, first.hour)}
+
+
+def test_a_rewind_of_a_table_that_others_compacted_shows_nothing_twice_and_is_redone(ran):
+    spike = ran.spikes["payouts"]
+    compact(ran)
+    request = Request("back", Author("ann", "wrong filter"))
+    Operator(ran.ledger, ran.broker, ran.store).rewind(spike, Earliest(), request)
+    driver = ran.driver(spike, "b")
+    for _ in range(3):
+        driver.stage()
+    ran.promoter().promote(spike, limit=9)
+    with pytest.raises(TableAltered, match=r"table payouts lacks 6 files .*spike ledger project"):
+        ran.publisher.publish(spike, ran.dataset(spike))
+    assert ran.dataset(spike).published == 3
+    project(ran, spike)
+    assert sum(ran.catalog.files("payouts").values()) == 12
+    clean(ran)
 
 
 def drop(world):

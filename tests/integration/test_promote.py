@@ -3,7 +3,7 @@
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 from builders import BUCKET, empty, parquet
@@ -12,7 +12,7 @@ from dying import Dead, Trap, Trapped, Trapping, expire_leases
 from spike_pipelines.domain.batch import BatchState, FileState
 from spike_pipelines.domain.errors import Conflict, LeaseLost, Transient
 from spike_pipelines.domain.leases import lease_name
-from spike_pipelines.services.promote import BATCH_METADATA, ETAG_METADATA
+from spike_pipelines.services.promote import BATCH_METADATA, ETAG_METADATA, threads
 
 pytestmark = pytest.mark.real
 
@@ -339,13 +339,84 @@ def test_a_batch_of_very_many_files_renews_its_lease_while_it_counts_and_copies(
         driver.spike, limit=1
     )
     assert states(world, driver.spike) == [BatchState.COMMITTED]
-    assert len(renewed) == 1 + 3 + 3
+    assert len(renewed) == 1 + 3 + 1 + 3  # for the batch, its footers, the look at its tables, its copies
+
+
+class Patient:
+    """A ledger that counts renewals, and parts whose named call takes until so many came."""
+
+    def __init__(self, world, slow, renewals=6):
+        self._world, self._slow = world, slow
+        self.left = renewals
+        self.enough = Event()
+
+    def renew(self, lease, seconds):
+        self.left -= 1
+        if self.left == 0:
+            self.enough.set()
+        return self._world.ledger.renew(lease, seconds)
+
+    def __getattr__(self, name):
+        return getattr(self._world.ledger, name)
+
+    def slowed(self, part):
+        patient = self
+
+        class Slow:
+            def __getattr__(self, name):
+                call = getattr(part, name)
+
+                def wait(*arguments, **named):
+                    assert patient.enough.wait(20), "the lease was not renewed meanwhile"
+                    return call(*arguments, **named)
+
+                return wait if name == patient._slow else call
+
+        return Slow()
+
+
+@pytest.mark.parametrize("slow", ["footer", "misfit", "copy"])
+def test_a_step_that_takes_longer_than_a_lease_keeps_it(world, driver, slow):
+    """An object of many gigabytes, a store that crawls, ten thousand files to look into."""
+    driver.stage()
+    ledger = Patient(world, slow)
+    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=2)
+    promoter = replace(promoter, catalog=ledger.slowed(world.catalog))
+    assert len(promoter.promote(driver.spike, limit=1)) == 1
+    assert ledger.left <= 0
+
+
+def test_a_lease_that_is_lost_while_files_are_copied_ends_the_promotion_without_a_commit(world, driver):
+    driver.stage()
+    taken = Event()
+
+    class Ledger(Patient):
+        def renew(self, lease, seconds):
+            if self.left < 4 and not taken.is_set():
+                world.execute("UPDATE leases SET token = token + 1, holder = 'another'")
+                taken.set()
+            return super().renew(lease, seconds)
+
+    ledger = Ledger(world, "copy")
+    ledger.enough = taken
+    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=2)
+    with pytest.raises(LeaseLost):
+        promoter.promote(driver.spike, limit=1)
+    assert states(world, driver.spike) == [BatchState.INTENDED]
+
+
+def test_what_has_not_begun_when_a_copy_fails_never_begins(world, driver):
+    """The pool has one thread: the copies behind the one that fails wait for it."""
+    driver.stage()
+    store = Trapping(world.store, trap := Trap("store.copy", 1, after=False), "store", {"copy"})
+    with pytest.raises(Transient):
+        world.promoter(store=store, pool=lambda: ThreadPoolExecutor(1)).promote(driver.spike, limit=1)
+    assert trap.seen <= 2
 
 
 def test_copies_may_run_side_by_side(world, driver):
     driver.stage()
-    with ThreadPoolExecutor(4) as pool:
-        assert len(world.promoter(pool=pool).promote(driver.spike, limit=1)) == 1
+    assert len(world.promoter(pool=threads).promote(driver.spike, limit=1)) == 1
     assert len(world.keys("final/")) == 3
 
 

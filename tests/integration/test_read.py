@@ -121,6 +121,27 @@ def test_as_of_a_sequence_number(dataset, sequence, expected):
     assert ids(read.read(dataset, as_of=sequence)) == expected
 
 
+def test_both_tables_are_read_at_one_number(dataset):
+    seen = {
+        number: (ids(read.read(dataset, as_of=number)), len(read.dead_letters(dataset, as_of=number)))
+        for number in (3, 4)
+    }
+    assert seen == {3: (["a", "b", "c"], 1), 4: (["c", "d"], 1)}
+
+
+def test_a_snapshot_that_others_made_is_of_the_number_before_it(catalog, s3):
+    """A compaction carries no number: it is not read as of numbers from before it."""
+    name = f"d{uuid4().hex[:10]}"
+    catalog.ensure_table(name, Ddl("id STRING"), dead_letters=False)
+    first = put(s3, f"final/{name}/1", rows(HOUR, ["a"], 0), HOUR)
+    second = put(s3, f"final/{name}/2", rows(HOUR, ["b"], 1), HOUR)
+    catalog.publish(name, sequence=1, add=[first], remove=[])
+    catalog.publish(name, sequence=2, add=[second], remove=[])
+    catalog.load(name).add_files([put(s3, f"final/{name}/3", rows(HOUR, ["others"], 2), HOUR).uri])
+    assert ids(read.read(name, as_of=1)) == ["a"]
+    assert ids(read.read(name, as_of=2)) == ["a", "b", "others"]
+
+
 def test_as_of_a_time(dataset, catalog):
     second = catalog.load(dataset).metadata.snapshots[1].timestamp_ms
     assert ids(read.read(dataset, as_of=datetime.fromtimestamp(second / 1000, UTC))) == ["a", "b", "c"]

@@ -8,6 +8,7 @@ from builders import BUCKET
 from test_backfill import backfilled
 from test_operate import ask, clean, hold, operator
 from test_project import project
+from test_retain import aborted_with_copies, grow_old, orphan, retainer
 from test_swap import new_swap, planned, producing, swapper
 
 from spike_pipelines.adapters.ledger.schema import metadata
@@ -80,6 +81,11 @@ def test_a_move_does_not_promote_what_waits_to_another_place(world, bound, key):
     assert world.dataset(bound).sequence == 1
 
 
+def retain(world, spike):
+    """Of this spike only, as its file has it now."""
+    return list(replace(retainer(world), spikes={spike.name: spike}).run())
+
+
 ACTS = {
     "rewind": lambda world, spike: operator(world).rewind(spike, Earliest(), ask()),
     "accept_loss": lambda world, spike: operator(world).accept_loss(spike, ask()),
@@ -87,6 +93,8 @@ ACTS = {
     "replay": lambda world, spike: swapper(world).plan(spike, new_swap(world, spike)),
     "publish": lambda world, spike: world.publisher.publish(spike, world.ledger.datasets()[0]),
     "project": project,
+    "clean": lambda world, spike: world.publisher.clean(spike),
+    "retain": retain,
 }
 
 
@@ -98,6 +106,58 @@ def test_nobody_acts_on_rows_by_a_file_that_names_another_place(world, bound, ke
     with pytest.raises(SpecChanged, match=key):
         ACTS[act](world, moved(bound, key))
     assert rows(world) == before
+
+
+@pytest.mark.parametrize("act", ["clean", "retain"])
+def test_nothing_is_deleted_where_another_environment_keeps_its_own(world, act):
+    """The file names a bucket that has objects of the same keys: they are not ours, and ours stay known."""
+    spike = world.spike()
+    world.driver(spike).stage()
+    world.promoter().promote(spike, limit=9)
+    world.publisher.publish(spike, world.dataset(spike))
+    operator(world).rewind(spike, Earliest(), ask())
+    world.publisher.publish(spike, world.dataset(spike))
+    world.execute("UPDATE operations SET at = at - interval '9 days'")
+    theirs = {key: object() for key in world.keys("")}
+    world.store._buckets["theirs"] = dict(theirs)
+    other = replace(spike, staging=Location("theirs", "staging"), final=Location("theirs", "final"))
+    before = rows(world)
+    with pytest.raises(SpecChanged, match="staging"):
+        ACTS[act](world, other)
+    assert world.store._buckets["theirs"] == theirs
+    assert rows(world) == before
+    with world.ledger._engine.connect() as db:
+        assert not db.exec_driver_sql("SELECT 1 FROM files WHERE condemned_at IS NOT NULL").all()
+
+
+def test_copies_of_an_aborted_intent_are_not_left_behind_either(world):
+    spike = world.spike()
+    driver = world.driver(spike)
+    driver.stage(4, 2, 0)
+    world.settle(spike)
+    aborted_with_copies(world, driver)
+    world.execute(
+        "UPDATE files SET state = 'superseded', removed = added + 1, swept_at = clock_timestamp() "
+        "WHERE state = 'live'"
+    )
+    with pytest.raises(SpecChanged, match="final"):
+        world.driver(moved(spike, "final"), after=1)
+    for _ in range(2):
+        retain(world, spike)
+        grow_old(world)
+    assert world.driver(moved(spike, "final"), after=1).token.number == 2
+
+
+def test_a_spike_whose_file_moved_delays_the_retention_of_no_other(world, bound):
+    world.settle(bound)
+    other = world.driver(world.spike("session"))
+    orphan(world, other.spike, 1)
+    world.execute("UPDATE epochs SET state = 'retired'")
+    grow_old(world)
+    world.spikes[bound.name] = moved(bound, "final")
+    with pytest.raises(SpecChanged, match="retention is not done: payouts: final"):
+        list(retainer(world).run())
+    assert world.keys("staging/session/") == []
 
 
 @pytest.mark.parametrize("act", ["release", "discard"])

@@ -1,7 +1,6 @@
 """Where a record came to, over real PostgreSQL, S3 and Iceberg; a rewind as readers see it."""
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -87,9 +86,8 @@ class Lake:
         return done.batch.number
 
     def settle(self):
-        with ThreadPoolExecutor(4) as pool:
-            terms = LeaseTerms("test", run_id="run-1")
-            Promoter(self.world.ledger, self.store, self.catalog, pool, terms).promote(self.spike, limit=9)
+        terms = LeaseTerms("test", run_id="run-1")
+        Promoter(self.world.ledger, self.store, self.catalog, terms).promote(self.spike, limit=9)
         publisher = Publisher(self.world.ledger, self.catalog, self.store)
         publisher.publish(self.spike, self.world.dataset(self.spike))
         publisher.clean(self.spike)

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -152,11 +151,10 @@ class Outside:
 
     def _appender_runs(self) -> None:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))
-        with ThreadPoolExecutor(8) as pool:
-            while not self.stop.wait(0.2):
-                for item in self.platform.drain("tests", pool, terms).run():
-                    if isinstance(item, Trouble):
-                        self.troubles.append(f"{item.spike}: {item.message}")
+        while not self.stop.wait(0.2):
+            for item in self.platform.drain("tests", terms).run():
+                if isinstance(item, Trouble):
+                    self.troubles.append(f"{item.spike}: {item.message}")
 
     def _supervisor(self) -> None:
         """A sensor's tick every few seconds, its recovery run at once."""

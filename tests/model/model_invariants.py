@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from builders import BUCKET
+from model_operations import TERMS
 from model_world import ModelWorld, Place, Row, Violation
 
 from spike_pipelines.adapters.ledger import schema
@@ -217,6 +218,14 @@ class Watch:
         for f in files:
             if f["condemned_at"] is not None and f["state"] == FileState.SUPERSEDED:
                 expect(f["removed"] <= published, f"I9: {f['final_key']} went before it was replaced")
+                expect(self.had_grace(f), f"I9: {f['final_key']} went right after it was replaced")
+
+    def had_grace(self, f: Row) -> bool:
+        """Who read the snapshot before had the grace time to end, since the one that came instead."""
+        table = self.world.tables()[f["kind"]]
+        shown = self.world.catalog.shown_at
+        replaced = min(at for (name, number), at in shown.items() if name == table and number >= f["removed"])
+        return micros(replaced + TERMS.grace) <= f["condemned_at"]
 
     def went_back(self, operations: Iterable[Row]) -> None:
         """I5: what an audited operation moved may be below what was seen; it says truly where it was."""

@@ -338,6 +338,18 @@ def retained_with_its_snapshot(play: Play) -> None:
     play.end()
 
 
+def retained_after_a_late_publication(play: Play) -> None:
+    """The appender was away for longer than all of retention's times: what it replaces was just read."""
+    committed(play)
+    desk(play).replay().finish()
+    play.world.clock.advance(TERMS.snapshots.total_seconds() + 1)
+    play.world.settle()
+    for _ in range(2):  # the snapshot before goes, then what only it showed
+        desk(play).retain().finish()
+        play.check()
+    play.end()
+
+
 def whatever_is_superseded(self, dataset, kind, *, limit, after=0, **_):
     f = schema.files
     wanted = f.c.state == FileState.SUPERSEDED, f.c.kind == kind, f.c.condemned_at.is_(None)
@@ -428,7 +440,11 @@ PROTECTIONS = (
     Protection("superseded files until published", "adapters/ledger/retention.py:superseded", "I9",
                patched(SqlLedger, "superseded", whatever_is_superseded), retained_before_publication),
     Protection("superseded files until their snapshots go", "domain/retention.py:invisible_since", "I9",
-               patched(retain, "invisible_since", lambda at, _: at), retained_with_its_snapshot),
+               patched(retain, "invisible_since", lambda at, _, shown: min(at, shown)),
+               retained_with_its_snapshot),
+    Protection("grace counts from the publication", "adapters/ledger/retention.py:published_before", "I9",
+               patched(retain, "invisible_since", lambda at, readable, _: min(at, readable)),
+               retained_after_a_late_publication),
     Protection("tombstones swept again", "services/retain.py:_again", "I4",
                patched(Retainer, "_again", not_again), copied_after_the_sweep),
     Protection("condemned before deleted", "services/retain.py:_delete", "I4",

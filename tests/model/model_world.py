@@ -158,6 +158,7 @@ class CountingCatalog(MemoryCatalog):
     def __init__(self) -> None:
         super().__init__()
         self.shown: dict[tuple[str, int], frozenset[str]] = {}
+        self.shown_at: dict[tuple[str, int], datetime] = {}
         self.takes: Callable[[LiveFile], bool] = lambda _: True
 
     def misfit(self, table, spike, files, *, dead_letters):
@@ -178,6 +179,7 @@ class CountingCatalog(MemoryCatalog):
             found = self._tables[table]
             found.history[-1] = replace(found.history[-1], at=self.now())
             self.shown[table, sequence] = frozenset(found.files)
+            self.shown_at[table, sequence] = found.history[-1].at
         return done
 
     def readable(self) -> frozenset[str]:
@@ -440,8 +442,8 @@ class ModelWorld:
             Port(process, "ledger", self.ledger),
             Port(process, "store", self.store),
             Port(process, "catalog", self.catalog),
-            SameThread(),
             LeaseTerms(holder, LEASE_SECONDS),
+            SameThread,
         )
 
     def dataset(self):

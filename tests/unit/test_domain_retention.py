@@ -67,6 +67,11 @@ def test_only_removals_remove():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("published", "readable", "until"), [(9, 9, 9), (9, 4, 4), (4, 9, 4), (9, 0, 0)])
-def test_a_file_is_invisible_once_published_as_gone_and_out_of_every_snapshot(published, readable, until):
-    assert invisible_since(published, readable) == until
+@pytest.mark.parametrize(
+    ("published", "readable", "shown", "until"),
+    [(9, 9, 9, 9), (9, 4, 9, 4), (4, 9, 9, 4), (9, 0, 9, 0), (9, 9, 3, 3)],
+)
+def test_a_file_is_invisible_once_published_as_gone_and_out_of_every_snapshot(
+    published, readable, shown, until
+):
+    assert invisible_since(published, readable, shown) == until

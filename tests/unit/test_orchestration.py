@@ -300,7 +300,7 @@ def test_a_drain_names_its_run_and_passes_its_terms_on():
         def run(self):
             yield REPORT
 
-    def drain(holder, pool, terms, run_id):
+    def drain(holder, terms, run_id):
         assert run_id == "r1"
         asked.append((holder, terms))
         return Drains()

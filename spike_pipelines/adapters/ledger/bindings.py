@@ -39,10 +39,17 @@ class BindingStatements:
 
     def bound(self, spike: str) -> Binding | None:
         t, b, f = s.bindings, s.batches, s.files
+        copied = sa.exists().where(
+            b.c.spike == spike,
+            b.c.number == f.c.batch,
+            f.c.state == FileState.ABORTED,
+            f.c.final_key.is_not(None),
+            f.c.swept_at.is_(None),
+        )
         waits = sa.exists().where(b.c.spike == spike, b.c.state.in_(sorted(UNFINISHED)))
         kept = sa.or_(f.c.state == FileState.LIVE, f.c.swept_at.is_(None))
         there = sa.exists().where(f.c.dataset == t.c.dataset, kept).correlate(t)
-        newest = sa.select(t).where(t.c.spike == spike, t.c.used, waits | there)
+        newest = sa.select(t).where(t.c.spike == spike, t.c.used, waits | there | copied)
         return self._binding(newest.order_by(t.c.epoch.desc()).limit(1))
 
     def used_schemas(self, spike: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from spike_pipelines.domain.operations import NewOperation, Operation
 from spike_pipelines.domain.swap import SwapState
 
 _UNFINISHED = sorted(UNFINISHED)
+_LONG_MS = str(10 * 60 * 1000)
 
 
 class OperationStatements:
@@ -106,6 +107,7 @@ class OperationStatements:
         """Live committed batches, oldest first, from the first one on that reaches beyond a point."""
         if not points:
             return ()
+        self._take_time()
         b, r = s.batches, s.batch_ranges
         at = _offsets_of(points)
         first = (
@@ -139,31 +141,39 @@ class OperationStatements:
 
     def abort(self, batches: Collection[int], operation: int) -> None:
         """Give unfinished batches up: their offsets may be read again, their final keys stay known."""
+        self._take_time()
         b, f = s.batches, s.files
         done = self._db.execute(
             sa.update(b)
-            .where(b.c.number.in_(batches), b.c.state.in_(_UNFINISHED))
+            .where(b.c.number == sa.any_(rows.array(batches)), b.c.state.in_(_UNFINISHED))
             .values(state=BatchState.ABORTED, operation=operation)
         )
         if done.rowcount != len(batches):
             raise Conflict(f"of batches {sorted(batches)} some are not unfinished any more")
-        self._db.execute(sa.update(f).where(f.c.batch.in_(batches)).values(state=FileState.ABORTED))
+        self._db.execute(
+            sa.update(f).where(f.c.batch == sa.any_(rows.array(batches))).values(state=FileState.ABORTED)
+        )
         self._free_ranges(batches)
 
     def supersede(self, batches: Collection[int], sequence: int, operation: int) -> None:
         """Take committed batches and their files out of the dataset at `sequence`."""
+        self._take_time()
         self._require_unreplaced(batches)
         b, f = s.batches, s.files
         done = self._db.execute(
             sa.update(b)
-            .where(b.c.number.in_(batches), b.c.state == BatchState.COMMITTED, b.c.removed.is_(None))
+            .where(
+                b.c.number == sa.any_(rows.array(batches)),
+                b.c.state == BatchState.COMMITTED,
+                b.c.removed.is_(None),
+            )
             .values(removed=sequence, operation=operation)
         )
         if done.rowcount != len(batches):
             raise Conflict(f"of {len(batches)} batches {done.rowcount} are committed and live")
         self._db.execute(
             sa.update(f)
-            .where(f.c.batch.in_(batches), f.c.state == FileState.LIVE)
+            .where(f.c.batch == sa.any_(rows.array(batches)), f.c.state == FileState.LIVE)
             .values(state=FileState.SUPERSEDED, removed=sequence)
         )
         self._free_ranges(batches)
@@ -172,14 +182,15 @@ class OperationStatements:
         """A file that a swap replaced has its records in the swap's batch, which must go with it; and so
         have the batches that a backfill read again."""
         f, x, w, y = s.files, s.swap_files, s.swaps, s.swap_sources
-        stays = (w.c.state == SwapState.SWAPPED) & w.c.batch.not_in(batches)
+        gone = rows.array(batches)
+        stays = (w.c.state == SwapState.SWAPPED) & (w.c.batch != sa.all_(gone))
         query = sa.union(
             sa.select(f.c.batch)
             .select_from(f.join(x, x.c.file == f.c.id).join(w, w.c.number == x.c.swap))
-            .where(f.c.batch.in_(batches), stays),
+            .where(f.c.batch == sa.any_(gone), stays),
             sa.select(y.c.batch)
             .select_from(y.join(w, w.c.number == y.c.swap))
-            .where(y.c.batch.in_(batches), stays),
+            .where(y.c.batch == sa.any_(gone), stays),
         )
         if replaced := sorted(set(self._db.execute(query).scalars())):
             raise Refused(
@@ -187,9 +198,14 @@ class OperationStatements:
                 "would leave their records in the files that replaced them"
             )
 
+    def _take_time(self) -> None:
+        """For the rest of the transaction a statement may take minutes: it may be about every file of a
+        spike. Nobody else can decide on the spike meanwhile, and drivers' requests are told to come again."""
+        self._db.execute(sa.select(sa.func.set_config("statement_timeout", _LONG_MS, True)))
+
     def _free_ranges(self, batches: Collection[int]) -> None:
         r = s.batch_ranges
-        self._db.execute(sa.update(r).where(r.c.batch.in_(batches)).values(live=False))
+        self._db.execute(sa.update(r).where(r.c.batch == sa.any_(rows.array(batches))).values(live=False))
 
     def move_ends(self, spike: str, lane: str, points: Mapping[Partition, int]) -> None:
         """Set staged and committed end to the points, and the baseline where it lies beyond."""

@@ -54,14 +54,11 @@ class RetentionQueries(ABC):
             return {number: state not in OPEN_SWAPS for number, state in db.execute(query)}
 
     def superseded(
-        self, dataset: str, kind: FileKind, *, gone_at: int, before: datetime, limit: int, after: int = 0
+        self, dataset: str, kind: FileKind, *, gone_at: int, limit: int, after: int = 0
     ) -> tuple[Condemned, ...]:
-        f, b, c, d, o = s.files, s.batches, s.commits, s.datasets, s.operations
-        # By the commit of a swap, or by a rewind, which has none.
+        f, d = s.files, s.datasets
         query = (
             self._condemned()
-            .outerjoin(c, sa.and_(c.c.dataset == f.c.dataset, c.c.sequence == f.c.removed))
-            .outerjoin(o, o.c.id == b.c.operation)
             .join(d, d.c.name == f.c.dataset)
             .where(
                 f.c.state == FileState.SUPERSEDED,
@@ -69,11 +66,22 @@ class RetentionQueries(ABC):
                 f.c.kind == kind,
                 f.c.removed <= gone_at,
                 f.c.removed <= d.c.published,
-                sa.func.coalesce(c.c.committed_at, o.c.at) < before,
                 f.c.condemned_at.is_(None),
             )
         )
         return self._found(query, limit, after)
+
+    def published_before(self, dataset: str, at: datetime) -> int:
+        b, c = s.batches, s.commits
+        query = (
+            sa.select(c.c.sequence)
+            .join(b, b.c.number == c.c.batch)
+            .where(c.c.dataset == dataset, b.c.cleaned_at < at)
+            .order_by(c.c.sequence.desc())
+            .limit(1)
+        )
+        with self._read() as db:
+            return db.execute(query).scalar_one_or_none() or 0
 
     def tombstones(self, spike: str, limit: int, after: int = 0) -> tuple[Condemned, ...]:
         f, b = s.files, s.batches

@@ -1,7 +1,7 @@
 """Rows of the ledger's tables as the domain's values."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -148,13 +148,18 @@ def swap(row: Row) -> Swap:
     )
 
 
+def array(numbers: Collection[int]) -> sa.BindParameter[Sequence[int]]:
+    """One parameter, however many there are."""
+    return sa.bindparam(None, list(numbers), type_=sa.ARRAY(sa.BigInteger))
+
+
 def load_batches(connection: sa.Connection, query: sa.Select[Any]) -> tuple[Batch, ...]:
     """The batches that `query` selects from `batches`, with their ranges, in its order (two statements)."""
     rows = connection.execute(query).mappings().all()
     ranges: Mapping[int, list[OffsetRange]] = defaultdict(list)
     if rows:
         r = s.batch_ranges
-        wanted = sa.select(r).where(r.c.batch.in_([row["number"] for row in rows]))
+        wanted = sa.select(r).where(r.c.batch == sa.any_(array([row["number"] for row in rows])))
         for row in connection.execute(wanted).mappings():
             ranges[row["batch"]].append(offset_range(row))
     return tuple(batch(row, ranges[row["number"]]) for row in rows)
