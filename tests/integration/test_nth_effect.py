@@ -137,12 +137,16 @@ class Steps:
         return HOUR + next(self._ticks) * timedelta(milliseconds=1)
 
 
-@pytest.fixture
-def store(s3) -> S3ObjectStore:
-    client = s3.client()
+def lake(client, **limits: int) -> S3ObjectStore:
+    """The store, with its bucket."""
     with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
         client.create_bucket(Bucket=BUCKET)
-    return S3ObjectStore(client)
+    return S3ObjectStore(client, **limits)
+
+
+@pytest.fixture
+def store(s3) -> S3ObjectStore:
+    return lake(s3.client())
 
 
 def ways(ledger, store) -> Iterator[tuple[int, Way]]:
@@ -211,9 +215,16 @@ def test_whatever_request_is_sent_twice_by_the_sdk_the_state_is_the_same(ledger,
     fail_each_request(ledger, retrying, "503 after success")
 
 
-def fail_each_request(ledger, client, answer) -> None:
+@pytest.mark.parametrize("answer", ["503", "200 with an error", "timeout after success"])
+def test_whatever_request_of_copies_in_parts_fails_the_next_run_ends_in_the_same_state(ledger, s3, answer):
+    """Every file is too large for one request: an upload, its part, its completion."""
+    client = s3.client()
+    fail_each_request(ledger, client, answer, lake(client, max_copy=100))
+
+
+def fail_each_request(ledger, client, answer, store=None) -> None:
     answers = S3Answers(client)
-    for nth, way in ways(ledger, S3ObjectStore(client)):
+    for nth, way in ways(ledger, store or S3ObjectStore(client)):
         answers.arm(nth, ANSWERS[answer])
         with suppress(SpikeError):
             way.go()
