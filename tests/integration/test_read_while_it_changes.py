@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from spark_jvm import own_jvm
 from sqlalchemy.engine import make_url
 from test_operate import ask, operator, to
-from test_swap import new_swap, swapper
+from test_swap import planned, swapper
 from test_swap_real import producing, real  # noqa: F401 - `real` is a fixture
 
 from spike_pipelines.spark.config import S3A
@@ -84,7 +84,7 @@ class Writer:
             for _ in range(3):
                 driver.stage(4, 2, 1)
                 self._show("batch")
-            swap = swapper(self.world).plan(self.spike, new_swap(self.world, self.spike))
+            swap = planned(self.world, self.spike)
             swapper(self.world).finish(
                 self.spike, swap.number, producing(self.world, self.spike, final=self.done["swap"] + 1)
             )

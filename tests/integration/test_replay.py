@@ -57,11 +57,12 @@ def ran(world):
     driver = world.driver(world.spike())
     driver.stage(4, 2, 0)
     driver.stage(4, 2, 0)
-    world.settle(driver.spike)
+    world.promoter().promote(driver.spike, limit=9)
     world.execute(
         f"UPDATE files SET hour = '{NEXT_HOUR.isoformat()}', final_key = replace(final_key, 'T21', 'T22')"
         " WHERE id = (SELECT max(id) FROM files WHERE kind = 'dead_letter')"
     )
+    world.settle(driver.spike)
     return driver
 
 

@@ -18,7 +18,10 @@ from spike_pipelines.domain.errors import Conflict, ObjectMissing, Transient
 from spike_pipelines.domain.kubernetes_names import GROUP, PLURAL, VERSION
 
 POLL_SECONDS = 0.3
-GONE = {"sparkApplicationId": None, "terminationTime": None, "driverInfo": None, "executorState": None}
+GONE = {
+    "sparkApplicationId": None, "terminationTime": None, "executorState": None,
+    "driverInfo": {"podName": None},  # required, if empty
+}  # fmt: skip
 PHASES = {"Pending": "SUBMITTED", "Running": "RUNNING", "Succeeded": "SUCCEEDING", "Failed": "FAILING"}
 
 

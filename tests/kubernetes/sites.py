@@ -50,8 +50,11 @@ class Site:
             "spec": {
                 "type": "Python",
                 "mode": "cluster",
+                "sparkVersion": "4.1.1",  # required by the operator's own CRD, as two more are
+                "mainApplicationFile": "local:///opt/spike/driver.py",
                 "image": f"spike:{spec_hash}",
                 "driver": {"cores": 1, "memory": "512m"},
+                "executor": {"instances": 1},
                 "restartPolicy": {"type": "Always", "onFailureRetryInterval": 10},
                 **spec,
             },
@@ -108,7 +111,7 @@ class Site:
         return submission
 
     def status(self, name="payouts", state="RUNNING", error=None, **more):
-        status = {"applicationState": {"state": state, "errorMessage": error}, **more}
+        status = {"applicationState": {"state": state, "errorMessage": error}, "driverInfo": {}, **more}
         self.shown(self.api.patch(f"{self.apps}/{name}/status", {"status": status}))
 
     def fails(self, name="payouts", code=1, reason="Error"):

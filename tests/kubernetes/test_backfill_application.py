@@ -77,7 +77,7 @@ class Bench:
 
     def say(self, state, error=None):
         name = self.last["metadata"]["name"]
-        status = {"applicationState": {"state": state, "errorMessage": error}}
+        status = {"applicationState": {"state": state, "errorMessage": error}, "driverInfo": {}}
         self.site.api.patch(f"{self.site.apps}/{name}/status", {"status": status})
 
 
