@@ -118,7 +118,7 @@ def test_how_fast_a_log_is_deleted_by_size_is_told_by_a_week_of_steps(world, spi
         observer.watch()
         world.execute("UPDATE positions SET committed_end = 30, staged_end = 30")
         world.execute("UPDATE lag_history SET at = at - interval '1 hour'")
-        # out of the ring, each look to slots of its own: two rows of one slot are refused, if but for a moment
+        # each look to slots of its own: two rows of one slot are refused, if but for a moment
         world.execute(f"UPDATE lag_history SET slot = slot + {2000 * (start + 1)} WHERE slot < 2000")
     world.execute("UPDATE lag_history SET at = at + interval '1 hour'")
     report = observer.lag()["payouts"]
