@@ -244,6 +244,7 @@ def test_held_and_full_spikes_are_told(world, cluster):
     driver = world.driver(world.spikes["payouts"])
     for _ in range(4):
         driver.stage()
+    world.execute("UPDATE batches SET staged_at = staged_at - interval '1 minute'")  # another one is due
     runs(cluster)
     assert observer(world, cluster).lag()["payouts"].verdict is LagVerdict.BACKPRESSURED
     world.spikes["payouts"] = replace(driver.spike, max_staged_batches=9)
