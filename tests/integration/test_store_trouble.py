@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
 import boto3
+import builders
 import pytest
 from botocore.config import Config
-from builders import BUCKET, HOUR, NEXT_HOUR, Driver, World
+from botocore.exceptions import ClientError
+from builders import HOUR, NEXT_HOUR, Driver, World
 from dying import expire_leases
 
 from spike_pipelines.adapters.kafka import KafkaBroker
@@ -119,10 +121,13 @@ def good(s3) -> S3ObjectStore:
 
 
 @pytest.fixture
-def bucket(s3) -> Iterator[None]:
-    s3.client().create_bucket(Bucket=BUCKET)
-    yield
-    delete_bucket(s3.client())
+def bucket(s3, monkeypatch) -> Iterator[str]:
+    """Each test has its own: a name that was just given up is not always free at once."""
+    name = f"lake-{secrets.token_hex(4)}"
+    monkeypatch.setattr(builders, "BUCKET", name)
+    s3.client().create_bucket(Bucket=name)
+    yield name
+    delete_bucket(s3.client(), name)
 
 
 @pytest.fixture
@@ -133,14 +138,26 @@ def driver(ledger, good, bucket) -> Driver:
     return driver
 
 
-def delete_bucket(client) -> dict[str, bytes]:
+def delete_bucket(client, bucket: str) -> dict[str, bytes]:
     """With what was in it."""
-    keys = [found["Key"] for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", ())]
-    content = {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    keys = [found["Key"] for found in client.list_objects_v2(Bucket=bucket).get("Contents", ())]
+    content = {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
     for key in keys:
-        client.delete_object(Bucket=BUCKET, Key=key)
-    client.delete_bucket(Bucket=BUCKET)
+        client.delete_object(Bucket=bucket, Key=key)
+    client.delete_bucket(Bucket=bucket)
     return content
+
+
+def create_bucket(client, bucket: str) -> None:
+    """Once the name is free again."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            client.create_bucket(Bucket=bucket)
+            return
+        except ClientError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def drained(driver: Driver, store, mend) -> list[Trouble]:
@@ -235,18 +252,20 @@ def test_copies_that_are_refused_are_told_and_done_once_there_is_room(s3, driver
     all_is_well(driver)
 
 
-def test_a_bucket_that_is_missing_at_promotion_is_told_and_the_run_goes_on_once_it_is_there(s3, good, driver):
+def test_a_bucket_that_is_missing_at_promotion_is_told_and_the_run_goes_on_once_it_is_there(
+    s3, good, driver, bucket
+):
     client = s3.client()
-    content = delete_bucket(client)
+    content = delete_bucket(client, bucket)
 
     def mend() -> None:
-        client.create_bucket(Bucket=BUCKET)
+        create_bucket(client, bucket)
         for key, body in content.items():
-            client.put_object(Bucket=BUCKET, Key=key, Body=body)
+            client.put_object(Bucket=bucket, Key=key, Body=body)
 
     troubles = drained(driver, good, mend)
     assert not any(trouble.final for trouble in troubles)
-    assert f"bucket {BUCKET} does not exist: create it and the work goes on by itself" in troubles[0].message
+    assert f"bucket {bucket} does not exist: create it and the work goes on by itself" in troubles[0].message
     all_is_well(driver)
 
 
