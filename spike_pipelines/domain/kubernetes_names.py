@@ -6,7 +6,6 @@ and services are named after the application. The chart does the same (`spike.na
 """
 
 import re
-from collections.abc import Iterable, Mapping
 
 from spike_pipelines.domain.errors import InvalidSpec
 
@@ -33,19 +32,6 @@ def resource_name(display_name: str) -> str:
             "digits, - and ., beginning with a letter and ending with a letter or digit"
         )
     return name
-
-
-def resource_names(display_names: Iterable[str]) -> Mapping[str, str]:
-    """Resource name by display name. Raises `InvalidSpec` if one is no name, or two become the same."""
-    owners: dict[str, str] = {}
-    for display_name in display_names:
-        owner = owners.setdefault(resource_name(display_name), display_name)
-        if owner != display_name:
-            raise InvalidSpec(
-                f"{owner} and {display_name} are both {resource_name(display_name)} in Kubernetes: "
-                "rename one of them"
-            )
-    return {display_name: name for name, display_name in owners.items()}
 
 
 def advice_on(found: str) -> str | None:

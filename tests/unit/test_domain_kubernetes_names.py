@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spike_pipelines.domain.errors import InvalidSpec
-from spike_pipelines.domain.kubernetes_names import advice_on, resource_name, resource_names
+from spike_pipelines.domain.kubernetes_names import advice_on, resource_name
 
 
 def test_dots_become_dashes():
@@ -20,15 +20,6 @@ def test_dots_become_dashes():
 def test_what_is_no_name_in_kubernetes_is_refused(display_name):
     with pytest.raises(InvalidSpec, match="cannot be a name in Kubernetes"):
         resource_name(display_name)
-
-
-def test_two_spikes_that_become_one_resource_are_refused_by_both_names():
-    with pytest.raises(InvalidSpec, match=r"a-1\.0 and a-1-0 are both a-1-0"):
-        resource_names(["a-1.0", "b", "a-1-0"])
-
-
-def test_the_same_name_twice_is_one_spike():
-    assert resource_names(["a-1.0", "a-1.0"]) == {"a-1.0": "a-1-0"}
 
 
 @given(st.from_regex(r"[a-z](?:[a-z0-9.-]{0,48}[a-z0-9])?", fullmatch=True))
