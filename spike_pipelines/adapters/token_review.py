@@ -78,7 +78,7 @@ class ServiceAccounts:
         self._kept: OrderedDict[str, tuple[float, TokenReview]] = OrderedDict()
         self._lock = threading.Lock()
         self._unjudged = unjudged
-        self._told: dict[str, float] = {}
+        self._told: OrderedDict[str, float] = OrderedDict()
 
     def close(self) -> None:
         self._http.close()
@@ -103,6 +103,9 @@ class ServiceAccounts:
             if now - self._told.get(spike, -math.inf) < TOLD_SECONDS:
                 return
             self._told[spike] = now
+            self._told.move_to_end(spike)
+            while len(self._told) > MAX_KEPT:  # anybody may name spikes that are none
+                self._told.popitem(last=False)
         self._unjudged(spike)
 
     def _review(self, token: str) -> TokenReview:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from spike_pipelines.domain.fleet import FLEET, Noted
+from spike_pipelines.domain.fleet import FLEET, in_incident
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.supervision import MENDED
 from spike_pipelines.ports import LagLedger, Tally
@@ -180,8 +180,7 @@ def _tally(tally: Tally) -> Iterator[Metric]:
     for spike, n in tally.committed.items():
         commits.add_metric([spike], n)
     incident = Gauge("spike_incident", "Whether many spikes are in trouble at once")
-    noted = [tally.recoveries.get((FLEET, note), 0) for note in (Noted.BEGINS, Noted.OVER)]
-    incident.set(noted[0] > noted[1])
+    incident.set(in_incident(tally.incident, tally.at))
     latency = Gauge(
         "spike_commit_latency_seconds", "From staged to committed, last five minutes", "spike", "quantile"
     )

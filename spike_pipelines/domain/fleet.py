@@ -89,6 +89,15 @@ def began(notes: Sequence[Recovery]) -> datetime | None:
     return since
 
 
+def in_incident(newest: tuple[str, datetime] | None, now: datetime) -> bool:
+    """By the newest note: (what, when). One that goes on is noted again and again; where nobody does that any
+    more nobody knows."""
+    if newest is None:
+        return False
+    note, at = newest
+    return note != Noted.OVER and now - at <= 2 * NOTED_EVERY + AFTERMATH
+
+
 def to_note(incident: Incident | None, notes: Sequence[Recovery], now: datetime) -> Recovery | None:
     """What is to be written down of it now: that it begins, goes on, or is over."""
     open_now = began(notes) is not None

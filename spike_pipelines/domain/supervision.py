@@ -290,6 +290,9 @@ def _token_refused(facts: SpikeFacts, driver: ObservedDriver, now: datetime | No
     refusal = facts.refusal
     if refusal is None or (refusal.code, refusal.driver) != (TOKEN_REFUSED, driver.driver):
         return None
+    epoch = facts.epoch
+    if epoch is not None and epoch.driver == driver.driver and epoch.heartbeat_at > refusal.at:
+        return None  # it was heard since
     return None if now is not None and now - refusal.at > START_GRACE else refusal.message
 
 

@@ -41,7 +41,8 @@ class Tally:
     was ever committed by spike, recoveries by (spike, verdict), when each duty last succeeded, and the
     seconds from staged to committed of the batches committed lately: (median, longest) by spike. `rows`:
     about how many batches and files of all spikes there are, by (table, state), as the database's own
-    statistics have it; a state that they do not tell of is left out."""
+    statistics have it; a state that they do not tell of is left out. `incident`: what was noted last of the
+    fleet, and when."""
 
     at: datetime
     batches: Mapping[tuple[str, str], int]
@@ -51,6 +52,7 @@ class Tally:
     duties: Mapping[str, datetime]
     latencies: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    incident: tuple[str, datetime] | None = None
 
 
 class LagLedger(Protocol):

@@ -12,7 +12,7 @@ from itertools import islice
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import SpecChanged, Transient
+from spike_pipelines.domain.errors import Refused, SpecChanged, Transient
 from spike_pipelines.domain.retention import (
     EpochPlace,
     Kind,
@@ -54,12 +54,12 @@ class Retainer:
         `Transient` where something did not answer (the next run does what is left), `SpecChanged` where
         only application files stand in the way."""
         known = {state.name: state.published for state in self.ledger.datasets()}
-        failures: dict[str, Transient | SpecChanged] = {}
+        failures: dict[str, Transient | Refused] = {}
         for spike in self.spikes.values():
             try:
                 require_bound(self.ledger, spike)  # its places may be another environment's
                 yield from self._spike(spike, known.get(spike.dataset.name), dry_run=dry_run)
-            except (Transient, SpecChanged) as error:
+            except (Transient, Refused) as error:
                 log.warning("%s: %s", spike.name, error)
                 failures[spike.name] = error
         if failures:
@@ -68,12 +68,12 @@ class Retainer:
     def _spike(self, spike: Spike, published: int | None, *, dry_run: bool) -> Iterator[Removal]:
         """Snapshots go after the files they no longer protect: who still reads one has until the next run."""
         yield self._staging(spike, dry_run=dry_run)
-        yield self._uploads(spike, dry_run=dry_run)
         if published is not None:
             yield self._superseded(spike, published, dry_run=dry_run)
             yield self._tombstones(spike, dry_run=dry_run)
             yield self._again(spike, dry_run=dry_run)
             yield self._snapshots(spike, dry_run=dry_run)
+        yield self._uploads(spike, dry_run=dry_run)  # last: it needs rights of its own
 
     # staging
 
@@ -220,7 +220,7 @@ class Retainer:
         self.ledger.mark_swept(c.file for c in page if c.again)
 
 
-def _undone(failures: Mapping[str, Transient | SpecChanged]) -> Transient | SpecChanged:
+def _undone(failures: Mapping[str, Transient | Refused]) -> Transient | SpecChanged:
     refused = all(isinstance(error, SpecChanged) for error in failures.values())
     sentences = "; ".join(f"{name}: {error}" for name, error in failures.items())
     return (SpecChanged if refused else Transient)(f"retention is not done: {sentences}")

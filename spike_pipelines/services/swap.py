@@ -18,6 +18,7 @@ from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
 from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.errors import (
     Conflict,
+    InvalidSpec,
     InvariantBroken,
     NotParquet,
     ObjectMissing,
@@ -94,7 +95,7 @@ class Swapper:
         for spike in spikes:
             try:
                 yield from self.finish_open(spike)
-            except (Conflict, Refused, Transient) as error:
+            except (Conflict, InvalidSpec, Refused, Transient) as error:
                 failures.append(f"{spike.name}: {error}")
         if failures:
             raise Conflict("swaps whose process died are still open: " + "; ".join(failures))

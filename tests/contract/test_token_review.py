@@ -215,6 +215,13 @@ def test_whose_token_could_not_be_judged_is_told_now_and_then(fake, accounts, cl
     assert unjudged == [PAYOUT] * 3
 
 
+def test_of_how_many_spikes_it_is_remembered_is_bounded(accounts, clock, unjudged, monkeypatch):
+    monkeypatch.setattr(token_review, "MAX_KEPT", 2)
+    for name in ("a", "b", "c", "c", "a"):
+        accounts._tell(name)
+    assert unjudged == ["a", "b", "c", "a"]
+
+
 def test_a_token_that_is_another_spikes_by_its_own_words_holds_nothing_back(fake, accounts, unjudged):
     token, fake.answer = good(fake), (500, b"broken")
     assert not accounts.allows(SESSION, token)

@@ -11,7 +11,7 @@ from test_drain import Failing
 from test_operate import ask, operator
 from test_swap import breaches, dying, planned, producing, rows, swapped, swapper
 
-from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.errors import Refused, Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
 from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.domain.swap import SwapState
@@ -173,6 +173,25 @@ def test_uploads_that_a_killed_driver_or_copy_left_are_aborted_after_grace(world
     found = retained(world)[Kind.UPLOAD]
     assert (found.objects, found.size, found.kept) == (3, 15_000, 0)
     assert [u.key for u in world.store.uploads(BUCKET, "")] == ["staging/payouts-too/00000001/part.parquet"]
+
+
+def test_a_store_that_lists_no_uploads_keeps_nothing_else_from_going(world, driver):
+    """It asks for rights of its own, and a store may not know the call."""
+
+    class Deaf:
+        def __getattr__(self, name):
+            return getattr(world.store, name)
+
+        def uploads(self, *_):
+            raise Refused("405 MethodNotAllowed")
+
+    other = world.driver(world.spike("sessions"))
+    grow_old(world)
+    done = []
+    with pytest.raises(Transient, match="payouts: 405 MethodNotAllowed; sessions: 405"):
+        done.extend(retainer(world, store=Deaf()).run())
+    kinds = {(r.spike, r.kind) for r in done}
+    assert {(name, Kind.SNAPSHOT) for name in (driver.spike.name, other.spike.name)} <= kinds
 
 
 def test_an_upload_of_unknown_age_stays(world, driver):

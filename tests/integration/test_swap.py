@@ -10,7 +10,7 @@ from builders import BUCKET, HOUR, empty, parquet
 from dying import Dead, Trap, Trapped, expire_leases
 
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import Conflict, LeaseLost, Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, Transient
 from spike_pipelines.domain.swap import NewSwap, NotLive, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
@@ -208,6 +208,26 @@ def test_a_plan_is_at_work_from_the_moment_that_it_is_there(world, ran):
         swapper(world, "second").abort(swap.number, "taken for dead")
     done = swapper(world, "first").finish(ran.spike, swap.number, producing(world, ran.spike), lease)
     assert done.state is SwapState.SWAPPED
+
+
+def test_a_file_that_no_table_takes_keeps_no_other_spikes_swap_open(world, ran, monkeypatch):
+    other = world.driver(world.spike("sessions"))
+    other.stage(4, 2, 1)
+    world.settle(other.spike)
+    for spike in (ran.spike, other.spike):
+        planned(world, spike)
+    finish = Swapper.finish
+
+    def refusing(self, spike, *rest):
+        if spike.name == ran.spike.name:
+            raise InvalidSpec("column id was BIGINT and is STRING")
+        return finish(self, spike, *rest)
+
+    monkeypatch.setattr(Swapper, "finish", refusing)
+    ended = []
+    with pytest.raises(Conflict, match="payouts: column id was BIGINT"):
+        ended.extend(swapper(world).finish_left([ran.spike, other.spike]))
+    assert [(swap.spike, swap.state) for swap in ended] == [("sessions", SwapState.ABORTED)]
 
 
 def test_an_aborted_swap_stays_aborted(world, ran):

@@ -145,6 +145,10 @@ TABLE = {
     "one that gave up over its token is not started again at once": (
         facts(ended(), refusal=refused(299, "unauthorized")), Verdict.BLOCKED, None,
     ),
+    "a token that was refused once says nothing of a driver that was heard since and was killed": (
+        facts(ended(), epoch=owned(20), refusal=refused(30, "unauthorized")), Verdict.MISSING,
+        Action(ActionKind.START, "payouts", ("a",)),
+    ),
     "but after five minutes, as somebody may have seen to it": (
         facts(ended(), refusal=refused(300, "unauthorized")), Verdict.BLOCKED,
         Action(ActionKind.START, "payouts"),

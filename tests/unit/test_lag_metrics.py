@@ -29,14 +29,15 @@ LATER = HOUR + STALE + timedelta(seconds=1)
 
 
 class Ledger:
-    def __init__(self, now, recoveries=(), **reports):
+    def __init__(self, now, recoveries=(), incident=None, **reports):
         self.now, self.recoveries, self.reports = now, dict(recoveries), reports
+        self.incident = incident
 
     def latest_lag(self):
         return self.reports
 
     def tally(self):
-        return Tally(self.now, {}, {}, {}, self.recoveries, {})
+        return Tally(self.now, {}, {}, {}, self.recoveries, {}, incident=self.incident)
 
 
 @pytest.fixture
@@ -149,10 +150,16 @@ def annotation(name):
     return found
 
 
-@pytest.mark.parametrize(("begun", "over", "shown"), [(0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 1, 1)])
-def test_an_incident_is_one_figure_while_it_lasts_and_nobodys_restart(page, begun, over, shown):
-    noted = {("*", "INCIDENT"): begun, ("*", "INCIDENT_GOES_ON"): 7, ("*", "INCIDENT_OVER"): over}
-    value = page(HOUR, recoveries={**noted, ("a", "HUNG"): 2}, a=FINE)
+@pytest.mark.parametrize(
+    ("newest", "minutes", "shown"),
+    [
+        (None, 0, 0), ("INCIDENT", 4, 1), ("INCIDENT_GOES_ON", 19, 1), ("INCIDENT_OVER", 0, 0),
+        ("INCIDENT_GOES_ON", 21, 0),  # who would say that it is over has not looked for long
+    ],
+)  # fmt: skip
+def test_an_incident_is_one_figure_while_it_lasts_and_nobodys_restart(page, newest, minutes, shown):
+    noted = newest and (newest, HOUR - timedelta(minutes=minutes))
+    value = page(HOUR, recoveries={("*", "INCIDENT"): 3, ("a", "HUNG"): 2}, incident=noted, a=FINE)
     assert value("spike_incident") == shown
     assert value("spike_restarts_total", spike="a", cause="HUNG") == 2
     assert value("spike_restarts_total", spike="*", cause="INCIDENT") is None

@@ -16,6 +16,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
+from spike_pipelines.domain.fleet import FLEET
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Ends, Sample
 from spike_pipelines.domain.log_start import Look
@@ -154,6 +155,7 @@ class LagQueries(ABC):
             .group_by(b.c.spike, f.c.state)
         )
         recoveries = sa.select(r.c.spike, r.c.verdict, sa.func.count()).group_by(r.c.spike, r.c.verdict)
+        incident = sa.select(r.c.verdict, r.c.at).where(r.c.spike == FLEET).order_by(r.c.at.desc()).limit(1)
         committed = sa.select(d.c.spike, sa.func.sum(d.c.sequence)).group_by(d.c.spike)
         with self._snapshot() as db:
             return Tally(
@@ -168,6 +170,7 @@ class LagQueries(ABC):
                     for row in db.execute(_LATENCIES, {"lane": LIVE_LANE, "lately": LATELY})
                 },
                 rows={(table, state): n for table, state, n in db.execute(_ROWS)},
+                incident=next(((row.verdict, row.at) for row in db.execute(incident)), None),
             )
 
     def succeeded(self, duty: str) -> None:
