@@ -74,7 +74,7 @@ class LocalBench:
         return next((d for d in self.cluster.drivers() if d.driver == driver), None)
 
     def until(self, condition):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "it did not come true in time"
             time.sleep(0.02)
@@ -123,7 +123,7 @@ class KubernetesBench:
         return None
 
     def until(self, condition):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "it did not come true in time"
             time.sleep(0.02)

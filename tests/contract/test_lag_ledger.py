@@ -321,6 +321,21 @@ def test_a_tally_has_what_waits_what_was_committed_and_the_duties(world):
     assert tally.at - tally.duties["observer"] < timedelta(minutes=1)
 
 
+@pytest.fixture
+def only_analyze(session_ledger):
+    """No autovacuum makes the planner's statistics anew in the middle of a test."""
+
+    def autovacuum(said):
+        with session_ledger._engine.begin() as db:
+            for table in ("batches", "files"):
+                db.exec_driver_sql(f"ALTER TABLE {table} {said}")
+
+    autovacuum("SET (autovacuum_enabled = off)")
+    yield
+    autovacuum("RESET (autovacuum_enabled)")
+
+
+@pytest.mark.usefixtures("only_analyze")
 def test_a_tally_has_about_how_many_rows_of_each_state_there_are_and_counts_none(world):
     """The planner's statistics: what changed since they were made is not in them."""
     driver = world.driver(world.spike(max_staged_batches=9))

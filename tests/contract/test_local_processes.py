@@ -64,7 +64,7 @@ def running(cluster: LocalProcesses, script: str) -> LocalProcesses:
     return replace(cluster, command=(sys.executable, "-c", script))
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

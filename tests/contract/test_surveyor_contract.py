@@ -46,11 +46,14 @@ class Real:
 
     def keep(self, topic, retention):
         self._set(topic, {"retention.ms": str(int(retention.total_seconds() * 1000))})
+        until(lambda: self._seen(topic).retention == retention)
 
     def keep_bytes(self, topic):
         self._set(topic, {"retention.bytes": str(10**9), "retention.ms": "-1"})
+        until(lambda: self._seen(topic).by_size)
 
     def _set(self, topic, configs):
+        """The controller has it then; the broker that is asked learns it a moment later."""
         self._client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=configs)])
 
     def append_aborted(self, topic, *timestamps):
@@ -66,7 +69,10 @@ class Real:
         until(lambda: self._end(topic) >= end + len(timestamps) + 1)
 
     def _end(self, topic):
-        return self.surveyor.survey([topic]).topics[topic].offsets.log_end[0]
+        return self._seen(topic).offsets.log_end[0]
+
+    def _seen(self, topic):
+        return self.surveyor.survey([topic]).topics[topic]
 
     def group(self, name):
         return {p.partition: o.offset for p, o in self._client.list_group_offsets(name)[name].items()}

@@ -140,7 +140,7 @@ def test_a_spike_that_hangs_does_not_delay_another(world, hangs_at):
             def wait(*arguments, **named):
                 if name == hangs_at and self._word in arguments[1]:
                     hanging.append(arguments[1])
-                    assert done.wait(20), "the other spike was never served"
+                    assert done.wait(60), "the other spike was never served"
                 return call(*arguments, **named)
 
             return wait

@@ -279,7 +279,7 @@ class scraping:  # noqa: N801
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def _ready(self):
         assert self.process.poll() is None, (self.folder / "prometheus.log").read_text()
@@ -289,7 +289,7 @@ class scraping:  # noqa: N801
             return False
 
 
-def until(true, seconds=30):
+def until(true, seconds=60):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"

@@ -367,7 +367,7 @@ class Patient:
                 call = getattr(part, name)
 
                 def wait(*arguments, **named):
-                    assert patient.enough.wait(20), "the lease was not renewed meanwhile"
+                    assert patient.enough.wait(60), "the lease was not renewed meanwhile"
                     return call(*arguments, **named)
 
                 return wait if name == patient._slow else call
@@ -380,7 +380,7 @@ def test_a_step_that_takes_longer_than_a_lease_keeps_it(world, driver, slow):
     """An object of many gigabytes, a store that crawls, ten thousand files to look into."""
     driver.stage()
     ledger = Patient(world, slow)
-    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=2)
+    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=5)
     promoter = replace(promoter, catalog=ledger.slowed(world.catalog))
     assert len(promoter.promote(driver.spike, limit=1)) == 1
     assert ledger.left <= 0
@@ -399,7 +399,7 @@ def test_a_lease_that_is_lost_while_files_are_copied_ends_the_promotion_without_
 
     ledger = Ledger(world, "copy")
     ledger.enough = taken
-    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=2)
+    promoter = world.promoter(ledger=ledger, store=ledger.slowed(world.store), pool=threads, seconds=5)
     with pytest.raises(LeaseLost):
         promoter.promote(driver.spike, limit=1)
     assert states(world, driver.spike) == [BatchState.INTENDED]

@@ -265,6 +265,7 @@ def attached(tmp_path):
     if pid == 0:
         os.environ |= {"SPIKE_STATE_DIR": str(state_dir), "COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
         os.chdir(REPOSITORY)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under `nohup`
         os.execv(sys.executable, command)
     shown = Terminal(terminal)
     shown.until("crt-payout-v1-1.0")

@@ -5,7 +5,7 @@ import http.client
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -148,12 +148,12 @@ def delete_bucket(client, bucket: str) -> dict[str, bytes]:
     return content
 
 
-def create_bucket(client, bucket: str) -> None:
-    """Once the name is free again."""
-    deadline = time.monotonic() + 30
+def once_it_can_be(act: Callable[..., object], **named: object) -> None:
+    """A bucket's name is free again, and a new bucket known, a while later only."""
+    deadline = time.monotonic() + 60
     while True:
         try:
-            client.create_bucket(Bucket=bucket)
+            act(**named)
             return
         except ClientError:
             assert time.monotonic() < deadline
@@ -169,7 +169,7 @@ def drained(driver: Driver, store, mend) -> list[Trouble]:
         publisher=world.publisher,
         spikes=world.spikes,
         clock=Clock(),
-        terms=Terms(idle=timedelta(seconds=4), longest=timedelta(seconds=60), poll_seconds=0.05),
+        terms=Terms(idle=timedelta(seconds=10), longest=timedelta(seconds=120), poll_seconds=0.05),
         holder="run",
     )
     troubles = []
@@ -259,9 +259,9 @@ def test_a_bucket_that_is_missing_at_promotion_is_told_and_the_run_goes_on_once_
     content = delete_bucket(client, bucket)
 
     def mend() -> None:
-        create_bucket(client, bucket)
+        once_it_can_be(client.create_bucket, Bucket=bucket)
         for key, body in content.items():
-            client.put_object(Bucket=bucket, Key=key, Body=body)
+            once_it_can_be(client.put_object, Bucket=bucket, Key=key, Body=body)
 
     troubles = drained(driver, good, mend)
     assert not any(trouble.final for trouble in troubles)
@@ -277,7 +277,7 @@ def test_a_topic_that_does_not_exist_in_kafka_is_told_and_read_once_it_is_there(
     with pytest.raises(TopicMissing, match=f"topic {spike.topic} .* does not exist: create it"):
         world.registrar.open_epoch(spike, "a", None, "1.0")
     kafka.create_topics({spike.topic: 2})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             opened = world.registrar.open_epoch(spike, "a", None, "1.0")

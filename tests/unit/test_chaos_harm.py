@@ -26,7 +26,7 @@ PARENT = (
 
 
 def until(holds):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (value := holds()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

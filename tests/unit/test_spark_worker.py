@@ -75,7 +75,7 @@ def test_one_whose_lease_is_lost_is_ended(tmp_path):
     one, before = worker(tmp_path, HANG), psutil.Process().children()
     with pytest.raises(LeaseLost):
         one.do("payouts", "a", lost)
-    assert psutil.Process().children() == before
+    assert not set(psutil.Process().children()) - set(before)
 
 
 def test_an_order_has_a_bound(tmp_path):
@@ -109,7 +109,7 @@ def test_it_ends_with_the_process_that_gave_the_order_also_when_that_is_killed(t
 
 
 def until(holds):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

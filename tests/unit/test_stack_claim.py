@@ -30,7 +30,8 @@ WAIT = "import time; time.sleep(60)"
 DEADLINE_SECONDS = 60
 # `spike up` that never gets beyond assembling
 ASSEMBLING = (
-    "import pathlib, time, sys\n"
+    "import pathlib, signal, time, sys\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where the tests run under `nohup`
     "from spike_pipelines.cli import up\n"
     "from spike_pipelines.cli.main import app\n"
     "def assemble(*_):\n"

@@ -65,7 +65,9 @@ def server():
 @pytest.fixture(autouse=True)
 def proxy(monkeypatch):
     for name in ("no_proxy", "NO_PROXY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what a test sets is taken away again
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first request
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with Server() as proxy:

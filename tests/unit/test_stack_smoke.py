@@ -73,7 +73,8 @@ if sys.argv[2] == "up":
     time.sleep(60)
 """
 COMMAND = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under `nohup`
 from spike_pipelines.cli.main import app
 from spike_pipelines.stack import smoke
 from spike_pipelines.stack.chaos import field
