@@ -384,8 +384,10 @@ def any_source(self, bucket, source, target, *, source_etag, **named):
 
 
 def source_overwritten(play: Play) -> None:
-    """A staged object is written again after it was registered: as many records, others."""
+    """A staged object is written again when its footer was read: as many records, others."""
     play.staged()
+    run = play.world.run()
+    run.reach("store.copy")
     play.world.stopped = "staging spoiled"
     file = play.world.files_of(play.world.ledger.backlog()[0].oldest)[0]
     there = play.world.store.places(file.staging_key)
@@ -393,6 +395,7 @@ def source_overwritten(play: Play) -> None:
     others = [replace(place, offset=(place.offset + 1) % 3) for place in there]
     play.world.store.put(BUCKET, file.staging_key, encode(attempt, others))
     play.world.spoiled.add(file.staging_key)
+    run.finish()
     play.world.settle()
     play.check()
     expect(play.states() == [BatchState.HELD], "the batch is not held")
