@@ -15,7 +15,7 @@ from builders import BUCKET, World, empty
 from test_nth_effect import ANSWERS, MOST, lake
 from test_operate import ask, hold, operator
 from test_project import project
-from test_swap import new_swap, producing, swapper
+from test_swap import planned, producing, swapper
 from wire_faults import CuttingProxy, S3Answers
 
 from spike_pipelines.adapters.ledger import SqlLedger
@@ -62,7 +62,7 @@ class Desk:
         """Superseded files, copies of an aborted intent, orphaned staging, an unfinished upload."""
         self.settled()
         self.rewound()
-        swap = swapper(self.world).plan(self.spike, new_swap(self.world, self.spike))
+        swap = planned(self.world, self.spike)
         deaf = replace(swapper(self.world), promoter=self.world.promoter(store=Deaf(self.world.store)))
         with pytest.raises(Transient):
             deaf.finish(self.spike, swap.number, producing(self.world, self.spike))
