@@ -209,7 +209,7 @@ def judge(facts: SpikeFacts, now: datetime) -> Decision:
         return Decision(facts.spike, Verdict.UNKNOWN, "the appender does not answer: no driver can be heard")
     driver = facts.live[0]
     if owner is None or facts.epoch is None:
-        since = max(driver.ran_at or driver.started_at, driver.started_at, listened)
+        since = max(filter(None, (driver.ran_at, driver.started_at, listened)))
         return _without_epoch(facts, driver, now - since, now)
     silent = now - max(facts.epoch.heartbeat_at, listened)
     if silent > facts.objectives.hang and (refused := _token_refused(facts, driver, now)):
