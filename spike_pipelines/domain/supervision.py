@@ -113,7 +113,8 @@ class Action:
 
     @property
     def noted(self) -> str:
-        return self.rung or self.kind
+        """A plain text: Dagster's events take no enumeration that they do not know."""
+        return str(self.rung or self.kind)
 
 
 @dataclass(frozen=True, slots=True)

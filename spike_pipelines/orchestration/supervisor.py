@@ -54,7 +54,7 @@ def observation(platform: Platform, done: Recovered) -> dg.AssetObservation:
             "ended drivers": ", ".join(done.action.stop) or "none",
             "started driver": done.started or "none",
             "log tail": _lines(done.log_tail),
-            **({"trouble": decision.trouble} if decision.trouble else {}),
+            **({"trouble": str(decision.trouble)} if decision.trouble else {}),
             **({"events": _lines(done.events)} if done.events else {}),
         },
     )

@@ -16,8 +16,10 @@ from builders import HOUR, NEXT_HOUR, partition, spike
 import spike_pipelines.orchestration as package
 from spike_pipelines.adapters.applications import Applications, load_applications, read_applications
 from spike_pipelines.adapters.s3 import connect
+from spike_pipelines.domain import causes
 from spike_pipelines.domain.batch import Batch, BatchState, Counts
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.domain.ladder import Rung
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import Break, OffsetRange
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -28,12 +30,14 @@ from spike_pipelines.orchestration.appender import (
     materialization,
     run_drain,
 )
+from spike_pipelines.orchestration.assets import spike_key
 from spike_pipelines.orchestration.broken import broken_checks
 from spike_pipelines.orchestration.build import build
 from spike_pipelines.orchestration.checks import check_events, check_keys, lag_checks, look, results
 from spike_pipelines.orchestration.conserved import conserved_checks, held_events
 from spike_pipelines.orchestration.resources import BoundedS3Resource, resources
 from spike_pipelines.orchestration.supervisor import (
+    RecoverConfig,
     in_recovery,
     observation,
     recovery,
@@ -354,6 +358,38 @@ def test_a_spike_whose_recovery_is_under_way_gets_no_second_run():
         assert in_recovery(instance, now + timedelta(minutes=2)) == set()
     made = recovery_request([needed(), needed("clicks")], HOUR, busy={"payouts"})
     assert made.run_config["ops"]["recover"]["config"] == {"spikes": ["clicks"]}
+
+
+class Recovers:
+    """A platform whose supervisor has done this, and has its spike."""
+
+    def __init__(self, done):
+        self.supervisor, self.done = self, done
+        self.spikes = {"payouts": spike("payouts")}
+
+    def recover_all(self, names):
+        assert names == ["payouts"]
+        yield self.done
+
+
+@pytest.mark.parametrize("rung", [None, Rung.MORE_MEMORY])
+@pytest.mark.parametrize("kind", ActionKind)
+def test_a_recovery_run_ends_well_and_its_observation_is_kept(kind, rung):
+    """As Dagster stores it, which takes fewer values than an event does in memory."""
+    action = Action(kind, "payouts", ("a",), rung=rung)
+    decision = Decision("payouts", Verdict.HUNG, "no heartbeat", action, trouble=causes.Trouble.TWO_DRIVERS)
+    platform = Recovers(Recovered(decision, action, "b", ("line 1",), ("BackOff: again",)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = recovery.execute_in_process(
+            run_config=dg.RunConfig(ops={"recover": RecoverConfig(spikes=["payouts"])}),
+            resources={"platform": dg.ResourceDefinition.hardcoded_resource(platform)},
+            instance=instance,
+        )
+        assert run.success
+        key = spike_key(platform.spikes["payouts"])
+        (kept,) = instance.fetch_observations(key, limit=10).records
+    told = {name: value.value for name, value in kept.asset_observation.metadata.items()}
+    assert (told["action"], told["trouble"]) == (str(rung or kind), "two drivers")
 
 
 class Looks:
