@@ -3,11 +3,6 @@
 from urllib.parse import urlsplit
 
 import requests
-from dagster_graphql import (
-    DagsterGraphQLClient,
-    DagsterGraphQLClientError,
-    ReloadRepositoryLocationStatus,
-)
 
 LOCATION = "spike-pipelines"  # as dagster-values.yaml calls it
 SECONDS = 60
@@ -16,6 +11,13 @@ SECONDS = 60
 def reload_location(url: str, location: str = LOCATION) -> str | None:
     """Why it was not reloaded; None if it was. A deployment does not fail for it: the next one, or a person,
     reloads as well."""
+    # Brings all of Dagster along, which no other command of the shell needs: a second for each of them.
+    from dagster_graphql import (  # noqa: PLC0415
+        DagsterGraphQLClient,
+        DagsterGraphQLClientError,
+        ReloadRepositoryLocationStatus,
+    )
+
     parts = urlsplit(url)
     if parts.hostname is None:
         return f"{url} is no address: write it as in http://dagster-webserver.dagster.svc"
