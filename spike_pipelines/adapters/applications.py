@@ -5,7 +5,7 @@ Every problem of a file is told at once, each as `file:line: what is wrong: way 
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -44,7 +44,7 @@ def parse_application(text: str, path: Path) -> Spike:
         application = Application.model_validate(document.root)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        problems += [_describe(document, detail) for detail in details]
+        problems += [_describe(document, detail) for detail in _each_once(details)]
     if application is not None and f"{application.name}{SUFFIX}" != path.name:
         line = document.line_of(("name",))
         problems.append(
@@ -128,6 +128,20 @@ def _clash(directory: Path, spike: Spike, key: str, what: str, first: Spike) -> 
     return f"{path}:{line}: {key} {what}, and so does {first.name}: give one of them another {key}"
 
 
+def _each_once(details: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """A key that is written wrong is missing as well: the one who wrote it is told the former."""
+    unknown = [tuple(d["loc"]) for d in details if d["type"] == "extra_forbidden"]
+    meant = {(*path[:-1], name) for path in unknown for name in _meant(path)}
+    for detail in details:
+        if detail["type"] != "missing" or tuple(detail["loc"]) not in meant:
+            yield detail
+
+
+def _meant(unknown: yaml_document.Path) -> list[str]:
+    """The allowed key that is most like it, if there is one."""
+    return difflib.get_close_matches(str(unknown[-1]), _keys_at(unknown[:-1]), n=1)
+
+
 def _describe(document: yaml_document.Document, detail: ErrorDetails) -> str:
     """One problem pydantic found, as a person reads it."""
     path = tuple(part for part in detail["loc"] if part != "function-plain")
@@ -143,8 +157,8 @@ def _describe(document: yaml_document.Document, detail: ErrorDetails) -> str:
 
 def _unknown_key(document: yaml_document.Document, path: yaml_document.Path, _: ErrorDetails) -> str:
     allowed = _keys_at(path[:-1])
-    close = difflib.get_close_matches(str(path[-1]), allowed, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ";"
+    meant = _meant(path)
+    hint = f"; did you mean '{meant[0]}'?" if meant else ";"
     inside = ".".join(str(part) for part in path[:-1]) or "the application"
     return (
         f"{document.source}:{document.line_of(path)}: unknown key '{path[-1]}' in {inside}{hint} "

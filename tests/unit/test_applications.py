@@ -110,7 +110,7 @@ def test_misspelt_key_is_refused_with_its_line_the_likely_one_and_all_allowed(ed
         )
         for p in told
     )
-    assert any("key 'schema' is missing" in p for p in told)
+    assert not any("is missing" in p for p in told)
 
 
 def test_misspelt_nested_key_names_the_keys_of_its_own_part(edit):
@@ -170,7 +170,7 @@ def test_all_problems_of_a_file_are_told_at_once(edit):
     path = edit(
         ("trigger: 10s", "trigger: soon"), ("topic: crt.payout", "topic: '?'"), ("warn: 20s", "warm: 20s")
     )
-    assert len(problems(path)) == 4  # the fourth is the missing `warn`
+    assert len(problems(path)) == 3
 
 
 def test_key_that_is_there_twice_names_both_lines(edit):
