@@ -31,6 +31,9 @@ from spike_pipelines.settings import Settings
 BODY_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
 IDLE_SECONDS = 20.0
+# To wait for who connects, to connect, to ask: the driver, who waits `client.TIMEOUT` in all, is to hear that
+# Kafka is silent, and not to think that the appender is.
+KAFKA_SECONDS = 4.0
 NOTE_SECONDS = 10.0  # between two notes of refused tokens of one spike
 
 _bearer = HTTPBearer(auto_error=False)
@@ -103,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ledger = SqlLedger(url)
     registrar = Registrar(
         ledger=ledger,
-        broker=KafkaBroker(settings.require("kafka_bootstrap")),
+        broker=KafkaBroker(settings.require("kafka_bootstrap"), timeout_seconds=KAFKA_SECONDS),
         idle_limit=timedelta(seconds=IDLE_SECONDS),
     )
     find_spike = ApplicationFolder(settings.applications_dir).get

@@ -8,11 +8,12 @@ import httpx
 import pytest
 from fake_appender import TOKEN, Answer, FakeAppender
 
+from spike_pipelines.appender.app import KAFKA_SECONDS
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.errors import BatchTooLarge, Conflict, Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.driver.client import AppenderClient
+from spike_pipelines.driver.client import TIMEOUT, AppenderClient
 from spike_pipelines.driver.decisions import Refusal
 from spike_pipelines.driver.heartbeat import HeartbeatThread
 from spike_pipelines.driver.life import Driver
@@ -339,3 +340,9 @@ def test_a_driver_says_who_it_is_in_each_request_also_where_its_token_is_refused
     client = AppenderClient("http://appender", "spike", TOKEN, driver="me", transport=transport)
     assert client.open_epoch(OpenEpoch(driver="me")).code == "unauthorized"
     assert asked == ["me"]
+
+
+def test_kafka_s_silence_is_told_before_a_driver_stops_waiting_for_the_appender():
+    """Three waits of the API are the most: for who connects, to connect, to ask."""
+    assert TIMEOUT.read is not None
+    assert TIMEOUT.read > 3 * KAFKA_SECONDS
