@@ -28,6 +28,7 @@ from spike_pipelines.stack.state import StateDir, rotate
 from spike_pipelines.stack.up import assemble, run
 
 DETACH_SECONDS = 600.0
+STOPPING = "stopping: the drivers first, then what they need; this can take a minute"
 
 
 def up(
@@ -83,9 +84,12 @@ def _ports(text: str) -> dict[str, int]:
 
 def down() -> None:
     """End the stack that runs in SPIKE_STATE_DIR, or starts there. Its data stays."""
-    note = running.down(Settings.from_env().state_dir)
+    folder = Settings.from_env().state_dir
+    with Console(stderr=True).status(STOPPING):
+        note = running.down(folder)
     if note is not None:
         typer.echo(note, err=True)
+    typer.echo(f"nothing runs any more; the data is in {folder}")
 
 
 def _attached(state_dir: StateDir, options: Options) -> None:
@@ -99,7 +103,7 @@ def _attached(state_dir: StateDir, options: Options) -> None:
         if number == signal.SIGHUP:
             console.file = Path(os.devnull).open("w")  # noqa: SIM115  # the terminal is gone
         elif first:
-            console.print("stopping: the drivers first, then what they need; this can take a minute")
+            console.print(STOPPING)
 
     with claimed(state_dir):
         assembly = assemble(state_dir, options)

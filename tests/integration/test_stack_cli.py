@@ -220,6 +220,7 @@ def test_down_ends_a_stack_that_still_starts(tmp_path, already):
     until(reached)
     done = cli.run("down")
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"nothing runs any more; the data is in {cli.state_dir}\n"
     assert starting.wait(DEADLINE_SECONDS) != 0
     starting.stderr.close()
     assert not file.exists()
