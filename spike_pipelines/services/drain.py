@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from threading import Event
 
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.errors import Conflict, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
@@ -26,7 +27,7 @@ _LEASE_SECONDS = 15.0
 _RENEW_EVERY = timedelta(seconds=_LEASE_SECONDS / 3)
 _MOST_TURNS = 64  # side by side
 _BATCHES_AT_ONCE = 20  # before a spike's turn ends with a publication
-_LONGEST_DELAY = timedelta(seconds=30)
+_BACK_OFF = BackOff(timedelta(seconds=1), timedelta(seconds=30))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class _Turns:
     def failed(self, spike: str, now: datetime) -> None:
         """1 s, 2 s, 4 s … 30 s until the next try."""
         count = self.failures[spike] = self.failures.get(spike, 0) + 1
-        self.not_before[spike] = now + min(timedelta(seconds=2 ** min(count - 1, 10)), _LONGEST_DELAY)
+        self.not_before[spike] = now + _BACK_OFF.after(count)
 
 
 @dataclass(frozen=True, slots=True)
