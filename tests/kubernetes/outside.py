@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
+import waiting
 from kubernetes import client, config
 from reconciler import Reconciler
 from spark_submit import SparkSubmit
@@ -168,11 +169,8 @@ class Outside:
                 self.blind_since = self.blind_since or looked
 
 
-def until(holds: Callable[[], object], seconds: float, what: str = "") -> float:
-    """How many seconds it took. Fails with `what`, or what the condition said last."""
+def until(holds: Callable[[], object], seconds: float, what: str) -> float:
+    """How many seconds it took."""
     started = time.monotonic()
-    while not (said := holds()):
-        passed = time.monotonic() - started
-        assert passed < seconds, f"not within {seconds:.0f} s: {what or said}"
-        time.sleep(0.2)
+    waiting.until(holds, seconds, what, every=0.2)
     return time.monotonic() - started
