@@ -24,12 +24,22 @@ from spike_pipelines.domain.errors import (
     ObjectMissing,
     Refused,
     SourceChanged,
+    TopicChanged,
     Transient,
 )
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
+from spike_pipelines.domain.swap import (
+    NewSwap,
+    NothingStaged,
+    NotLive,
+    Swap,
+    SwapBusy,
+    SwapKind,
+    SwapState,
+    swap_problem,
+)
 from spike_pipelines.ports import SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
@@ -123,9 +133,11 @@ class Swapper:
                 Misfit,
                 NotOurs,
                 NotLive,
+                NothingStaged,
                 ObjectMissing,
                 SourceChanged,
                 NotParquet,
+                TopicChanged,
             ) as problem:
                 self._abort(swap, lease, str(problem))
                 raise SwapRefused(f"{swap} was aborted, nothing changed: {problem}") from problem
@@ -154,7 +166,7 @@ class Swapper:
 
     def _stage(self, spike: Spike, swap: Swap, produce: Produce | None, lease: Lease) -> Swap:
         if produce is None:
-            raise NotConserved("its process ended before it had registered anything")
+            raise NothingStaged("its process ended before it had registered anything")
         with self.ledger.begin() as tx:
             replaced = tx.replaced(swap.number)
         new = produce(swap, replaced, lambda: self._keep(swap, lease))
