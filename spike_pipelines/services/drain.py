@@ -41,7 +41,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FailedTurn:
     """A spike whose turn failed. `final` says that this run does not try it again."""
 
     spike: str
@@ -112,7 +112,7 @@ class Drain:
     mirror: OffsetMirror | None = None
     _turns: _Turns = field(default_factory=_Turns)
 
-    def run(self) -> Iterator[HourReport | Trouble]:
+    def run(self) -> Iterator[HourReport | FailedTurn]:
         """Work until idle or out of time, and say what became visible and what went wrong. A report
         counts as delivered once the next item is asked for. Errors: `Transient` when the ledger itself
         does not answer, `LeaseLost` when this run was thought dead and another one works."""
@@ -122,10 +122,12 @@ class Drain:
             return
         with released(self.ledger, lease), self._pool() as pool:
             alone = orphans(self.ledger, self.spikes)
-            troubles = (Trouble(name, sentence, final=False) for name, sentence in alone.items())
+            troubles = (FailedTurn(name, sentence, final=False) for name, sentence in alone.items())
             yield from self._kept(chain(troubles, self._loop(pool, lease)), lease)
 
-    def _kept(self, items: Iterator[HourReport | Trouble], lease: Lease) -> Iterator[HourReport | Trouble]:
+    def _kept(
+        self, items: Iterator[HourReport | FailedTurn], lease: Lease
+    ) -> Iterator[HourReport | FailedTurn]:
         """The lease lasts though each item is told for a while: thousands of hours after a replay."""
         renewed: datetime | None = None
         for item in items:
@@ -139,7 +141,7 @@ class Drain:
         """A thread for each spike: one whose store hangs takes nobody else's (I11)."""
         return ThreadPoolExecutor(max(1, min(len(self.spikes), _MOST_TURNS)), thread_name_prefix="promote")
 
-    def _loop(self, pool: ThreadPoolExecutor, lease: Lease) -> Iterator[HourReport | Trouble]:
+    def _loop(self, pool: ThreadPoolExecutor, lease: Lease) -> Iterator[HourReport | FailedTurn]:
         started = last_work = last_report = self.clock.now()
         while True:
             now = self.clock.now()
@@ -196,8 +198,8 @@ class Drain:
             if committed and self.mirror is not None:
                 follow(self.mirror, self.ledger, spike)
 
-    def _ended(self, now: datetime) -> Iterator[Trouble]:
-        """Trouble of the turns that are over. What is neither `Transient` nor `Conflict` is not retried
+    def _ended(self, now: datetime) -> Iterator[FailedTurn]:
+        """The turns that are over and failed. What is neither `Transient` nor `Conflict` is not retried
         by this run: it would only happen again."""
         for name in [n for n, turn in self._turns.running.items() if turn.done()]:
             error = self._turns.running.pop(name).exception()
@@ -209,7 +211,7 @@ class Drain:
             final = not isinstance(error, Transient | Conflict)
             if final:
                 self._turns.given_up.add(name)
-            yield Trouble(name, f"{type(error).__name__}: {error}", final)
+            yield FailedTurn(name, f"{type(error).__name__}: {error}", final)
 
     def _report(self) -> Iterator[HourReport]:
         for state in self.ledger.datasets():

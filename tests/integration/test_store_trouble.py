@@ -23,7 +23,7 @@ from spike_pipelines.adapters.s3 import S3ObjectStore
 from spike_pipelines.domain.batch import BatchState
 from spike_pipelines.domain.errors import TopicMissing, Transient
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import Drain, Terms, Trouble, needs_appender
+from spike_pipelines.services.drain import Drain, FailedTurn, Terms, needs_appender
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -153,7 +153,7 @@ def once_it_can_be(act: Callable[..., object], **named: object) -> None:
     once_free_of(ClientError, lambda: act(**named))
 
 
-def drained(driver: Driver, store, mend) -> list[Trouble]:
+def drained(driver: Driver, store, mend) -> list[FailedTurn]:
     """One appender run; at its first trouble nothing is committed, and the cause is mended."""
     world = driver.world
     run = Drain(

@@ -30,7 +30,7 @@ from spike_pipelines.appender.gate import by_form
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.service_accounts import Trusted
 from spike_pipelines.platform import Platform
-from spike_pipelines.services.drain import Terms, Trouble
+from spike_pipelines.services.drain import FailedTurn, Terms
 from spike_pipelines.services.register import Registrar
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.parts.kafka import Kafka
@@ -154,7 +154,7 @@ class Outside:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))
         while not self.stop.wait(0.2):
             for item in self.platform.drain("tests", terms).run():
-                if isinstance(item, Trouble):
+                if isinstance(item, FailedTurn):
                     self.troubles.append(f"{item.spike}: {item.message}")
 
     def _supervisor(self) -> None:
