@@ -130,7 +130,6 @@ class PodSight:
     terminated: str = ""
     exit_code: int | None = None
     disrupted: str = ""  # reason of the condition DisruptionTarget
-    node: str | None = None
 
     @property
     def live(self) -> bool:
