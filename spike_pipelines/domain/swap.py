@@ -46,12 +46,6 @@ class NotLive(Conflict):
     code = "not_live"
 
 
-class NothingStaged(Conflict):
-    """Whoever planned a swap ended before it had staged anything: nobody can go on with it."""
-
-    code = "nothing_staged"
-
-
 class SwapBusy(Conflict):
     """Another open swap has frozen one of the files."""
 

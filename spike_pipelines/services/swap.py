@@ -20,6 +20,7 @@ from spike_pipelines.domain.errors import (
     Conflict,
     InvalidSpec,
     InvariantBroken,
+    NothingStaged,
     NotParquet,
     ObjectMissing,
     Refused,
@@ -30,16 +31,7 @@ from spike_pipelines.domain.errors import (
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import (
-    NewSwap,
-    NothingStaged,
-    NotLive,
-    Swap,
-    SwapBusy,
-    SwapKind,
-    SwapState,
-    swap_problem,
-)
+from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
 from spike_pipelines.ports import SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released

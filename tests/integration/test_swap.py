@@ -10,8 +10,8 @@ from builders import BUCKET, HOUR, empty, parquet
 from dying import Dead, Trap, Trapped, expire_leases
 
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, Transient
-from spike_pipelines.domain.swap import NewSwap, NothingStaged, NotLive, Scope, SwapBusy, SwapKind, SwapState
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
+from spike_pipelines.domain.swap import NewSwap, NotLive, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
