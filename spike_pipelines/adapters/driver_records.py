@@ -1,12 +1,12 @@
 """What is written down of each driver process: one small JSON file a driver, replaced as a whole."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
+from spike_pipelines.adapters.whole_file import write_whole
 from spike_pipelines.domain.errors import Transient
 
 
@@ -31,11 +31,4 @@ class DriverRecord(BaseModel):
             raise Transient(f"{path}: the record of a driver cannot be read: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Atomic: a reader sees the record before or after, whole, also after a power cut."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("w") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, self.model_dump_json(indent=2) + "\n")

@@ -18,9 +18,9 @@ from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.lag import LagReport, human
 from spike_pipelines.domain.lag_history import Sample
-from spike_pipelines.orchestration.judgements import Grade, Seen
-from spike_pipelines.orchestration.judgements import lag as grade
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.judgements import Grade, Seen
+from spike_pipelines.services.judgements import lag as grade
 from spike_pipelines.stack.fitting import Columns, hidden
 
 REFRESH_SECONDS = 5.0

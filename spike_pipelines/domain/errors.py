@@ -146,6 +146,12 @@ class LeaseLost(Conflict):
     code = "lease_lost"
 
 
+class NothingStaged(Conflict):
+    """Whoever planned a swap ended before it had staged anything: nobody can go on with it."""
+
+    code = "nothing_staged"
+
+
 class ObjectMissing(Conflict):
     """The object is not in the store (any more)."""
 

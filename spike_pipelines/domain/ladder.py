@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.observed import Recovery
 
@@ -60,9 +61,7 @@ TRANSITIONS = _transitions()  # docs/kubernetes.md draws it
 
 STABLE = timedelta(hours=1)
 HISTORY = timedelta(hours=12)  # more than any chain of the waits below can reach back between two steps
-_FIRST_WAIT = timedelta(seconds=30)
-_LONGEST_WAIT = timedelta(minutes=30)
-_JITTER = 0.2
+_BACK_OFF = BackOff(timedelta(seconds=30), timedelta(minutes=30), spread=(0.8, 1.2))
 REPEATABLE = frozenset({Rung.MORE_MEMORY, Rung.SMALLER_BATCHES})  # each time another value, up to a cap
 
 
@@ -107,7 +106,5 @@ def chain(recoveries: Sequence[Recovery], now: datetime) -> tuple[Recovery, ...]
 def wait(spike: str, attempts: int) -> timedelta:
     """30 s after the first, then twice as long each time up to 30 min; moved by up to a fifth, always the
     same for a spike and attempt, so that a fleet does not come back in step."""
-    plain: timedelta = min(_FIRST_WAIT * 2 ** min(attempts - 1, 10), _LONGEST_WAIT)
     digest = hashlib.sha256(f"{spike} {attempts}".encode()).digest()
-    share = int.from_bytes(digest[:4], "big") / 2**32  # [0, 1)
-    return plain * (1 - _JITTER + 2 * _JITTER * share)
+    return _BACK_OFF.after(attempts, int.from_bytes(digest[:4], "big") / 2**32)

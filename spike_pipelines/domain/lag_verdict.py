@@ -227,7 +227,7 @@ def _ends(facts: LagFacts, partitions: tuple[PartitionLag, ...], now: datetime) 
 
 # the ladder
 
-Rung = Callable[[Sight], tuple[LagVerdict, str] | None]
+Rule = Callable[[Sight], tuple[LagVerdict, str] | None]
 
 
 def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
@@ -448,7 +448,7 @@ def _ok(s: Sight) -> tuple[LagVerdict, str]:
     return LagVerdict.OK, s.behind
 
 
-LADDER: tuple[Rung, ...] = (
+LADDER: tuple[Rule, ...] = (
     _lost,
     _topic_changed,
     _held,

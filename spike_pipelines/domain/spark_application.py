@@ -33,21 +33,18 @@ class AppState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class StateRule:
     """`patience`: for how long the operator may stay here before it is called stuck; None: for ever, other
-    rules judge. `driver` says whether a driver pod may be there."""
+    rules judge."""
 
     meaning: str
     patience: timedelta | None
-    driver: bool = False
 
 
 _SOON = timedelta(minutes=2)
 
 STATES: Mapping[AppState, StateRule] = {
     AppState.NEW: StateRule("the operator has not looked yet", _SOON),
-    AppState.SUBMITTED: StateRule(
-        "the driver pod is being scheduled and started", timedelta(minutes=5), driver=True
-    ),
-    AppState.RUNNING: StateRule("the driver pod runs; whether it works, the ledger tells", None, driver=True),
+    AppState.SUBMITTED: StateRule("the driver pod is being scheduled and started", timedelta(minutes=5)),
+    AppState.RUNNING: StateRule("the driver pod runs; whether it works, the ledger tells", None),
     AppState.COMPLETED: StateRule("the driver ended and the operator is done with it", timedelta(0)),
     AppState.FAILED: StateRule("the driver failed and the operator has given up", timedelta(0)),
     AppState.SUBMISSION_FAILED: StateRule(
@@ -56,15 +53,13 @@ STATES: Mapping[AppState, StateRule] = {
     AppState.PENDING_RERUN: StateRule(
         "the old driver's resources go, a new one is submitted then", timedelta(seconds=60)
     ),
-    AppState.INVALIDATING: StateRule("the spec changed, the old driver is ended", _SOON, driver=True),
+    AppState.INVALIDATING: StateRule("the spec changed, the old driver is ended", _SOON),
     AppState.SUCCEEDING: StateRule("the driver ended well, the operator restarts it", _SOON),
     AppState.FAILING: StateRule("the driver failed, the operator waits to restart it", timedelta(minutes=5)),
-    AppState.SUSPENDING: StateRule("the driver is being ended", _SOON, driver=True),
+    AppState.SUSPENDING: StateRule("the driver is being ended", _SOON),
     AppState.SUSPENDED: StateRule("there is no driver until `suspend` is false", None),
     AppState.RESUMING: StateRule("a driver is being submitted", _SOON),
-    AppState.UNKNOWN: StateRule(
-        "the operator lost sight of the driver pod", timedelta(minutes=5), driver=True
-    ),
+    AppState.UNKNOWN: StateRule("the operator lost sight of the driver pod", timedelta(minutes=5)),
 }
 TERMINAL = frozenset({AppState.COMPLETED, AppState.FAILED})  # `suspend` does nothing here
 ENDING = frozenset({AppState.FAILING, AppState.SUCCEEDING, *TERMINAL})
@@ -130,7 +125,6 @@ class PodSight:
     terminated: str = ""
     exit_code: int | None = None
     disrupted: str = ""  # reason of the condition DisruptionTarget
-    node: str | None = None
 
     @property
     def live(self) -> bool:

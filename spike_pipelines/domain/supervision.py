@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
@@ -134,8 +135,7 @@ LONGEST_START = timedelta(minutes=10)
 BLOCKING = frozenset({"topic_changed", "lost", "spec_changed"})
 TOKEN_REFUSED = "unauthorized"  # noqa: S105  # a code, no password
 _LONG_BATCH = "one batch has taken"
-_FIRST_DELAY = timedelta(seconds=5)
-_LONGEST_DELAY = timedelta(minutes=5)
+_BACK_OFF = BackOff(timedelta(seconds=5), timedelta(minutes=5))
 _MEANINGS: Mapping[int, str] = {
     Exit.STOPPED: "STOPPED: it was asked to",
     Exit.GAVE_UP: "GAVE_UP: failures without an end, see its log",
@@ -149,8 +149,7 @@ def next_action_at(recoveries: Sequence[Recovery]) -> datetime | None:
     """When the supervisor may act again: at once at first, then 5 s, 10 s, 20 s … 5 min after the last."""
     if not recoveries:
         return None
-    doublings: int = 2 ** min(len(recoveries) - 1, 10)
-    return recoveries[-1].at + min(_FIRST_DELAY * doublings, _LONGEST_DELAY)
+    return recoveries[-1].at + _BACK_OFF.after(len(recoveries))
 
 
 def supervise(facts: SpikeFacts, now: datetime) -> Decision:
@@ -168,7 +167,7 @@ def _next_try(facts: SpikeFacts, decision: Decision) -> datetime | None:
     """A blocked spike is asked for seldom from the start: a person's decision takes its time."""
     if decision.verdict is Verdict.BLOCKED and facts.refusal:
         tried = [facts.refusal.at, *(r.at for r in facts.recoveries)]
-        return max(tried) + _LONGEST_DELAY
+        return max(tried) + _BACK_OFF.longest
     return next_action_at(facts.recoveries)
 
 

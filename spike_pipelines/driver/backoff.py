@@ -3,9 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
-BASE_SECONDS = 1.0
-CAP_SECONDS = 30.0
+from spike_pipelines.domain.back_off import BackOff
+
+BACK_OFF = BackOff(timedelta(seconds=1), timedelta(seconds=30), spread=(1.0, 0.5))
 GIVE_UP_SECONDS = 600.0
 GIVE_UP_FAILURES = 10
 QUIET_SECONDS = 300.0
@@ -15,8 +17,7 @@ Jitter = Callable[[], float]
 
 def back_off_seconds(failures: int, jitter: Jitter = random.random) -> float:
     """Seconds before the next try: 1, 2, 4 … 30, less up to a half, so that many do not come back at once."""
-    ceiling = min(CAP_SECONDS, BASE_SECONDS * 2.0 ** min(failures - 1, 10))
-    return ceiling * (1 - jitter() / 2)
+    return BACK_OFF.after(failures, jitter()).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.orchestration.resources import DagsterPlatform
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble, needs_appender, orphans
+from spike_pipelines.services.drain import APPENDER_LEASE, FailedTurn, Terms, needs_appender, orphans
 
 _RETRY_SECONDS = 60  # a run that died before it took the lease is asked for again after as long
 
@@ -33,7 +33,7 @@ def drain(context: dg.OpExecutionContext, config: AppenderConfig) -> None:
     """Promote what waits while work arrives; log what became visible."""
     failed = []
     for item in run_drain(context.resources.platform, context.run_id, config.terms()):
-        if isinstance(item, Trouble):
+        if isinstance(item, FailedTurn):
             context.log.error("%s: %s", item.spike, item.message)
             failed += [item] if item.final else []
         else:
@@ -41,7 +41,7 @@ def drain(context: dg.OpExecutionContext, config: AppenderConfig) -> None:
     fail_with(failed)
 
 
-def run_drain(platform: Platform, run_id: str, terms: Terms) -> Iterator[HourReport | Trouble]:
+def run_drain(platform: Platform, run_id: str, terms: Terms) -> Iterator[HourReport | FailedTurn]:
     holder = f"run {run_id} on {gethostname()} pid {os.getpid()}"
     yield from platform.drain(holder, terms, run_id=run_id).run()
 
@@ -71,7 +71,7 @@ def offsets_table(report: HourReport) -> str:
     return "\n".join(["| partition | start | end |", "| --- | --- | --- |", *lines])
 
 
-def fail_with(failed: list[Trouble]) -> None:
+def fail_with(failed: list[FailedTurn]) -> None:
     """Fail the run with every spike that needs a person; the others were served all the same."""
     if failed:
         sentences = "; ".join(f"{t.spike}: {t.message}" for t in failed)

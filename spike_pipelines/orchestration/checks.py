@@ -12,7 +12,10 @@ from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import dataset_key, spike_key
 from spike_pipelines.orchestration.closed import with_closed_hours
-from spike_pipelines.orchestration.judgements import (
+from spike_pipelines.orchestration.told import LONGER, STATE, Memory, by_hand
+from spike_pipelines.platform import Platform
+from spike_pipelines.ports import DatasetState
+from spike_pipelines.services.judgements import (
     DATASET_CHECKS,
     SPIKE_CHECKS,
     Grade,
@@ -21,9 +24,6 @@ from spike_pipelines.orchestration.judgements import (
     judgements,
     news,
 )
-from spike_pipelines.orchestration.told import LONGER, STATE, Memory, by_hand
-from spike_pipelines.platform import Platform
-from spike_pipelines.ports import DatasetState
 
 
 def check_keys(spikes: Iterable[Spike]) -> Mapping[dg.AssetCheckKey, tuple[Spike, str]]:

@@ -14,9 +14,9 @@ from spike_pipelines.domain.batch import Batch
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import spike_key
-from spike_pipelines.orchestration.judgements import Grade, news
 from spike_pipelines.orchestration.resources import DagsterPlatform
 from spike_pipelines.ports import Ledger
+from spike_pipelines.services.judgements import Grade, news
 
 CHECK = "conserved"
 

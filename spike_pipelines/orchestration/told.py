@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from spike_pipelines.orchestration.judgements import Grade, Judgement, Told, executed
+from spike_pipelines.services.judgements import Grade, Judgement, Told, executed
 
 STATE = "state"  # of the judgement, in an evaluation's metadata
 MOST_EVALUATIONS = 2_000  # read in a tick; those that sensors told are among them

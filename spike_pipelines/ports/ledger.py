@@ -54,16 +54,14 @@ class Backlog:
     """What waits at the appender for one spike, at least one batch.
 
     `oldest` is the smallest number, `blocked` says that it is held, `free` that no live lease covers
-    the spike, `token` is the newest lease's (0 before the first).
+    the spike.
     """
 
     spike: str
-    lane: str
     batches: int
     oldest: int
     oldest_staged_at: datetime
     blocked: bool
-    token: int
     free: bool
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from spike_pipelines.domain.batch import BatchState, FileKind, FileState
+from spike_pipelines.domain.batch import BatchState, FileKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.ports.swaps import SwapLedger
 
@@ -23,10 +23,8 @@ class Condemned:
     """A final object that nobody is to see any more. `again` says that it was deleted once before."""
 
     file: int
-    dataset: str
     key: str
     size: int
-    state: FileState
     again: bool
 
 

@@ -151,7 +151,7 @@ class Backfiller:
         topic = self._topic(spike)
         known = {r.partition.topic_id for r in plan.pieces}
         if topic is None or known != {topic.topic_id}:
-            raise NotConserved(str(TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")))
+            raise TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")
 
     def _end_left(self, spike: Spike, hour: datetime) -> None:
         """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""

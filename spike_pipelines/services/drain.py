@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from threading import Event
 
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.errors import Conflict, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
@@ -26,7 +27,7 @@ _LEASE_SECONDS = 15.0
 _RENEW_EVERY = timedelta(seconds=_LEASE_SECONDS / 3)
 _MOST_TURNS = 64  # side by side
 _BATCHES_AT_ONCE = 20  # before a spike's turn ends with a publication
-_LONGEST_DELAY = timedelta(seconds=30)
+_BACK_OFF = BackOff(timedelta(seconds=1), timedelta(seconds=30))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FailedTurn:
     """A spike whose turn failed. `final` says that this run does not try it again."""
 
     spike: str
@@ -94,7 +95,7 @@ class _Turns:
     def failed(self, spike: str, now: datetime) -> None:
         """1 s, 2 s, 4 s … 30 s until the next try."""
         count = self.failures[spike] = self.failures.get(spike, 0) + 1
-        self.not_before[spike] = now + min(timedelta(seconds=2 ** min(count - 1, 10)), _LONGEST_DELAY)
+        self.not_before[spike] = now + _BACK_OFF.after(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Drain:
     mirror: OffsetMirror | None = None
     _turns: _Turns = field(default_factory=_Turns)
 
-    def run(self) -> Iterator[HourReport | Trouble]:
+    def run(self) -> Iterator[HourReport | FailedTurn]:
         """Work until idle or out of time, and say what became visible and what went wrong. A report
         counts as delivered once the next item is asked for. Errors: `Transient` when the ledger itself
         does not answer, `LeaseLost` when this run was thought dead and another one works."""
@@ -121,10 +122,12 @@ class Drain:
             return
         with released(self.ledger, lease), self._pool() as pool:
             alone = orphans(self.ledger, self.spikes)
-            troubles = (Trouble(name, sentence, final=False) for name, sentence in alone.items())
+            troubles = (FailedTurn(name, sentence, final=False) for name, sentence in alone.items())
             yield from self._kept(chain(troubles, self._loop(pool, lease)), lease)
 
-    def _kept(self, items: Iterator[HourReport | Trouble], lease: Lease) -> Iterator[HourReport | Trouble]:
+    def _kept(
+        self, items: Iterator[HourReport | FailedTurn], lease: Lease
+    ) -> Iterator[HourReport | FailedTurn]:
         """The lease lasts though each item is told for a while: thousands of hours after a replay."""
         renewed: datetime | None = None
         for item in items:
@@ -138,7 +141,7 @@ class Drain:
         """A thread for each spike: one whose store hangs takes nobody else's (I11)."""
         return ThreadPoolExecutor(max(1, min(len(self.spikes), _MOST_TURNS)), thread_name_prefix="promote")
 
-    def _loop(self, pool: ThreadPoolExecutor, lease: Lease) -> Iterator[HourReport | Trouble]:
+    def _loop(self, pool: ThreadPoolExecutor, lease: Lease) -> Iterator[HourReport | FailedTurn]:
         started = last_work = last_report = self.clock.now()
         while True:
             now = self.clock.now()
@@ -195,8 +198,8 @@ class Drain:
             if committed and self.mirror is not None:
                 follow(self.mirror, self.ledger, spike)
 
-    def _ended(self, now: datetime) -> Iterator[Trouble]:
-        """Trouble of the turns that are over. What is neither `Transient` nor `Conflict` is not retried
+    def _ended(self, now: datetime) -> Iterator[FailedTurn]:
+        """The turns that are over and failed. What is neither `Transient` nor `Conflict` is not retried
         by this run: it would only happen again."""
         for name in [n for n, turn in self._turns.running.items() if turn.done()]:
             error = self._turns.running.pop(name).exception()
@@ -208,7 +211,7 @@ class Drain:
             final = not isinstance(error, Transient | Conflict)
             if final:
                 self._turns.given_up.add(name)
-            yield Trouble(name, f"{type(error).__name__}: {error}", final)
+            yield FailedTurn(name, f"{type(error).__name__}: {error}", final)
 
     def _report(self) -> Iterator[HourReport]:
         for state in self.ledger.datasets():

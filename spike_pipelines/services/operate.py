@@ -361,9 +361,7 @@ def _skip_lost(
             f"appender take its batch first (is one held? `spike batch list {spike.name}`), or stop it"
         )
     summary = f"{total(lost):,} offsets declared lost: {', '.join(map(str, lost))}"
-    epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
-    new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)
-    operation = tx.add_operation(replace(new, epoch=epoch))
+    epoch, operation = _accept(tx, spike, request, summary)
     tx.add_positions(spike.name, LIVE_LANE, {r.partition: 0 for r in lost if r.partition not in positions})
     tx.add_lost(spike.name, LIVE_LANE, lost, epoch=epoch, operation=operation)
     tx.advance_staged(spike.name, LIVE_LANE, lost)
@@ -384,11 +382,17 @@ def _begin_anew(
         f"topic {topic.topic} was made again with id {topic.topic_id}, read from its log start; "
         f"of {', '.join(sorted(old))} lost without a count: {ends}"
     )
-    epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
-    new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)
-    tx.close_positions(spike.name, LIVE_LANE, old, tx.add_operation(replace(new, epoch=epoch)))
+    _, operation = _accept(tx, spike, request, summary)
+    tx.close_positions(spike.name, LIVE_LANE, old, operation)
     starts = {p: topic.log_start[p.index] for p in topic.partitions() if p not in positions}
     tx.add_positions(spike.name, LIVE_LANE, starts)
+
+
+def _accept(tx: LedgerTransaction, spike: Spike, request: Request, summary: str) -> tuple[int, int]:
+    """Fences every driver and writes the loss down. The epoch and the operation."""
+    epoch = tx.bump_epoch(spike.name, f"accept_loss by {request.author.who}")
+    new = _new(spike, OperationKind.ACCEPT_LOSS, request, summary)
+    return epoch, tx.add_operation(replace(new, epoch=epoch))
 
 
 def _new(spike: Spike, kind: OperationKind, request: Request, summary: str) -> NewOperation:

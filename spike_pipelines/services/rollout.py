@@ -30,7 +30,6 @@ class Outcome:
     or not possible."""
 
     verdict: RolloutVerdict
-    revision: int
     back_to: int | None = None
 
 
@@ -71,7 +70,7 @@ class Deployment:
             self._mark(spike, deployed.spec)
             self.cluster.forget_files(spike.name, {spike.version}, since)
         back_to = self._take_back(spike, deployed) if verdict.state is Rollout.FAILED else None
-        return Outcome(verdict, deployed.revision, back_to)
+        return Outcome(verdict, back_to)
 
     def undeploy(self, name: str) -> bool:
         """End a spike; whether there was one. The file first: without it nobody misses the resource. What the

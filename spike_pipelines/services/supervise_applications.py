@@ -50,7 +50,7 @@ LEASE, LEASE_SECONDS = "supervision", 60.0
 _CATCHING_UP = frozenset({LagVerdict.CATCHING_UP, LagVerdict.FALLING_BEHIND, LagVerdict.WILL_LOSE})
 
 
-class Books(SupervisionLedger, LagLedger, Protocol):
+class FleetLedger(SupervisionLedger, LagLedger, Protocol):
     """The ledger with the verdicts on lag, from which catching up is known."""
 
 
@@ -70,7 +70,7 @@ class Look:
 class ApplicationSupervisor:
     """`on_demand` is the node label (`key=value`) of nodes that stay, None where there is no difference."""
 
-    ledger: Books
+    ledger: FleetLedger
     cluster: ApplicationCluster
     appender: Appender
     broker: Broker

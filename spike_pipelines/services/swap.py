@@ -20,10 +20,12 @@ from spike_pipelines.domain.errors import (
     Conflict,
     InvalidSpec,
     InvariantBroken,
+    NothingStaged,
     NotParquet,
     ObjectMissing,
     Refused,
     SourceChanged,
+    TopicChanged,
     Transient,
 )
 from spike_pipelines.domain.leases import Lease
@@ -123,9 +125,11 @@ class Swapper:
                 Misfit,
                 NotOurs,
                 NotLive,
+                NothingStaged,
                 ObjectMissing,
                 SourceChanged,
                 NotParquet,
+                TopicChanged,
             ) as problem:
                 self._abort(swap, lease, str(problem))
                 raise SwapRefused(f"{swap} was aborted, nothing changed: {problem}") from problem
@@ -154,7 +158,7 @@ class Swapper:
 
     def _stage(self, spike: Spike, swap: Swap, produce: Produce | None, lease: Lease) -> Swap:
         if produce is None:
-            raise NotConserved("its process ended before it had registered anything")
+            raise NothingStaged("its process ended before it had registered anything")
         with self.ledger.begin() as tx:
             replaced = tx.replaced(swap.number)
         new = produce(swap, replaced, lambda: self._keep(swap, lease))

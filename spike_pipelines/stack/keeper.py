@@ -5,8 +5,10 @@ Each `step` looks once and acts at most once; nothing here waits. `now` is the m
 
 import subprocess
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.stack import process
 from spike_pipelines.stack.errors import PartFailed
@@ -15,15 +17,8 @@ from spike_pipelines.stack.ports import check_free
 from spike_pipelines.stack.snapshot import PartSnapshot, PartState
 from spike_pipelines.stack.state import StateDir, rotate
 
-FIRST_DELAY_SECONDS = 1.0
-LONGEST_DELAY_SECONDS = 30.0
+BACK_OFF = BackOff(timedelta(seconds=1), timedelta(seconds=30))
 STEADY_SECONDS = 60.0  # a part that ran this long starts again without delay
-
-
-def delay_seconds(failures: int) -> float:
-    """1, 2, 4 … 30 s after the first, second, third … failure in a row."""
-    doublings: int = 2 ** min(failures - 1, 10)
-    return min(FIRST_DELAY_SECONDS * doublings, LONGEST_DELAY_SECONDS)
 
 
 @dataclass(slots=True)
@@ -76,7 +71,7 @@ class Keeper:
             case PartState.WAITING:
                 return True
             case PartState.BACKING_OFF:
-                return now - self._since >= delay_seconds(self._failures)
+                return now - self._since >= BACK_OFF.after(self._failures).total_seconds()
             case _:
                 return False
 

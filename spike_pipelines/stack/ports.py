@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from spike_pipelines.adapters.whole_file import write_whole
 from spike_pipelines.stack.errors import PortTaken, StackError
 from spike_pipelines.stack.probes import LOOPBACK
 
@@ -47,9 +48,7 @@ def remembered(file: Path, names: Iterable[str]) -> Mapping[str, int]:
     for name in missing:
         known[name] = find_free(known.values())
     if missing:
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(known, indent=2) + "\n")
-        partial.replace(file)
+        write_whole(file, json.dumps(known, indent=2) + "\n")
     return known
 
 

@@ -1,6 +1,5 @@
 """What the manager tells everybody else: who runs, in which state. One JSON file, replaced as a whole."""
 
-import os
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
+from spike_pipelines.adapters.whole_file import write_whole
 from spike_pipelines.stack.errors import UnreadableSnapshot
 
 
@@ -55,13 +55,7 @@ class StackSnapshot(BaseModel):
             ) from error
 
     def write(self, path: Path) -> None:
-        """Whole or not at all, whatever is killed and even if the machine is."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("w") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, self.model_dump_json(indent=2) + "\n")
 
     def is_running(self) -> bool:
         return self.manager.find() is not None

@@ -3,13 +3,14 @@
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from waiting import until
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.memory_broker import MemoryBroker
@@ -91,13 +92,6 @@ class KafkaAdmin:
 def _send(producer: KafkaProducer, topic: str, partition: int, timestamps: tuple[datetime, ...]) -> None:
     for at in timestamps:
         producer.send(topic, value=b"x", partition=partition, timestamp_ms=round(at.timestamp() * 1000))
-
-
-def until(true: Callable[[], bool], *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

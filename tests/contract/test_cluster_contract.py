@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "kubernetes"))
 from clusters import connected, site_in
 from fake_api import FakeApi
 from sites import Site, fake_connection
+from waiting import until
 
 from spike_pipelines.adapters.kubernetes.fields import SUBMISSION_LABEL
 from spike_pipelines.adapters.processes import LocalProcesses
@@ -51,7 +51,7 @@ class LocalBench:
 
     def driver(self):
         driver = self.cluster.start(SPIKE).driver
-        self.until(lambda: len(self.cluster.log_tail(driver, 100)) == 100)
+        until(lambda: len(self.cluster.log_tail(driver, 100)) == 100)
         return driver
 
     def fails(self, driver):
@@ -73,12 +73,6 @@ class LocalBench:
     def seen(self, driver):
         return next((d for d in self.cluster.drivers() if d.driver == driver), None)
 
-    def until(self, condition):
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.02)
-
 
 @dataclass
 class KubernetesBench:
@@ -96,7 +90,7 @@ class KubernetesBench:
         self.site.settle()
         submission = self.site.submit(name)
         self.site.pod(submission, name)
-        self.until(lambda: self.cluster.pods([name])[name])
+        until(lambda: self.cluster.pods([name])[name])
         if self.site.fake is not None:
             self.site.fake.logs[f"{name}-driver"] = "\n".join(map(str, range(100)))
         return submission
@@ -121,12 +115,6 @@ class KubernetesBench:
             if found.driver == driver:
                 return found if driver in pods else replace(found, state=DriverState.EXITED)
         return None
-
-    def until(self, condition):
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -168,7 +156,7 @@ def test_a_started_driver_is_running_under_an_identity_of_its_own(bench):
 def test_how_a_driver_ended_is_known(bench):
     driver = bench.driver()
     bench.fails(driver)
-    bench.until(lambda: bench.seen(driver).exit_code is not None)
+    until(lambda: bench.seen(driver).exit_code is not None)
     assert (bench.seen(driver).state, bench.seen(driver).exit_code) == (DriverState.EXITED, 3)
 
 

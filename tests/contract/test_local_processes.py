@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import until
 
 from spike_pipelines.adapters.driver_records import DriverRecord
 from spike_pipelines.adapters.process_identity import ProcessIdentity
@@ -62,13 +62,6 @@ def cluster(tmp_path: Path):
 
 def running(cluster: LocalProcesses, script: str) -> LocalProcesses:
     return replace(cluster, command=(sys.executable, "-c", script))
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def observed(cluster: LocalProcesses, driver: str) -> ObservedDriver:

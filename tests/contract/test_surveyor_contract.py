@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from test_broker_contract import KafkaAdmin, MemoryAdmin, at, until
+from test_broker_contract import KafkaAdmin, MemoryAdmin, at
+from waiting import until
 
 from spike_pipelines.adapters.kafka_mirror import KafkaMirror
 from spike_pipelines.adapters.kafka_survey import KafkaSurveyor

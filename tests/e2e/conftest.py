@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import until
 
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.platform import Platform
@@ -70,10 +70,7 @@ class Stack:
         return [d for d in known if d.spike == spike and d.state is DriverState.RUNNING]
 
     def await_(self, what: str, holds: Callable[[], bool], seconds: float = 240) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-            time.sleep(POLL_SECONDS)
+        until(holds, seconds, what, every=POLL_SECONDS)
 
     def await_commit(self, spike: str) -> None:
         before = self.committed(spike)

@@ -1,12 +1,12 @@
 """Closing hours with a real Kafka: what had arrived, open transactions among it."""
 
 import secrets
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from kafka import KafkaProducer
+from waiting import once_free_of
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.kafka_survey import KafkaSurveyor
@@ -31,23 +31,12 @@ def surveyor(kafka) -> Iterator[KafkaSurveyor]:
     surveyor.close()
 
 
-def has_leaders(broker, topic):
-    """A new topic has none in its first moments."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return broker.topics({topic})
-        except Transient:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
 @pytest.fixture
 def closer(world, kafka, broker, surveyor):
     """Of a spike that has been there for three hours and reads two empty partitions of its own topic."""
     spike = world.spike(topic=f"closed-{secrets.token_hex(4)}")
     kafka.create_topics({spike.topic: 2})
-    has_leaders(broker, spike.topic)
+    once_free_of(Transient, lambda: broker.topics({spike.topic}))  # a new one has no leaders at first
     Registrar(world.ledger, broker, timedelta(seconds=20)).open_epoch(spike, "a", None, "1.0")
     world.execute("UPDATE spikes SET created_at = clock_timestamp() - interval '3 hours'")
     return Closer(world.ledger, broker, surveyor, world.spikes)

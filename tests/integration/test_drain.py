@@ -9,7 +9,7 @@ from builders import HOUR, NEXT_HOUR
 
 from spike_pipelines.domain.errors import InvariantBroken, LeaseLost, Transient
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import APPENDER_LEASE, Drain, Terms, Trouble, needs_appender, orphans
+from spike_pipelines.services.drain import APPENDER_LEASE, Drain, FailedTurn, Terms, needs_appender, orphans
 from spike_pipelines.services.promote import _AT_ONCE, threads
 
 pytestmark = pytest.mark.real
@@ -109,7 +109,7 @@ def test_a_spike_that_fails_does_not_delay_another(world):
     bad.stage(), good.stage()
     store = Failing(world.store, "staging/payouts")
     items = list(drain(world, store=store).run())
-    troubles = [i for i in items if isinstance(i, Trouble)]
+    troubles = [i for i in items if isinstance(i, FailedTurn)]
     assert {t.spike for t in troubles} == {"payouts"}
     assert not any(t.final for t in troubles)
     assert world.dataset(good.spike).reported == 1

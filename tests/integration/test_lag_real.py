@@ -5,8 +5,7 @@ The driver and its cluster are scripted; tests/e2e/test_lag_live.py does the sam
 
 import json
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +16,7 @@ from builders import World, spike
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
+from waiting import until
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.kafka_mirror import KafkaMirror
@@ -119,13 +119,6 @@ class Scene:
     def close(self) -> None:
         for part in (self.surveyor, self.mirror, self.broker, self.producer, self.admin):
             part.close()
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import StagedFile
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import Terms, Trouble
+from spike_pipelines.services.drain import FailedTurn, Terms
 from spike_pipelines.services.publish import Publisher, tables
 from spike_pipelines.services.register import staging_prefix
 from spike_pipelines.settings import Settings
@@ -64,7 +64,7 @@ class Way:
             self.stage_both(direct.driver(self.spike))
         with suppress(Transient, Conflict), closing(self.drain(process).run()) as items:
             for item in items:
-                assert not (isinstance(item, Trouble) and item.final), item
+                assert not (isinstance(item, FailedTurn) and item.final), item
                 if isinstance(item, HourReport):
                     process.effect("events.report", lambda item=item: self.told.append(item))
 

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from waiting import until
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.domain.errors import Transient
@@ -40,13 +41,6 @@ def run(bootstrap: str, *options: str) -> tuple[int, str]:
     with producer(bootstrap, *options) as started:
         told, _ = started.communicate(timeout=120)
         return started.returncode, told
-
-
-def until(true: Callable[[], bool], *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.1)
 
 
 def log_ends(broker: KafkaBroker, *topics: str) -> dict[tuple[str, int], tuple[tuple[int, int], ...]]:

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from builders import HOUR
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
+from waiting import until
 
 from spike_pipelines.appender.metrics import Page
 from spike_pipelines.domain.lag import LagVerdict
@@ -287,10 +287,3 @@ class scraping:  # noqa: N801
             return httpx.get(f"http://{self.address}/-/ready", timeout=1).status_code == 200
         except httpx.HTTPError:
             return False
-
-
-def until(true, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.1)

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 from spark_jvm import own_jvm
+from waiting import until
 
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import FileKind, hour_of
@@ -355,14 +355,6 @@ def spark_gauges(spark) -> set[str]:
     sources = metrics.getSourcesByName("spark.streaming.live")
     assert sources.size() == 1
     return set(sources.head().metricRegistry().getGauges().keySet())
-
-
-def until(found, seconds: float = 150):
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return value
 
 
 def test_overlap_is_answered_by_a_new_epoch_with_an_empty_checkpoint(stack):

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment, secrets_of
+from waiting import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPIKE = (sys.executable, "-m", "spike_pipelines.cli.main")
@@ -71,13 +71,6 @@ def spike(tmp_path_factory: pytest.TempPathFactory):
     cli.up()
     yield cli
     cli.run("down")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 def test_status_lists_every_spike_and_part(spike):

@@ -4,7 +4,6 @@ and the same appender run, or the same driver's question, goes on once the cause
 import http.client
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,13 +16,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from builders import HOUR, NEXT_HOUR, Driver, World
 from dying import expire_leases
+from waiting import once_free_of
 
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.s3 import S3ObjectStore
 from spike_pipelines.domain.batch import BatchState
 from spike_pipelines.domain.errors import TopicMissing, Transient
 from spike_pipelines.ports import HourReport
-from spike_pipelines.services.drain import Drain, Terms, Trouble, needs_appender
+from spike_pipelines.services.drain import Drain, FailedTurn, Terms, needs_appender
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -150,17 +150,10 @@ def delete_bucket(client, bucket: str) -> dict[str, bytes]:
 
 def once_it_can_be(act: Callable[..., object], **named: object) -> None:
     """A bucket's name is free again, and a new bucket known, a while later only."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            act(**named)
-            return
-        except ClientError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    once_free_of(ClientError, lambda: act(**named))
 
 
-def drained(driver: Driver, store, mend) -> list[Trouble]:
+def drained(driver: Driver, store, mend) -> list[FailedTurn]:
     """One appender run; at its first trouble nothing is committed, and the cause is mended."""
     world = driver.world
     run = Drain(
@@ -277,13 +270,7 @@ def test_a_topic_that_does_not_exist_in_kafka_is_told_and_read_once_it_is_there(
     with pytest.raises(TopicMissing, match=f"topic {spike.topic} .* does not exist: create it"):
         world.registrar.open_epoch(spike, "a", None, "1.0")
     kafka.create_topics({spike.topic: 2})
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            opened = world.registrar.open_epoch(spike, "a", None, "1.0")
-            break
-        except Transient:  # a new topic has no leader in its first moments
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    # A new topic has no leader in its first moments.
+    opened = once_free_of(Transient, lambda: world.registrar.open_epoch(spike, "a", None, "1.0"))
     broker.close()
     assert sorted((p.index, offset) for p, offset in opened.offsets.items()) == [(0, 0), (1, 0)]

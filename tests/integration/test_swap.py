@@ -10,7 +10,7 @@ from builders import BUCKET, HOUR, empty, parquet
 from dying import Dead, Trap, Trapped, expire_leases
 
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, Transient
+from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
 from spike_pipelines.domain.swap import NewSwap, NotLive, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
@@ -281,8 +281,9 @@ def test_a_holder_whose_lease_is_over_swaps_nothing(world, ran):
 
 def test_a_plan_without_its_producer_is_aborted(world, ran):
     swap = planned(world, ran.spike)
-    with pytest.raises(SwapRefused, match="before it had registered"):
+    with pytest.raises(SwapRefused, match="before it had registered") as refused:
         swapper(world).finish(ran.spike, swap.number, None)
+    assert isinstance(refused.value.__cause__, NothingStaged)
     assert world.ledger.open_swaps("payouts") == ()
 
 

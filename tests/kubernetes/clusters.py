@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 import yaml
 from sites import Site
+from waiting import once_free_of
 
 from spike_pipelines.adapters.kubernetes import Api
 from spike_pipelines.domain.errors import AlreadyExists, ObjectMissing
@@ -27,7 +27,7 @@ def connected():
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     with contextlib.suppress(AlreadyExists):
         api.post(definitions, yaml.safe_load(CRD.read_text()))
-    _until_served(api)
+    once_free_of(ObjectMissing, lambda: api.get(f"/apis/{GROUP}/{VERSION}/{PLURAL}"))
     yield api
     api.close()
 
@@ -36,27 +36,7 @@ def connected():
 def site_in(api):
     namespace = f"spike-tests-{uuid.uuid4().hex[:8]}"
     api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
-    _until_service_account(api, namespace)
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+    once_free_of(ObjectMissing, lambda: api.get(account))  # before, pods are refused
     yield Site(api, namespace)
     api.delete(f"/api/v1/namespaces/{namespace}")
-
-
-def _until_served(api):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return api.get(f"/apis/{GROUP}/{VERSION}/{PLURAL}")
-        except ObjectMissing:
-            assert time.monotonic() < deadline, "the CRD is not served after 30 s"
-            time.sleep(0.1)
-
-
-def _until_service_account(api, namespace):
-    """Pods are refused before their namespace has one."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return api.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
-        except ObjectMissing:
-            assert time.monotonic() < deadline, "no default service account after 30 s"
-            time.sleep(0.05)

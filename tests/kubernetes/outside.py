@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
+import waiting
 from kubernetes import client, config
 from reconciler import Reconciler
 from spark_submit import SparkSubmit
@@ -29,7 +30,7 @@ from spike_pipelines.appender.gate import by_form
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.service_accounts import Trusted
 from spike_pipelines.platform import Platform
-from spike_pipelines.services.drain import Terms, Trouble
+from spike_pipelines.services.drain import FailedTurn, Terms
 from spike_pipelines.services.register import Registrar
 from spike_pipelines.settings import Settings
 from spike_pipelines.stack.parts.kafka import Kafka
@@ -153,7 +154,7 @@ class Outside:
         terms = Terms(idle=timedelta(seconds=2), longest=timedelta(minutes=1))
         while not self.stop.wait(0.2):
             for item in self.platform.drain("tests", terms).run():
-                if isinstance(item, Trouble):
+                if isinstance(item, FailedTurn):
                     self.troubles.append(f"{item.spike}: {item.message}")
 
     def _supervisor(self) -> None:
@@ -168,11 +169,8 @@ class Outside:
                 self.blind_since = self.blind_since or looked
 
 
-def until(holds: Callable[[], object], seconds: float, what: str = "") -> float:
-    """How many seconds it took. Fails with `what`, or what the condition said last."""
+def until(holds: Callable[[], object], seconds: float, what: str) -> float:
+    """How many seconds it took."""
     started = time.monotonic()
-    while not (said := holds()):
-        passed = time.monotonic() - started
-        assert passed < seconds, f"not within {seconds:.0f} s: {what or said}"
-        time.sleep(0.2)
+    waiting.until(holds, seconds, what, every=0.2)
     return time.monotonic() - started

@@ -1,6 +1,5 @@
 """A namespace in which tests play the operator and people."""
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 
 from fake_api import FakeApi
 from kubernetes import client
+from waiting import until
 
 from spike_pipelines.adapters.kubernetes import Api, KubernetesCluster
 from spike_pipelines.adapters.kubernetes.fields import APP_NAME_LABEL, SUBMISSION_LABEL
@@ -85,10 +85,7 @@ class Site:
         return () if self.fake is not None else self.cluster.applications()
 
     def _until(self, holds):
-        deadline = time.monotonic() + 10
-        while self.fake is None and not holds():
-            assert time.monotonic() < deadline, "the server's cache does not follow"
-            time.sleep(0.01)
+        until(lambda: self.fake is not None or holds(), 10, "the server's cache follows")
 
     def notes(self, name="payouts"):
         return self.get(name)["metadata"].get("annotations") or {}

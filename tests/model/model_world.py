@@ -34,7 +34,7 @@ from spike_pipelines.domain.errors import (
 )
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.ports import HourReport, LiveFile, ObjectInfo, ParquetFooter
-from spike_pipelines.services.drain import Terms, Trouble
+from spike_pipelines.services.drain import FailedTurn, Terms
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
 from spike_pipelines.services.register import EpochToken, Registered, Registrar, staging_prefix
@@ -467,7 +467,7 @@ class ModelWorld:
         )
         with tolerated(process), closing(drain.run()) as items:
             for item in items:
-                if isinstance(item, Trouble):
+                if isinstance(item, FailedTurn):
                     if item.final:
                         raise Violation(f"an appender run gave up: {item.message}")
                 else:

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from waiting import until
 
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.ports import DriverState, ObservedDriver
@@ -23,14 +23,6 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PARENT = (
     "import subprocess, time; subprocess.Popen(['sleep', '60']); print('ready', flush=True); time.sleep(60)"
 )
-
-
-def until(holds):
-    deadline = time.monotonic() + 60
-    while not (value := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

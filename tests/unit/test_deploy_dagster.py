@@ -54,7 +54,7 @@ def run(platform, **config):
 
 
 def outcome(state, back_to=None):
-    return Outcome(RolloutVerdict(state, "because of this"), 3, back_to)
+    return Outcome(RolloutVerdict(state, "because of this"), back_to)
 
 
 def test_the_job_deploys_the_file_that_the_code_location_reads():

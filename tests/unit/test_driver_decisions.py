@@ -6,7 +6,7 @@ import pytest
 
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.driver.backoff import (
-    CAP_SECONDS,
+    BACK_OFF,
     GIVE_UP_FAILURES,
     GIVE_UP_SECONDS,
     QUIET_SECONDS,
@@ -109,7 +109,7 @@ def test_back_off_doubles_up_to_its_cap():
 
 
 def test_jitter_takes_away_at_most_a_half():
-    assert back_off_seconds(60, lambda: 1.0) == CAP_SECONDS / 2
+    assert back_off_seconds(60, lambda: 1.0) == BACK_OFF.longest.total_seconds() / 2
 
 
 def in_a_row(*times: float) -> Failures:

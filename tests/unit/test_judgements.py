@@ -9,7 +9,9 @@ from builders import HOUR, partition, spike
 from spike_pipelines.domain.closed import Behind
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.offsets import Break
-from spike_pipelines.orchestration.judgements import (
+from spike_pipelines.ports import DatasetState
+from spike_pipelines.services.close import HoursSeen
+from spike_pipelines.services.judgements import (
     MOST_NEWS,
     MOST_REPEATS,
     Grade,
@@ -18,8 +20,6 @@ from spike_pipelines.orchestration.judgements import (
     judgements,
     news,
 )
-from spike_pipelines.ports import DatasetState
-from spike_pipelines.services.close import HoursSeen
 
 SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s
 FINE = LagReport(

@@ -46,7 +46,7 @@ from spike_pipelines.orchestration.supervisor import (
 )
 from spike_pipelines.ports import Backlog, DatasetState, HourReport
 from spike_pipelines.services.close import HoursSeen
-from spike_pipelines.services.drain import APPENDER_LEASE, Terms, Trouble
+from spike_pipelines.services.drain import APPENDER_LEASE, FailedTurn, Terms
 from spike_pipelines.services.supervise import Recovered
 from spike_pipelines.settings import Settings
 
@@ -211,7 +211,7 @@ class Ledger:
         return self.token, self.alive
 
     def backlog(self):
-        return () if self.orphan is None else (Backlog(self.orphan, "live", 3, 1, HOUR, False, 0, True),)
+        return () if self.orphan is None else (Backlog(self.orphan, 3, 1, HOUR, False, True),)
 
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
@@ -294,7 +294,7 @@ def test_a_materializations_partition_is_one_of_its_asset(graph, applications):
 def test_a_run_fails_for_trouble_that_needs_a_person_and_names_all_of_it():
     fail_with([])
     with pytest.raises(dg.Failure, match="not retried: a: x; b: y"):
-        fail_with([Trouble("a", "x", final=True), Trouble("b", "y", final=True)])
+        fail_with([FailedTurn("a", "x", final=True), FailedTurn("b", "y", final=True)])
 
 
 def test_a_drain_names_its_run_and_passes_its_terms_on():

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import psutil
 import pytest
+from waiting import until
 
 from spike_pipelines.adapters.spark_worker import SparkWorker
 from spike_pipelines.domain.errors import InvalidSpec, LeaseLost, Transient
@@ -106,10 +106,3 @@ def test_it_ends_with_the_process_that_gave_the_order_also_when_that_is_killed(t
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-def until(holds):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from typer.testing import CliRunner
+from waiting import until
 
 from spike_pipelines.adapters.process_identity import ProcessIdentity
 from spike_pipelines.cli import ending
@@ -69,13 +69,6 @@ def signals() -> Iterator[None]:
 
 def snapshot(manager: ProcessIdentity = BEFORE_ME, *parts: PartSnapshot) -> StackSnapshot:
     return StackSnapshot(manager=manager, started_at="2026-01-01T00:00:00Z", ready=True, parts=parts)
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -2,18 +2,17 @@
 
 import functools
 import hashlib
-import http.server
 import io
 import json
 import multiprocessing
 import os
 import tarfile
-import threading
 from collections import Counter
 from pathlib import Path
 
 import cjdk
 import pytest
+from loopback_server import Server
 
 from spike_pipelines.stack import certificates, jars
 from spike_pipelines.stack.errors import DownloadFailed, NoJava
@@ -21,41 +20,6 @@ from spike_pipelines.stack.jars import Jar, fetched, locked
 from spike_pipelines.stack.java import find_java
 
 JAVA = '#!/bin/sh\necho "openjdk version \\"{version}\\" 2025-04-15" >&2\n'
-
-
-class Server:
-    """Serves `files` (path → bytes), counts what was asked."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.asked: Counter[str] = Counter()
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    def _handler(server) -> type[http.server.BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.asked[self.path] += 1
-                body = server.files.get(self.path)
-                self.send_response(404 if body is None else 200)
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
-                self.wfile.write(body or b"")
-
-            def log_message(self, *_):
-                """Quiet."""
-
-        return Handler
 
 
 @pytest.fixture
@@ -131,14 +95,14 @@ def test_java_on_the_path_is_used_where_java_home_is_too_new(tmp_path, monkeypat
 def test_java_is_fetched_where_all_there_is_is_too_new(tmp_path, jdk_index, server):
     install_java(tmp_path, "25.0.3")
     assert find_java() != tmp_path
-    assert server.asked["/jdk.tar.gz"] == 1
+    assert server.asked.count("/jdk.tar.gz") == 1
 
 
 def test_java_is_fetched_once_where_there_is_none(jdk_index, server):
     home = find_java()
     assert (home / "bin" / "java").exists()
     assert find_java() == home
-    assert server.asked["/jdk.tar.gz"] == 1
+    assert server.asked.count("/jdk.tar.gz") == 1
 
 
 @pytest.mark.parametrize(("version", "major"), [("11.0.2", 11), ("25.0.3", 25)])
@@ -194,7 +158,7 @@ def test_fetch_that_was_cut_short_goes_on_where_it_was(lock, server):
         fetched("test")
     server.files["/maven/org/x/two/1.0/two-1.0.jar"] = body
     fetched("test")
-    assert server.asked["/maven/org/x/one/1.0/one-1.0.jar"] == 1
+    assert server.asked.count("/maven/org/x/one/1.0/one-1.0.jar") == 1
 
 
 def test_jar_in_the_local_maven_cache_is_taken_if_it_is_the_right_one(lock, server):
@@ -204,7 +168,7 @@ def test_jar_in_the_local_maven_cache_is_taken_if_it_is_the_right_one(lock, serv
         (repository / jar.path).parent.mkdir(parents=True)
         (repository / jar.path).write_bytes(body)
     fetched("test")
-    assert list(server.asked) == [f"/maven/{two.path}"]
+    assert server.asked == [f"/maven/{two.path}"]
 
 
 def test_downloads_trust_the_machines_authorities_unless_the_user_says_otherwise(monkeypatch):
@@ -223,7 +187,7 @@ def test_two_processes_at_once_fetch_each_jar_once(lock, server):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         first, second = pool.map(fetched, ["test", "test"])
     assert first == second
-    assert set(server.asked.values()) == {1}
+    assert set(Counter(server.asked).values()) == {1}
 
 
 def test_lock_names_versions_that_belong_together():

@@ -1,16 +1,15 @@
 """A proxy in the environment is never asked for what runs on loopback."""
 
-import http.server
 import os
 import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
 import boto3
 import httpx
 import pytest
+from loopback_server import Server
 
 from spike_pipelines.adapters import s3
 from spike_pipelines.stack import process
@@ -22,43 +21,9 @@ from spike_pipelines.stack.probes import http as probe
 EMPTY = b"<ListAllMyBucketsResult><Buckets/></ListAllMyBucketsResult>"
 
 
-class Server:
-    """Answers everything, and remembers what it was asked: a request to a proxy has the whole URL."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.port = self._http.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._http.serve_forever)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    def _handler(server) -> type[http.server.BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.asked.append(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(EMPTY)))
-                self.end_headers()
-                self.wfile.write(EMPTY)
-
-            def log_message(self, *_):
-                """Quiet."""
-
-        return Handler
-
-
 @pytest.fixture
 def server():
-    with Server() as server:
+    with Server(EMPTY) as server:
         yield server
 
 
@@ -70,7 +35,7 @@ def proxy(monkeypatch):
     monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first request
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    with Server() as proxy:
+    with Server(EMPTY) as proxy:
         for name in ("http_proxy", "HTTP_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         yield proxy

@@ -6,15 +6,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.stack import keeper as keeping
 from spike_pipelines.stack.claim import claimed
 from spike_pipelines.stack.errors import PartFailed, PortTaken, StackError
-from spike_pipelines.stack.keeper import Keeper, delay_seconds
+from spike_pipelines.stack.keeper import BACK_OFF, Keeper
 from spike_pipelines.stack.manager import Manager, end_order
 from spike_pipelines.stack.part import Part
 from spike_pipelines.stack.parts.postgres import Postgres
@@ -41,7 +43,7 @@ def state(tmp_path: Path) -> StateDir:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Back-off without the waiting."""
-    monkeypatch.setattr(keeping, "FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(keeping, "BACK_OFF", BackOff(timedelta(seconds=0.05), BACK_OFF.longest))
 
 
 def part(name: str, script: str = WAIT, **changes) -> Part:
@@ -211,9 +213,8 @@ def test_parts_that_need_each_other_are_refused():
         end_order([part("a", needs=("b",)), part("b", needs=("a",))])
 
 
-def test_delay_doubles_up_to_a_bound(monkeypatch):
-    monkeypatch.setattr(keeping, "FIRST_DELAY_SECONDS", 1.0)
-    assert [delay_seconds(n) for n in (1, 2, 3, 5, 6, 1000)] == [1, 2, 4, 16, 30, 30]
+def test_delay_doubles_up_to_a_bound():
+    assert [BACK_OFF.after(n).total_seconds() for n in (1, 2, 3, 5, 6, 1000)] == [1, 2, 4, 16, 30, 30]
 
 
 def test_taken_port_is_an_error_that_names_the_holder_and_the_way_out(state, listener):

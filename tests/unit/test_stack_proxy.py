@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 from spike_pipelines.stack.ports import find_free
 from spike_pipelines.stack.proxy import Link, Proxy
@@ -62,13 +63,6 @@ def assert_reset(link: Link) -> None:
     """While connecting already, or when something is read."""
     with pytest.raises(ConnectionResetError), connected(link) as client:
         client.recv(1)
-
-
-def until(holds) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_bytes_go_both_ways_unchanged_and_an_end_is_passed_on(link):

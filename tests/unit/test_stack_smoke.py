@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
+from waiting import until
 
 from spike_pipelines.services.audit import Finding
 from spike_pipelines.stack.smoke import Marks, Summary, balance, unrecovered
@@ -92,11 +92,8 @@ def test_a_run_that_is_told_to_end_ends_its_stack(tmp_path, command, number):
     env = os.environ | {"TMPDIR": str(tmp_path), "SPIKE_STATE_DIR": str(tmp_path / "none")}
     command = [sys.executable, "-c", COMMAND, tmp_path / "fake.py", calls, command]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env) as run:
-        deadline = time.monotonic() + 60
-        while calls.read_text() != "up\n":
-            assert time.monotonic() < deadline
-            assert run.poll() is None
-            time.sleep(0.05)
+        until(lambda: calls.read_text() == "up\n" or run.poll() is not None)
+        assert run.poll() is None
         run.send_signal(number)
         assert run.wait(60) != 0
     assert calls.read_text() == "up\ndown\n"

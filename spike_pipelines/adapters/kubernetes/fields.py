@@ -169,10 +169,6 @@ class _Condition(_Part):
     message: str = ""
 
 
-class _PodSpec(_Part):
-    node_name: str | None = None
-
-
 class _PodStatus(_Part):
     phase: str = "Unknown"
     reason: str = ""
@@ -183,7 +179,6 @@ class _PodStatus(_Part):
 
 class _Pod(_Part):
     metadata: _Metadata
-    spec: _PodSpec = _PodSpec()
     status: _PodStatus = _PodStatus()
 
 
@@ -209,7 +204,6 @@ def pod(item: Any) -> tuple[str, datetime, PodSight]:
         terminated=ended.reason if ended else "",
         exit_code=ended.exit_code if ended else None,
         disrupted=disrupted.reason if disrupted else "",
-        node=found.spec.node_name,
     )
     made = found.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC)
     return labels.get(APP_NAME_LABEL, ""), made, sight

@@ -12,17 +12,18 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.dialects.postgresql import insert
 
-from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import live
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
+from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.fleet import FLEET
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Ends, Sample
 from spike_pipelines.domain.log_start import Look
 from spike_pipelines.domain.losses import Missing, joined, latched, records, without
-from spike_pipelines.domain.offsets import Break, Partition, Position
-from spike_pipelines.ports import LagView, Recovery, Tally
+from spike_pipelines.domain.offsets import Break, Partition
+from spike_pipelines.ports import LagView, Tally
 
 # (step, slots): minutes for three hours, ten minutes for a week. At most so many rows a spike, for ever.
 RINGS = ((60, 180), (600, 1008))
@@ -51,20 +52,20 @@ class LagQueries(ABC):
         t = s.lag_latest
         with self._snapshot() as db:
             now: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-            epochs, read = _epochs(db)
+            epochs = live.epochs(db)
             created = {
                 r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
             }
             latest = db.execute(sa.select(t.c.spike, t.c.mirrored, t.c.report["ends"].label("ends"))).all()
             return LagView(
                 now=now,
-                positions=_positions(db),
+                positions=live.positions(db),
                 waiting=_waiting(db),
                 epochs=epochs,
-                read=read,
-                commits=_commits(db),
+                read={name: epoch.read for name, epoch in epochs.items() if epoch.state is EpochState.OPEN},
+                commits=live.commits(db),
                 created=created,
-                recoveries=_recoveries(db, now - restarts),
+                recoveries=live.recoveries(db, now - restarts),
                 losses=_losses(db),
                 history=_history(db, now - history),
                 mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
@@ -279,29 +280,6 @@ _ROWS = sa.text(
 )
 
 
-def _epochs(db: sa.Connection) -> tuple[Mapping[str, Any], Mapping[str, Mapping[Partition, int]]]:
-    e = s.epochs
-    query = sa.select(e).distinct(e.c.spike).order_by(e.c.spike, e.c.number.desc())
-    found = db.execute(query).mappings().all()
-    read = {
-        row["spike"]: {
-            Partition(topic, id_, index): offset for topic, id_, index, offset in row["read_offsets"]
-        }
-        for row in found
-        if row["state"] == "open"
-    }
-    return {row["spike"]: rows.epoch(row) for row in found}, read
-
-
-def _positions(db: sa.Connection) -> Mapping[str, Mapping[Partition, Position]]:
-    found: dict[str, dict[Partition, Position]] = defaultdict(dict)
-    query = sa.select(s.positions).where(s.positions.c.lane == LIVE_LANE, s.positions.c.closed_by.is_(None))
-    for row in db.execute(query).mappings():
-        position = rows.position(row)
-        found[row["spike"]][position.partition] = position
-    return dict(found)
-
-
 def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
     b = s.batches
     query = (
@@ -329,29 +307,6 @@ def _waiting(db: sa.Connection) -> Mapping[str, Waiting]:
         )
         for row in db.execute(query)
     }
-
-
-def _commits(db: sa.Connection) -> Mapping[str, datetime]:
-    b = s.batches
-    newest = (
-        sa.select(sa.func.max(b.c.committed_at))
-        .where(b.c.spike == s.spikes.c.name, b.c.lane == LIVE_LANE)
-        .scalar_subquery()
-    )
-    return {name: at for name, at in db.execute(sa.select(s.spikes.c.name, newest)) if at}
-
-
-def _recoveries(db: sa.Connection, since: datetime) -> Mapping[str, tuple[Recovery, ...]]:
-    r = s.recoveries
-    query = (
-        sa.select(r.c.spike, r.c.at, r.c.action, r.c.cause, r.c.verdict)
-        .where(r.c.at >= since)
-        .order_by(r.c.at, r.c.id)
-    )
-    found: dict[str, list[Recovery]] = defaultdict(list)
-    for row in db.execute(query).mappings():
-        found[row["spike"]].append(Recovery(**row))
-    return {name: tuple(mine) for name, mine in found.items()}
 
 
 def _losses(db: sa.Connection) -> Mapping[str, Loss]:

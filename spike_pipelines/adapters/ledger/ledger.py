@@ -133,7 +133,6 @@ class SqlLedger(
         query = (
             sa.select(
                 b.c.spike,
-                b.c.lane,
                 sa.func.count().label("batches"),
                 sa.func.min(b.c.number).label("oldest"),
                 sa.func.min(b.c.staged_at).label("oldest_staged_at"),
@@ -141,14 +140,13 @@ class SqlLedger(
                     sa.func.min(b.c.number).filter(b.c.state == BatchState.HELD) == sa.func.min(b.c.number),
                     sa.false(),
                 ).label("blocked"),
-                sa.func.coalesce(sa.func.max(t.c.token), 0).label("token"),
                 sa.func.coalesce(
                     sa.func.bool_and(t.c.expires_at <= sa.func.clock_timestamp()), sa.true()
                 ).label("free"),
             )
             .select_from(b.outerjoin(t, t.c.resource == sa.func.concat(PROMOTION, b.c.spike)))
             .where(b.c.state.in_(_UNFINISHED), b.c.lane == LIVE_LANE)  # a swap's is its own process's matter
-            .group_by(b.c.spike, b.c.lane)
+            .group_by(b.c.spike)
             .order_by(sa.func.min(b.c.staged_at))
         )
         with self._read() as db:

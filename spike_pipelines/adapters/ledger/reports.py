@@ -8,7 +8,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from spike_pipelines.adapters.ledger import rows
+from spike_pipelines.adapters.ledger import live, rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, FileKind
 from spike_pipelines.domain.epochs import Epoch
@@ -46,11 +46,8 @@ class Reports(ABC):
         return now
 
     def epochs(self) -> Mapping[str, Epoch]:
-        e = s.epochs
-        newest = sa.select(e.c.spike, sa.func.max(e.c.number)).group_by(e.c.spike)
-        query = sa.select(e).where(sa.tuple_(e.c.spike, e.c.number).in_(newest))
         with self._read() as db:
-            return {row["spike"]: rows.epoch(row) for row in db.execute(query).mappings()}
+            return live.epochs(db)
 
     def refusals(self) -> Mapping[str, Refusal]:
         t = s.spikes
@@ -64,38 +61,16 @@ class Reports(ABC):
             }
 
     def recoveries(self, since: datetime) -> Mapping[str, tuple[Recovery, ...]]:
-        r = s.recoveries
-        query = (
-            sa.select(r.c.spike, r.c.at, r.c.action, r.c.cause, r.c.verdict)
-            .where(r.c.at >= since)
-            .order_by(r.c.at, r.c.id)
-        )
-        found: dict[str, tuple[Recovery, ...]] = defaultdict(tuple)
         with self._read() as db:
-            for row in db.execute(query).mappings():
-                found[row["spike"]] += (Recovery(**row),)
-        return dict(found)
+            return live.recoveries(db, since)
 
     def all_positions(self) -> Mapping[str, Mapping[Partition, Position]]:
-        p = s.positions
-        found: dict[str, dict[Partition, Position]] = defaultdict(dict)
         with self._read() as db:
-            for row in db.execute(
-                sa.select(p).where(p.c.lane == LIVE_LANE, p.c.closed_by.is_(None))
-            ).mappings():
-                position = rows.position(row)
-                found[row["spike"]][position.partition] = position
-        return dict(found)
+            return live.positions(db)
 
     def last_commits(self) -> Mapping[str, datetime]:
-        b = s.batches
-        newest = (
-            sa.select(sa.func.max(b.c.committed_at))
-            .where(b.c.spike == s.spikes.c.name, b.c.lane == LIVE_LANE)
-            .scalar_subquery()
-        )
         with self._read() as db:
-            return {name: at for name, at in db.execute(sa.select(s.spikes.c.name, newest)) if at}
+            return live.commits(db)
 
     def last_batches(self, spike: str, limit: int) -> tuple[Batch, ...]:
         """The newest batches of the live lane, newest first."""

@@ -143,10 +143,8 @@ class RetentionQueries(ABC):
         again = f.c.condemned_at.is_not(None).label("again")
         return sa.select(
             f.c.id.label("file"),
-            sa.func.coalesce(f.c.dataset, "").label("dataset"),
             f.c.final_key.label("key"),
             f.c.size,
-            f.c.state,
             again,
         ).select_from(f.join(b, b.c.number == f.c.batch))
 
@@ -154,7 +152,4 @@ class RetentionQueries(ABC):
         f = s.files
         query = query.where(f.c.id > after, f.c.swept_at.is_(None)).order_by(f.c.id).limit(limit)
         with self._read() as db:
-            return tuple(
-                Condemned(**(dict(row) | {"state": FileState(row["state"])}))
-                for row in db.execute(query).mappings()
-            )
+            return tuple(Condemned(**row) for row in db.execute(query).mappings())
