@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.arrival import Watermarks
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.fleet import FLEET
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
@@ -31,6 +32,7 @@ MOST_LIVES = 50  # epochs of a spike that a look goes back to: a crash loop of a
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
 _ENDS = TypeAdapter(tuple[Ends, ...])
+_WATERMARKS = TypeAdapter(tuple[Watermarks, ...])
 _MISSING = TypeAdapter(tuple[Missing, ...])
 _SAMPLE = tuple(field.name for field in fields(Sample))
 _UNFINISHED = sorted(UNFINISHED)
@@ -55,7 +57,8 @@ class LagQueries(ABC):
             created = {
                 r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
             }
-            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, t.c.report["ends"].label("ends"))).all()
+            looks = (t.c.report[name].label(name) for name in ("ends", "watermarks"))
+            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, *looks)).all()
             return LagView(
                 now=now,
                 positions=_positions(db),
@@ -69,6 +72,9 @@ class LagQueries(ABC):
                 history=_history(db, now - history),
                 mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
                 ends={r.spike: _ENDS.validate_python(r.ends) for r in latest if r.ends},
+                watermarks={
+                    r.spike: _WATERMARKS.validate_python(r.watermarks) for r in latest if r.watermarks
+                },
                 opened={row.spike: tuple(row.opened) for row in db.execute(_OPENED, {"most": MOST_LIVES})},
             )
 
