@@ -101,13 +101,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What is known of the driver. `running` is None if the cluster did not answer; `ended_well`: the
-    newest driver was asked to read what there is and end, and did; `started_at` is when the newest driver
-    was started, the other times are of the open epoch and its batch. `tried_at`: when it and earlier drivers
-    were started or opened an epoch, as far as that is known."""
+    """What is known of the driver. `running` is None if the cluster did not answer; `started_at` is when the
+    newest driver was started, the other times are of the open epoch and its batch. `tried_at`: when it and
+    earlier drivers were started or opened an epoch, as far as that is known."""
 
     running: bool | None
-    ended_well: bool = False
     started_at: datetime | None = None
     opened_at: datetime | None = None
     batch_started_at: datetime | None = None

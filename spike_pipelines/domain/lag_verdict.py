@@ -344,11 +344,9 @@ def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:
 
 
 def _stopped(s: Sight) -> tuple[LagVerdict, str] | None:
+    """However the last driver ended, and though all is read: a spike has no bounded run."""
     if s.facts.life.running is not False:
         return None
-    warn = s.spike.objectives.warn.total_seconds()
-    if s.facts.life.ended_well and s.lag_seconds is not None and s.lag_seconds <= warn:
-        return None  # a bounded run that has read all there was
     never = "" if s.facts.last_commit_at else ", nothing was ever committed"
     return LagVerdict.STOPPED, f"no driver runs, {s.behind}{never}: see `spike status` and the driver's log"
 

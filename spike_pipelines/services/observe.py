@@ -306,12 +306,10 @@ def _life(name: str, view: LagView, drivers: Iterable[ObservedDriver] | None) ->
 def _process(drivers: Iterable[ObservedDriver] | None) -> Life:
     if drivers is None:
         return Life(running=None)
-    mine = sorted(drivers, key=lambda d: d.started_at)
-    ended = bool(mine) and mine[-1].state is DriverState.EXITED
+    mine = tuple(drivers)
     return Life(
         running=any(d.state is not DriverState.EXITED for d in mine),
-        ended_well=ended and mine[-1].bounded and mine[-1].exit_code == 0,
-        started_at=mine[-1].started_at if mine else None,
+        started_at=max((d.started_at for d in mine), default=None),
     )
 
 

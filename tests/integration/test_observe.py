@@ -187,21 +187,17 @@ def test_a_look_counts_from_when_the_broker_was_first_asked(world, observer, mon
     assert world.ledger.lag_view(timedelta(0), timedelta(0)).watermarks["payouts"] == (look,)
 
 
-def test_a_driver_that_ends_well_is_stopped_unless_it_was_asked_to_end(world, spike, observer):
+def test_a_driver_that_ends_well_is_stopped_though_all_is_read(world, spike, observer):
     stage(world, spike)
     world.settle(spike)
     world.broker.truncate(spike.topic, 0, 12)
-    ended = ObservedDriver("payouts", "a", DriverState.EXITED, HOUR, exit_code=0)
 
     class Ended:
-        def __init__(self, driver):
-            self.driver = driver
-
         def drivers(self):
-            return (self.driver,)
+            return (ObservedDriver("payouts", "a", DriverState.EXITED, HOUR, exit_code=0),)
 
-    seen = [replace(observer, cluster=Ended(replace(ended, bounded=b))).lag() for b in (False, True)]
-    assert [reports["payouts"].verdict for reports in seen] == [LagVerdict.STOPPED, LagVerdict.IDLE]
+    report = replace(observer, cluster=Ended()).lag()["payouts"]
+    assert (report.lag, report.verdict) == (0, LagVerdict.STOPPED)
 
 
 def test_a_loss_stays_in_the_verdict_until_it_is_acknowledged(world, spike, observer):
