@@ -71,7 +71,8 @@ class LagLedger(Protocol):
         first time or has grown. The same again changes nothing. A spike's first look of a day (UTC) forgets
         what was mirrored."""
 
-    def latest_lag(self) -> Mapping[str, LagReport]: ...
+    def latest_lag(self) -> Mapping[str, LagReport]:
+        """Without watermarks, which are half of a report and for the next look only."""
 
     def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
         """Oldest first; minutes where there are any, further back every ten minutes."""

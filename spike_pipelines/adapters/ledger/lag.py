@@ -98,8 +98,10 @@ class LagQueries(ABC):
             _forget(db, at)
 
     def latest_lag(self) -> Mapping[str, LagReport]:
+        t = s.lag_latest
+        report = sa.type_coerce(t.c.report.op("-")("watermarks"), t.c.report.type).label("report")
         with self._read() as db:
-            found = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.report))
+            found = db.execute(sa.select(t.c.spike, report))
             return {row.spike: _REPORT.validate_python(row.report) for row in found}
 
     def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
