@@ -103,6 +103,12 @@ def test_a_look_is_kept_with_the_report_for_the_next_one():
     assert report([look(60, 80)], stamped=5).watermarks == (look(60, 80), look(0, 100))
 
 
+def test_what_belongs_to_an_open_transaction_has_arrived():
+    """Three records beyond what can be read. Once the transaction has ended, they are not young."""
+    assert report([], stamped=5, marks={0: 103}).watermarks == (look(0, 103),)
+    assert report([look(600, 90), look(540, 93)], stamped=570, offset=92).lag_seconds == 570
+
+
 def test_a_broker_that_does_not_answer_takes_no_look_away():
     seen = report([look(60, 80)], stamped=5)
     blind = LagFacts(spike(), {}, None, {}, Life(None), {}, {}, watermarks=seen.watermarks)
