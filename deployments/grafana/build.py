@@ -10,7 +10,17 @@ from pathlib import Path
 from grafana_foundation_sdk.builders import dashboard as d
 from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import AnnotationQuery, DataSourceRef, DataTransformerConfig
+from grafana_foundation_sdk.models.common import BigValueColorMode
+from grafana_foundation_sdk.models.dashboard import (
+    AnnotationQuery,
+    DataSourceRef,
+    DataTransformerConfig,
+    DynamicConfigValue,
+    Threshold,
+    ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 HERE = Path(__file__).parent
@@ -37,13 +47,52 @@ def of_spike(metric: str, by: str = "spike") -> str:
     return one(f'{metric}{{spike="$spike"}}', by)
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of the whole fleet, as it is now. `absent` is what no number means; `alarming`: from 1 on it
+    is red; `words` stand for the numbers 0 and 1."""
+
+    title: str
+    unit: str
+    query: str
+    absent: str = "not known"
+    alarming: bool = False
+    words: tuple[str, str] | None = None
+
+
+FLEET_FIGURES = (
+    Figure(
+        "Incident: one trouble around many spikes",
+        "short",
+        "max(spike_incident)",
+        alarming=True,
+        words=("none", "INCIDENT"),
+    ),
+    Figure(
+        "Spikes that are not OK or IDLE",
+        "short",
+        "sum(" + one('spike_verdict{verdict!~"OK|IDLE"}', "spike, verdict") + ")",
+        alarming=True,
+    ),
+    Figure(
+        "The oldest batch waits at the appender for",
+        "s",
+        "max(spike_oldest_batch_age_seconds)",
+        absent="none waits",
+    ),
+    Figure("Readers do not see commits of up to", "s", "max(spike_dataset_unpublished_seconds)"),
+)
 FLEET_TABLE = {
     "loss in": one("spike_time_to_loss_seconds"),
     "behind": one("spike_lag_seconds"),
     "records": one('spike_lag_records{stage="committed"}'),
     "commit age": one("spike_commit_age_seconds"),
     "objective": one("spike_objective_seconds"),
+    "batch waits": one("spike_oldest_batch_age_seconds"),
+    "unseen by readers": one("spike_dataset_unpublished_seconds"),
+    "lost": one("spike_lost_records"),
 }
+COUNTS = ("records", "lost")  # of the table's columns; the others are seconds
 FLEET_PLOTS = (
     Plot(
         "Spikes by verdict",
@@ -51,6 +100,16 @@ FLEET_PLOTS = (
         {"{{verdict}}": f"sum by (verdict) ({one('spike_verdict', 'spike, verdict')})"},
     ),
     Plot("Ten furthest behind", "s", {"{{spike}}": f"topk(10, {one('spike_lag_seconds')})"}),
+    Plot(
+        "Ten whose oldest batch waits longest at the appender",
+        "s",
+        {"{{spike}}": f"topk(10, {one('spike_oldest_batch_age_seconds')})"},
+    ),
+    Plot(
+        "Ten datasets with the oldest commit that readers do not see",
+        "s",
+        {"{{dataset}}": f"topk(10, {one('spike_dataset_unpublished_seconds', 'dataset')})"},
+    ),
     Plot(
         "In and out, all spikes",
         "cps",
@@ -119,6 +178,14 @@ SPIKE_PLOTS = (
     ),
     Plot("Waiting at the appender", "short", {"{{state}}": of_spike("spike_batches", "state")}),
     Plot(
+        "How long the oldest batch waits, and the objective",
+        "s",
+        {
+            "oldest batch": of_spike("spike_oldest_batch_age_seconds"),
+            "objective": of_spike("spike_objective_seconds"),
+        },
+    ),
+    Plot(
         "Commits a minute",
         "short",
         {"commits": one('rate(spike_commits_total{spike="$spike"}[5m])') + " * 60"},
@@ -135,6 +202,14 @@ SPIKE_PLOTS = (
         {
             "{{dataset}}": f"{of_spike('spike_dataset_sequence', 'dataset')} - "
             f"{of_spike('spike_dataset_published_sequence', 'dataset')}"
+        },
+    ),
+    Plot(
+        "Since the oldest commit that readers do not see, and the objective",
+        "s",
+        {
+            "{{dataset}}": of_spike("spike_dataset_unpublished_seconds", "dataset"),
+            "objective": of_spike("spike_objective_seconds"),
         },
     ),
 )
@@ -159,9 +234,11 @@ POD_PLOTS = (
         24,
     ),
 )
+INCIDENT = {"incident": "max(spike_incident) > 0"}  # then the trouble is no spike's own
 ANNOTATIONS = {
     "driver's life begins": one('changes(spike_epoch_opened_timestamp_seconds{spike="$spike"}[2m])') + " > 0",
     "restart": one('increase(spike_restarts_total{spike="$spike"}[2m])', "spike, cause") + " > 0",
+    **INCIDENT,
 }
 CREATED = f"{of_spike('spike_created_timestamp_seconds')} * 1000"
 
@@ -189,6 +266,19 @@ def panel(plot: Plot) -> timeseries.Panel:
     return made.min(0)
 
 
+def figure(of: Figure) -> stat.Panel:
+    made = stat.Panel().title(of.title).unit(of.unit).datasource(SOURCE).span(6).height(4)
+    made = made.with_target(query(of.query, of.title, "A").instant()).no_value(of.absent)
+    if of.words:
+        words = {str(n): ValueMappingResult(text=text) for n, text in enumerate(of.words)}
+        made = made.mappings([ValueMap(options=words)])
+    if of.alarming:
+        steps = [Threshold(color="green"), Threshold(value=1, color="red")]
+        thresholds = d.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
+        made = made.thresholds(thresholds).color_mode(BigValueColorMode.BACKGROUND)
+    return made
+
+
 def annotation(made: d.AnnotationQuery, name: str, expr: str, colour: str) -> d.AnnotationQuery:
     return made.name(name).expr(expr).enable(True).datasource(SOURCE).icon_color(colour)
 
@@ -201,13 +291,16 @@ def fleet_table() -> table.Panel:
     sort = {"sort": [{"field": "Value #A", "desc": False}]}
     names = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(FLEET_TABLE)}
     hidden = {"Time": True}
-    return made.transformations(
+    made = made.unit("s").transformations(
         [
             _transformation("merge", {}),
             _transformation("sortBy", sort),
             _transformation("organize", {"renameByName": names, "excludeByName": hidden}),
         ]
-    ).unit("s")
+    )
+    for name in COUNTS:
+        made = made.override_by_name(name, [DynamicConfigValue(id_val="unit", value="short")])
+    return made
 
 
 def _transformation(name: str, options: dict[str, object]) -> DataTransformerConfig:
@@ -231,7 +324,12 @@ def variable(name: str, label: str, values: str) -> d.QueryVariable:
 
 
 def fleet() -> d.Dashboard:
-    made = start("Spikes: fleet", "spike-fleet").with_panel(fleet_table())
+    made = start("Spikes: fleet", "spike-fleet")
+    for name, expr in INCIDENT.items():
+        made = made.annotation(annotation(d.AnnotationQuery(), name, expr, "red"))
+    for shown in FLEET_FIGURES:
+        made = made.with_panel(figure(shown))
+    made = made.with_panel(fleet_table())
     for plot in FLEET_PLOTS:
         made = made.with_panel(panel(plot))
     return made

@@ -18,7 +18,7 @@ from spike_pipelines.adapters.kafka_records import GoOn, Undecodable, first_comm
 from spike_pipelines.domain.offsets import Partition, RecordTime, TopicOffsets
 from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
-READ_COMMITTED = 1
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 TOPIC_RESOURCE = 2
 ANSWER_SECONDS = 4.0  # of one node: a dead one must not take the others' answers with it
 ROUND_SECONDS = 25.0
@@ -97,6 +97,7 @@ class _Round:
         places = await self.places()
         starts = await self.offsets(places, OffsetSpec.EARLIEST)
         ends = await self.offsets(places, OffsetSpec.LATEST)
+        marks = await self.offsets(places, OffsetSpec.LATEST, READ_UNCOMMITTED)
         retention = await self._retention(sorted({p.partition.topic for p in places}))
         again = {p.partition for p in await self.places()}
         by_topic: dict[str, list[_Place]] = defaultdict(list)
@@ -105,7 +106,11 @@ class _Round:
             if place.partition not in again:
                 self._trouble(place.partition.topic, "the topic was made or deleted at this moment")
         found = {
-            name: SurveyedTopic(_topic(name, mine, starts, ends), *retention[name])
+            name: SurveyedTopic(
+                _topic(name, mine, starts, ends),
+                *retention[name],
+                high_watermarks={p.partition.index: marks[p.partition] for p in mine},
+            )
             for name, mine in by_topic.items()
             if name not in self.problems
         }
@@ -130,10 +135,15 @@ class _Round:
                     )
         return found
 
-    async def offsets(self, places: list[_Place], at: int) -> Mapping[Partition, int]:
+    async def offsets(
+        self, places: list[_Place], at: int, isolation: int = READ_COMMITTED
+    ) -> Mapping[Partition, int]:
         """One request to each leader, all under way at once. `at` is an `OffsetSpec` or milliseconds."""
         by_node = _by_node(place for place in places if place.leader >= 0)
-        asked = {node: self.send(_list_request(mine, at), node_id=node) for node, mine in by_node.items()}
+        asked = {
+            node: self.send(_list_request(mine, at, isolation), node_id=node)
+            for node, mine in by_node.items()
+        }
         found: dict[Partition, int] = {}
         for node, mine in by_node.items():
             known = {(p.partition.topic, p.partition.index): p.partition for p in mine}
@@ -299,7 +309,7 @@ def _chunks(places: list[_Place]) -> Iterator[list[_Place]]:
         yield chunk
 
 
-def _list_request(places: Iterable[_Place], at: int) -> Any:
+def _list_request(places: Iterable[_Place], at: int, isolation: int) -> Any:
     of = ListOffsetsRequest.ListOffsetsTopic
     topics = [
         of(
@@ -310,7 +320,7 @@ def _list_request(places: Iterable[_Place], at: int) -> Any:
         )
         for name, mine in _by_topic(places).items()
     ]
-    return ListOffsetsRequest(isolation_level=READ_COMMITTED, topics=topics)
+    return ListOffsetsRequest(isolation_level=isolation, topics=topics)
 
 
 def _fetch_request(places: list[_Place], offsets: Mapping[Partition, int]) -> Any:

@@ -13,10 +13,12 @@ from spike_pipelines.ports import FirstRecords, Survey, SurveyedTopic
 
 @dataclass(slots=True)
 class _Log:
-    """One partition: records by offset, in order; control records take an offset and are not there."""
+    """One partition: records by offset, in order; control records take an offset and are not there. `open`
+    offsets follow the end and belong to a transaction that has not ended."""
 
     start: int = 0
     end: int = 0
+    open: int = 0
     records: dict[int, datetime] = field(default_factory=dict)
 
 
@@ -60,6 +62,10 @@ class MemoryBroker:
         """The end of a transaction: an offset that no consumer sees."""
         self._topics[topic].logs[partition].end += 1
 
+    def open_transaction(self, topic: str, partition: int, records: int) -> None:
+        """Readers of what is committed do not see them."""
+        self._topics[topic].logs[partition].open += records
+
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         log = self._topics[topic].logs[partition]
         log.start = max(log.start, before)
@@ -86,7 +92,9 @@ class MemoryBroker:
             n: f"topic {n}: partition 0 has no leader: a broker is down" for n in there if n in self.dark
         }
         found = {
-            n: SurveyedTopic(self._offsets(n), self.retention.get(n), n in self.by_size)
+            n: SurveyedTopic(
+                self._offsets(n), self.retention.get(n), n in self.by_size, self._high_watermarks(n)
+            )
             for n in there
             if n not in self.dark
         }
@@ -134,6 +142,9 @@ class MemoryBroker:
             log_start={index: log.start for index, log in topic.logs.items()},
             log_end={index: log.end for index, log in topic.logs.items()},
         )
+
+    def _high_watermarks(self, name: str) -> Mapping[int, int]:
+        return {index: log.end + log.open for index, log in self._topics[name].logs.items()}
 
     @staticmethod
     def _offset_at(log: _Log, at: datetime) -> int:

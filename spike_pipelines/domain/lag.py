@@ -8,8 +8,8 @@ committed end `C` and staged end `T`:
     lag          = max(E - max(C, S), 0)    offsets not yet committed: the promise is on these
     staged_lag   = max(E - max(T, S), 0)    offsets not yet safe in S3
     read_lag     = max(E - max(R, S), 0)    offsets the driver has not read yet (its heartbeat says R)
-    lag_seconds  = now - arrival of the first uncommitted record, 0 without one (ADR 0003)
-    time_to_loss = min(arrival of the first unstaged record + retention - now, and, where Kafka deletes by
+    lag_seconds  = now - arrival of the first uncommitted record, 0 without one (ADR 0003, domain.arrival)
+    time_to_loss = min(stamp of the first unstaged record + retention - now, and, where Kafka deletes by
                    size, (T - S) / (dS/dt), over several of its steps: domain.log_start)
 
 While batches wait for the appender, lag_seconds is no less than the age of the oldest of them: Kafka may have
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain.arrival import Watermarks, arrived_at
 from spike_pipelines.domain.lag_history import Ends, Sample, Trend
 from spike_pipelines.domain.log_start import Look, deletion
 from spike_pipelines.domain.losses import Missing
@@ -100,13 +101,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What is known of the driver. `running` is None if the cluster did not answer; `ended_well`: the
-    newest driver was asked to read what there is and end, and did; `started_at` is when the newest driver
-    was started, the other times are of the open epoch and its batch. `tried_at`: when it and earlier drivers
-    were started or opened an epoch, as far as that is known."""
+    """What is known of the driver. `running` is None if the cluster did not answer; `started_at` is when the
+    newest driver was started, the other times are of the open epoch and its batch. `tried_at`: when it and
+    earlier drivers were started or opened an epoch, as far as that is known."""
 
     running: bool | None
-    ended_well: bool = False
     started_at: datetime | None = None
     opened_at: datetime | None = None
     batch_started_at: datetime | None = None
@@ -124,7 +123,8 @@ class LagFacts:
     no record follows; `unread_problems` says why. `retention` is None where age deletes nothing;
     `by_size`: Kafka deletes what is beyond a size too, and `looks` are those between which the log's start
     moved, over days. `begins` is where a new spike begins that starts at a time. `history` is oldest first;
-    `ends` are its last looks at single partitions.
+    `ends` are its last looks at single partitions, `watermarks` those at what had arrived; `high_watermarks`
+    are this look's by partition number, asked for after `asked_at`, and empty where nobody asked.
     """
 
     spike: Spike
@@ -147,6 +147,13 @@ class LagFacts:
     looks: tuple[Look, ...] = ()
     begins: Mapping[Partition, int] = field(default_factory=dict)
     ends: tuple[Ends, ...] = ()
+    watermarks: tuple[Watermarks, ...] = ()
+    high_watermarks: Mapping[int, int] = field(default_factory=dict)
+    asked_at: datetime | None = None
+
+    def witnesses(self, topic: TopicOffsets) -> tuple[Watermarks, ...]:
+        """Looks of before at this very topic."""
+        return tuple(look for look in self.watermarks if look.topic_id == topic.topic_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +165,7 @@ class LagReport:
     broker's side is missing: then the figures say nothing. `topic_changed`: the topic that was read is
     gone, whether or not there is another one. `unread_problem` is why an age is not known. `restarts` are
     the last hour's causes. `lasts`: the look before found the same verdict. `by_size`: Kafka deletes what
-    is beyond a size. `ends` is for the next looks.
+    is beyond a size. `ends` and `watermarks` are for the next looks.
     """
 
     verdict: LagVerdict
@@ -191,6 +198,7 @@ class LagReport:
     lasts: bool = False
     by_size: bool = False
     ends: tuple[Ends, ...] = ()
+    watermarks: tuple[Watermarks, ...] = ()
 
     @property
     def loss_unobserved(self) -> bool:
@@ -306,7 +314,7 @@ def _one(
         partition=partition,
         lost=0 if topic_changed(facts) else max(start - staged, 0),
         lag=lag,
-        lag_seconds=_age_seconds(lag, facts.first_uncommitted.get(partition), now),
+        lag_seconds=_age_seconds(lag, _arrival(facts, topic, partition), now),
         staged_lag=staged_lag,
         read_lag=None if read is None else min(lag, max(end - max(read, start), 0)),
         time_to_loss_seconds=None
@@ -347,12 +355,17 @@ def _missing(
     return 0 if partition in first and first[partition] is None else max(end - max(reached, start), 0)
 
 
-def _age_seconds(lag: int, record: RecordTime | None, now: datetime) -> float | None:
+def _arrival(facts: LagFacts, topic: TopicOffsets, partition: Partition) -> datetime | None:
+    record = facts.first_uncommitted.get(partition)
+    return arrived_at(record, partition.index, facts.witnesses(topic)) if record else None
+
+
+def _age_seconds(lag: int, arrival: datetime | None, now: datetime) -> float | None:
     if lag == 0:
         return 0.0
-    if record is None or record.arrived_at > now + CLOCK_TOLERANCE:
+    if arrival is None or arrival > now + CLOCK_TOLERANCE:
         return None
-    return max((now - record.arrived_at).total_seconds(), 0.0)
+    return max((now - arrival).total_seconds(), 0.0)
 
 
 def _time_to_loss(
@@ -362,12 +375,13 @@ def _time_to_loss(
     log's start is `room` offsets away.
 
     By age Kafka deletes a segment once its youngest record is too old: no sooner than any record in it that
-    came when it says, so that a late event among others is not deleted early.
+    came when it says, so that a late event among others is not deleted early. It goes by the timestamps,
+    whoever's clock they are of: a record that is stamped too old is deleted early.
     """
     times = []
     record = facts.first_unstaged.get(partition)
     if record is not None and facts.retention is not None:
-        times.append((record.arrived_at + facts.retention - now).total_seconds())
+        times.append((record.stamped_at + facts.retention - now).total_seconds())
     if looks and (found := deletion(looks[:-1], looks[-1], partition.index)):
         times.append(found.seconds_to(room))
     return max(min(times), 0.0) if times else None

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from spike_pipelines.domain import arrival
+from spike_pipelines.domain.arrival import Watermarks
 from spike_pipelines.domain.lag import (
     LagFacts,
     LagReport,
@@ -184,7 +186,15 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         lasts=bool(facts.history) and max(facts.history, key=lambda h: h.at).verdict == verdict,
         by_size=facts.by_size,
         ends=kept(facts.ends, sight.ends) if sight.ends else facts.ends,
+        watermarks=_watermarks(facts, now),
     )
+
+
+def _watermarks(facts: LagFacts, now: datetime) -> tuple[Watermarks, ...]:
+    if facts.topic is None or facts.asked_at is None:
+        return facts.watermarks
+    seen = tuple(end for _, end in sorted(facts.high_watermarks.items()))
+    return arrival.kept(facts.watermarks, Watermarks(facts.asked_at, now, facts.topic.topic_id, seen))
 
 
 def _badness(p: PartitionLag) -> tuple[int, bool, float, int]:
@@ -334,11 +344,9 @@ def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:
 
 
 def _stopped(s: Sight) -> tuple[LagVerdict, str] | None:
+    """However the last driver ended, and though all is read: a spike has no bounded run."""
     if s.facts.life.running is not False:
         return None
-    warn = s.spike.objectives.warn.total_seconds()
-    if s.facts.life.ended_well and s.lag_seconds is not None and s.lag_seconds <= warn:
-        return None  # a bounded run that has read all there was
     never = "" if s.facts.last_commit_at else ", nothing was ever committed"
     return LagVerdict.STOPPED, f"no driver runs, {s.behind}{never}: see `spike status` and the driver's log"
 
@@ -370,7 +378,7 @@ def _partly_observed(s: Sight) -> tuple[LagVerdict, str] | None:
     reason = f": {why}" if why else ""
     if s.lag_seconds is not None:
         return _loss_unobserved(s, reason)
-    ahead = [r.arrived_at - s.now for r in s.facts.first_uncommitted.values() if r and r.arrived_at > s.now]
+    ahead = [r.stamped_at - s.now for r in s.facts.first_uncommitted.values() if r and r.stamped_at > s.now]
     if ahead:
         skew = human(max(ahead).total_seconds())
         return LagVerdict.UNKNOWN, (

@@ -16,8 +16,7 @@ class DriverState(StrEnum):
 class ObservedDriver:
     """One driver process or pod. `driver` is the identity it names itself by at the appender; `problem`
     says why the state is unknown, and the way out; `ran_at` is since when it was seen to run, where that may
-    be long after it was started: a pod waits for a node and an image, which is no fault of the driver.
-    `bounded`: it was asked to read what there is, and end; no application file asks for that so far."""
+    be long after it was started: a pod waits for a node and an image, which is no fault of the driver."""
 
     spike: str
     driver: str
@@ -26,7 +25,6 @@ class ObservedDriver:
     exit_code: int | None = None
     pid: int | None = None
     problem: str | None = None
-    bounded: bool = False
     ran_at: datetime | None = None
 
 

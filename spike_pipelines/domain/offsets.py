@@ -78,14 +78,15 @@ class Position:
 @dataclass(frozen=True, slots=True)
 class RecordTime:
     """Offset and Kafka timestamp of one record, and the largest timestamp of the record batch that it
-    came in: a batch is appended at once, so the record cannot have arrived much before that."""
+    came in: a batch is appended at once, so the record cannot have arrived much before that, by the clock
+    that stamped it. `domain.arrival` knows what other clocks say."""
 
     offset: int
     timestamp: datetime
     batch_timestamp: datetime | None = field(default=None, compare=False)
 
     @property
-    def arrived_at(self) -> datetime:
+    def stamped_at(self) -> datetime:
         """When the record was appended, as nearly as its batch tells: producers may write timestamps
         of long ago, and a late event is no lag (ADR 0003)."""
         return max(self.timestamp, self.batch_timestamp or self.timestamp)

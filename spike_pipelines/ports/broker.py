@@ -29,11 +29,13 @@ class Broker(Protocol):
 @dataclass(frozen=True, slots=True)
 class SurveyedTopic:
     """Offsets as a `read_committed` reader sees them (the end is the last stable offset), and for how long
-    Kafka keeps records; None: not deleted by age. `by_size`: what is beyond a size is deleted too."""
+    Kafka keeps records; None: not deleted by age. `by_size`: what is beyond a size is deleted too.
+    `high_watermarks`: by partition number where the log ends with what belongs to open transactions."""
 
     offsets: TopicOffsets
     retention: timedelta | None = None
     by_size: bool = False
+    high_watermarks: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

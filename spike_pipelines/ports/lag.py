@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from spike_pipelines.domain.arrival import Watermarks
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.lag import LagReport, Loss, Waiting
 from spike_pipelines.domain.lag_history import Ends, Sample
@@ -17,8 +18,8 @@ from spike_pipelines.domain.offsets import Break, Partition, Position
 class LagView:
     """What the ledger knows of every spike's lag, from one snapshot (live lane). `waiting`: unfinished
     batches; `read`: offsets of the open epoch's last heartbeat; `history`: the window's samples, oldest
-    first; `ends`: the newest report's looks at single partitions; `opened`: when the newest epochs began;
-    `mirrored`: the sum of committed ends that the consumer group has."""
+    first; `ends` and `watermarks`: the newest report's looks at single partitions; `opened`: when the newest
+    epochs began; `mirrored`: the sum of committed ends that the consumer group has."""
 
     now: datetime
     positions: Mapping[str, Mapping[Partition, Position]]
@@ -32,6 +33,7 @@ class LagView:
     history: Mapping[str, tuple[Sample, ...]]
     mirrored: Mapping[str, int]
     ends: Mapping[str, tuple[Ends, ...]] = field(default_factory=dict)
+    watermarks: Mapping[str, tuple[Watermarks, ...]] = field(default_factory=dict)
     opened: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
 
 
@@ -69,7 +71,8 @@ class LagLedger(Protocol):
         first time or has grown. The same again changes nothing. A spike's first look of a day (UTC) forgets
         what was mirrored."""
 
-    def latest_lag(self) -> Mapping[str, LagReport]: ...
+    def latest_lag(self) -> Mapping[str, LagReport]:
+        """Without watermarks, which are half of a report and for the next look only."""
 
     def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
         """Oldest first; minutes where there are any, further back every ten minutes."""

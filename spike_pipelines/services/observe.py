@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import TopicChanged, TopicMissing, Transient
@@ -65,6 +66,7 @@ class Observer:
         return reports
 
     def _look(self) -> tuple[Mapping[str, LagReport], LagView | None]:
+        began = monotonic()
         survey = self._survey({spike.topic for spike in self.spikes.values()})
         try:
             view = self.ledger.lag_view(WINDOW, RESTARTS)
@@ -73,8 +75,10 @@ class Observer:
             now = datetime.now(UTC)
             blind = LagReport(LagVerdict.UNKNOWN, sentence, 0, None, (), observed=False, at=now)
             return dict.fromkeys(self.spikes, blind), None
+        asked_at = view.now - timedelta(seconds=monotonic() - began)  # a little early by the ledger's clock
         survey = self._looked_again(survey, view)
-        sights = _Sights(survey, view, self._begins(survey, view), self._log_starts(survey, view))
+        begins, starts = self._begins(survey, view), self._log_starts(survey, view)
+        sights = _Sights(survey, view, begins, starts, asked_at)
         firsts = self._firsts(sights)
         drivers = self._drivers()
         return {
@@ -204,6 +208,9 @@ class Observer:
             looks=sights.log_starts.get(name, ()),
             begins=sights.begins.get(name, {}),
             ends=view.ends.get(name, ()),
+            watermarks=view.watermarks.get(name, ()),
+            high_watermarks=seen.high_watermarks if seen else {},
+            asked_at=sights.asked_at,
         )
 
     def _follow(self, reports: Mapping[str, LagReport], view: LagView) -> None:
@@ -224,12 +231,13 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class _Sights:
-    """Broker and ledger side by side."""
+    """Broker and ledger side by side; the broker was asked after `asked_at`, by the ledger's clock."""
 
     survey: Survey
     view: LagView
     begins: Mapping[str, Mapping[Partition, int]]
     log_starts: Mapping[str, tuple[Look, ...]]
+    asked_at: datetime
 
     def topic(self, spike: Spike) -> SurveyedTopic | None:
         """None where it is not there, or where a new spike begins in it is not known."""
@@ -298,12 +306,10 @@ def _life(name: str, view: LagView, drivers: Iterable[ObservedDriver] | None) ->
 def _process(drivers: Iterable[ObservedDriver] | None) -> Life:
     if drivers is None:
         return Life(running=None)
-    mine = sorted(drivers, key=lambda d: d.started_at)
-    ended = bool(mine) and mine[-1].state is DriverState.EXITED
+    mine = tuple(drivers)
     return Life(
         running=any(d.state is not DriverState.EXITED for d in mine),
-        ended_well=ended and mine[-1].bounded and mine[-1].exit_code == 0,
-        started_at=mine[-1].started_at if mine else None,
+        started_at=max((d.started_at for d in mine), default=None),
     )
 
 

@@ -9,6 +9,7 @@ from builders import HOUR, partition
 
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.lag import RINGS
+from spike_pipelines.domain.arrival import Watermarks
 from spike_pipelines.domain.lag import LagReport, LagVerdict, PartitionLag
 from spike_pipelines.domain.lag_history import Ends, Rates, Trend
 
@@ -24,6 +25,7 @@ REPORT = LagReport(
     topic_id="id-1",
     trend=Trend(60.0, 1.0, 2.0, 3.0, (Rates(1.0, 3.0),)),
     ends=(Ends(HOUR, "id-1", (100,), (90,)),),
+    watermarks=(Watermarks(HOUR - timedelta(seconds=2), HOUR, "id-1", (103,)),),
     restarts=("no driver runs",),
 )
 
@@ -51,7 +53,8 @@ def view(ledger):
 
 def test_a_report_comes_back_as_it_was_written(ledger):
     ledger.record_lag({"payouts": REPORT})
-    assert ledger.latest_lag() == {"payouts": REPORT}
+    assert ledger.latest_lag() == {"payouts": replace(REPORT, watermarks=())}
+    assert view(ledger).watermarks == {"payouts": REPORT.watermarks}
 
 
 def test_writing_the_same_look_again_changes_nothing_but_its_time(ledger):

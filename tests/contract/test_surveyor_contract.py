@@ -1,6 +1,7 @@
 """What every Surveyor and OffsetMirror does: the real ones on a real Kafka, and the one in memory."""
 
 import secrets
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -34,6 +35,11 @@ class Memory:
         log = self.surveyor._topics[topic].logs[0]
         log.end += len(timestamps) + 1
 
+    @contextmanager
+    def transaction(self, topic, *timestamps):
+        self.surveyor.open_transaction(topic, 0, len(timestamps))
+        yield
+
     def group(self, name):
         return {p.index: o for p, o in self.surveyor.groups.get(name, {}).items()}
 
@@ -59,15 +65,22 @@ class Real:
 
     def append_aborted(self, topic, *timestamps):
         end = self._end(topic)
+        with self.transaction(topic, *timestamps):
+            pass
+        until(lambda: self._end(topic) >= end + len(timestamps) + 1)
+
+    @contextmanager
+    def transaction(self, topic, *timestamps):
+        """Open until it is left, and then aborted."""
         producer = KafkaProducer(bootstrap_servers=self.bootstrap, transactional_id=secrets.token_hex(4))
         producer.init_transactions()
         producer.begin_transaction()
         for when in timestamps:
             producer.send(topic, value=b"x", partition=0, timestamp_ms=round(when.timestamp() * 1000))
         producer.flush()
+        yield
         producer.abort_transaction()
         producer.close()
-        until(lambda: self._end(topic) >= end + len(timestamps) + 1)
 
     def _end(self, topic):
         return self._seen(topic).offsets.log_end[0]
@@ -128,6 +141,13 @@ def test_a_topic_that_is_deleted_by_size_says_so(edge, topic):
     edge.keep_bytes(topic)
     seen = edge.surveyor.survey([topic], elsewhere=True).topics[topic]
     assert (seen.by_size, seen.retention) == (True, None)
+
+
+def test_what_belongs_to_an_open_transaction_has_arrived_and_cannot_be_read(edge, topic):
+    edge.admin.append(topic, 0, at(0), at(1), at(2))
+    with edge.transaction(topic, at(3), at(4)):
+        seen = edge.surveyor.survey([topic]).topics[topic]
+        assert (dict(seen.offsets.log_end), dict(seen.high_watermarks)) == ({0: 3, 1: 0}, {0: 5, 1: 0})
 
 
 def test_the_offsets_at_a_time_are_those_of_the_first_records_since_or_the_end(edge, topic):

@@ -20,11 +20,14 @@ from test_swap import producing
 from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.errors import Conflict, LeaseLost, Refused, SpecChanged, Transient
+from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.domain.observed import DriverState, ObservedDriver
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.spike import Location, Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
+from spike_pipelines.services.observe import Observer
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
@@ -672,6 +675,32 @@ def registered_and_dead(world, spike, fates):
     with pytest.raises(Transient):
         backfiller(world, Reading(world, fates), promoter=dying).backfill(spike, HOUR, Ask(ask()))
     expire_leases(world)
+
+
+def test_a_bounded_read_is_no_matter_of_the_spikes_lag(world, ran):
+    """While it reads, waits to be committed, and has committed: the stream's offsets are its own."""
+    seen, observer = [], Observer(world.ledger, world.broker, Running(world), world.spikes)
+
+    def look():
+        report = observer.lag()["payouts"]
+        seen.append((report.verdict, report.lag, report.staged_lag, report.waiting_batches))
+
+    look()
+    registered_and_dead(world, ran.spike, MENDED)
+    look()
+    backfilled(world, ran.spike, meanwhile=look)
+    look()
+    assert seen == [(LagVerdict.FALLING_BEHIND, 86, 86, 0)] * 4
+
+
+class Running:
+    """A cluster in which every spike has a driver."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def drivers(self):
+        return tuple(ObservedDriver(name, "a", DriverState.RUNNING, HOUR) for name in self.world.spikes)
 
 
 def test_a_backfill_after_one_that_died_reads_the_hour_by_todays_file_all_the_same(world, ran):

@@ -53,7 +53,7 @@ def test_a_look_has_no_effect_and_a_watch_is_kept(world, observer):
     observer.lag()
     assert world.ledger.latest_lag() == {}
     seen = observer.watch()
-    assert world.ledger.latest_lag() == dict(seen)
+    assert world.ledger.latest_lag() == {n: replace(r, watermarks=()) for n, r in seen.items()}
     assert "observer" in world.ledger.tally().duties
 
 
@@ -165,21 +165,39 @@ def test_a_partition_that_stands_still_is_told_by_the_looks_before(world, observ
     assert "in session-topic:0 0.0/s come and 0.0/s are committed" in report.sentence
 
 
-def test_a_driver_that_ends_well_is_stopped_unless_it_was_asked_to_end(world, spike, observer):
+def test_a_producer_whose_clock_is_ten_minutes_behind_makes_no_spike_late(world, spike, observer):
+    """The look before saw the log end before its records."""
+    driver = stage(world, spike)
+    world.settle(spike)
+    before = observer.watch()["payouts"]
+    driver.stage(88, 0, 0)
+    world.settle(spike)
+    stamped = world.ledger.now() - timedelta(minutes=10)
+    world.broker.append(spike.topic, 0, *[stamped] * 5)
+    report = observer.lag()["payouts"]
+    assert report.lag == 5
+    assert report.lag_seconds <= (report.at - before.watermarks[-1].asked_at).total_seconds()
+
+
+def test_a_look_counts_from_when_the_broker_was_first_asked(world, observer, monkeypatch):
+    ticks = iter([100.0, 107.5])
+    monkeypatch.setattr("spike_pipelines.services.observe.monotonic", lambda: next(ticks))
+    (look,) = observer.watch()["payouts"].watermarks
+    assert look.at - look.asked_at == timedelta(seconds=7.5)
+    assert world.ledger.lag_view(timedelta(0), timedelta(0)).watermarks["payouts"] == (look,)
+
+
+def test_a_driver_that_ends_well_is_stopped_though_all_is_read(world, spike, observer):
     stage(world, spike)
     world.settle(spike)
     world.broker.truncate(spike.topic, 0, 12)
-    ended = ObservedDriver("payouts", "a", DriverState.EXITED, HOUR, exit_code=0)
 
     class Ended:
-        def __init__(self, driver):
-            self.driver = driver
-
         def drivers(self):
-            return (self.driver,)
+            return (ObservedDriver("payouts", "a", DriverState.EXITED, HOUR, exit_code=0),)
 
-    seen = [replace(observer, cluster=Ended(replace(ended, bounded=b))).lag() for b in (False, True)]
-    assert [reports["payouts"].verdict for reports in seen] == [LagVerdict.STOPPED, LagVerdict.IDLE]
+    report = replace(observer, cluster=Ended()).lag()["payouts"]
+    assert (report.lag, report.verdict) == (0, LagVerdict.STOPPED)
 
 
 def test_a_loss_stays_in_the_verdict_until_it_is_acknowledged(world, spike, observer):

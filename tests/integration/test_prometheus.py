@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from waiting import until
 
 from spike_pipelines.appender.metrics import Page
+from spike_pipelines.domain.fleet import FLEET, Noted
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.driver.metrics import DriverCollector, announce, targets_file
 from spike_pipelines.driver.vitals import Progress, VitalsBoard
@@ -87,9 +88,11 @@ def seen(observer):
 
 
 def restart(world, observer):
-    """What the supervisor notes when it starts a driver again, the new driver's life, and a look at it."""
+    """What the supervisor notes when it starts a driver again, in an incident, the new driver's life, and a
+    look at it."""
     with world.ledger.begin() as tx:
         tx.add_recovery(Recovery("stopped", tx.now(), "start", "no driver runs", "MISSING"))
+        tx.add_recovery(Recovery(FLEET, tx.now(), "incident", "many at once", Noted.BEGINS))
     world.driver(world.spikes["stopped"], after=1)
     observer.watch()
 
@@ -162,7 +165,7 @@ def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus,
             once(query(prometheus, expr), f"{path.name}: {expr}")
     marks = {name: expr for path in DASHBOARDS for name, expr in annotations(path).items()}
     events = {name for name, expr in marks.items() if not query(prometheus, expr)}
-    assert events == {"driver's life begins", "restart"}, (
+    assert events == {"driver's life begins", "restart", "incident"}, (
         "these are there for a while after something happened"
     )
     restart(world, observer)
@@ -174,6 +177,20 @@ def test_rules_match_series_and_alerts_fire_and_dashboards_have_data(prometheus,
     assert float(created["value"][1]) == pytest.approx(at.timestamp() * 1000, abs=1)
     (again,) = query(prometheus, marks["restart"])
     assert again["metric"] == {"spike": "stopped", "cause": "MISSING"}
+
+
+# Figures that other panels tell: the verdict, what waits by its state, the duties.
+NOT_DRAWN = {
+    "spike_running", "spike_held", "spike_unfinished_batches", "spike_files",
+    "spike_observed_timestamp_seconds", "spike_caught_up_seconds",
+}  # fmt: skip
+
+
+def test_every_figure_of_the_page_is_on_a_dashboard(world, seen):
+    page = Page(world.ledger, keep_seconds=0).text().decode()
+    told = set(re.findall(r"^(spike_\w+)", page, re.MULTILINE))
+    drawn = {name for path in DASHBOARDS for name in re.findall(r"\bspike_\w+", path.read_text())}
+    assert told - drawn == NOT_DRAWN & told
 
 
 def once(found, what):
@@ -216,7 +233,7 @@ def annotations(path):
 
 def chosen(expr):
     """With its variables as a person would choose them."""
-    spike = "full" if "spike_batches" in expr else "stopped"
+    spike = "full" if re.search("spike_batches|spike_oldest_batch", expr) else "stopped"
     return expr.replace("$namespace", "n").replace("$spike", spike)
 
 

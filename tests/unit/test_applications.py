@@ -126,6 +126,7 @@ def test_misspelt_nested_key_names_the_keys_of_its_own_part(edit):
     [
         ("trigger: 10s", "trigger: 10", "trigger: '10' is not a duration"),
         ("trigger: 10s", "trigger: 0s", "trigger: '0s' is not a duration"),
+        ("trigger: 10s", "trigger: availableNow", "trigger: 'availableNow' is not a duration"),
         ("lag: 30s", "lag: 30 seconds", "objectives.lag: '30 seconds' is not a duration"),
         ("memory: 512m", "memory: 512MB", "driver.memory: '512MB' is not an amount of memory"),
         ("memory: 512m", "memory: 300m", "too little for a Spark driver"),

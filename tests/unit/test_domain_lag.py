@@ -408,12 +408,10 @@ def test_batches_that_wait_below_the_bound_are_why_nothing_moves():
     assert "2 batches wait for the appender, the oldest for 15 min 0 s" in judge(seen, HOUR).sentence
 
 
-def test_an_available_now_run_that_read_all_is_not_stopped_and_one_that_is_due_is():
-    ended = Life(running=False, ended_well=True)
-    assert verdict(facts(life=ended)) is LagVerdict.IDLE
-    assert verdict(facts(90, age=19, life=ended)) is LagVerdict.OK
-    assert verdict(facts(90, age=21, life=ended)) is LagVerdict.STOPPED
+def test_a_spike_without_a_driver_is_stopped_though_it_has_read_all_there_was():
+    """No run of a spike is bounded (`availableNow`): what comes next would not be read."""
     assert verdict(facts(life=Life(running=False))) is LagVerdict.STOPPED
+    assert verdict(facts(90, age=1, life=Life(running=False))) is LagVerdict.STOPPED
 
 
 def test_a_broker_clock_a_little_ahead_gives_no_negative_lag():

@@ -149,6 +149,9 @@ TABLE = {
         facts(ended(), epoch=owned(20), refusal=refused(30, "unauthorized")), Verdict.MISSING,
         Action(ActionKind.START, "payouts", ("a",)),
     ),
+    "a driver that ended well is started again: no run of a spike is bounded": (
+        facts(ended(code=0)), Verdict.MISSING, Action(ActionKind.START, "payouts"),
+    ),
     "but after five minutes, as somebody may have seen to it": (
         facts(ended(), refusal=refused(300, "unauthorized")), Verdict.BLOCKED,
         Action(ActionKind.START, "payouts"),

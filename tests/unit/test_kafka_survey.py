@@ -168,7 +168,7 @@ def test_records_of_the_format_before_transactions_are_read(compression):
     data = struct.pack(">q", 2) + data[8:] if compression else data  # as the broker appends it
     youngest = instant(9_000 if compression else 2_000)
     found = first_committed_record(data, 2, ())
-    assert (found, found.arrived_at) == (RecordTime(2, instant(2_000)), youngest)
+    assert (found, found.stamped_at) == (RecordTime(2, instant(2_000)), youngest)
     assert first_committed_record(data, 3, ()) == GoOn(3)
 
 

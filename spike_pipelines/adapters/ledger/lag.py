@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import live
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.arrival import Watermarks
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, BatchState
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.fleet import FLEET
@@ -32,6 +33,7 @@ MOST_LIVES = 50  # epochs of a spike that a look goes back to: a crash loop of a
 FORGET = timedelta(days=8)  # a spike that nobody looks at any more
 _REPORT = TypeAdapter(LagReport)
 _ENDS = TypeAdapter(tuple[Ends, ...])
+_WATERMARKS = TypeAdapter(tuple[Watermarks, ...])
 _MISSING = TypeAdapter(tuple[Missing, ...])
 _SAMPLE = tuple(field.name for field in fields(Sample))
 _UNFINISHED = sorted(UNFINISHED)
@@ -56,7 +58,8 @@ class LagQueries(ABC):
             created = {
                 r.name: r.created_at for r in db.execute(sa.select(s.spikes.c.name, s.spikes.c.created_at))
             }
-            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, t.c.report["ends"].label("ends"))).all()
+            looks = (t.c.report[name].label(name) for name in ("ends", "watermarks"))
+            latest = db.execute(sa.select(t.c.spike, t.c.mirrored, *looks)).all()
             return LagView(
                 now=now,
                 positions=live.positions(db),
@@ -70,6 +73,9 @@ class LagQueries(ABC):
                 history=_history(db, now - history),
                 mirrored={r.spike: r.mirrored for r in latest if r.mirrored is not None},
                 ends={r.spike: _ENDS.validate_python(r.ends) for r in latest if r.ends},
+                watermarks={
+                    r.spike: _WATERMARKS.validate_python(r.watermarks) for r in latest if r.watermarks
+                },
                 opened={row.spike: tuple(row.opened) for row in db.execute(_OPENED, {"most": MOST_LIVES})},
             )
 
@@ -93,8 +99,10 @@ class LagQueries(ABC):
             _forget(db, at)
 
     def latest_lag(self) -> Mapping[str, LagReport]:
+        t = s.lag_latest
+        report = sa.type_coerce(t.c.report.op("-")("watermarks"), t.c.report.type).label("report")
         with self._read() as db:
-            found = db.execute(sa.select(s.lag_latest.c.spike, s.lag_latest.c.report))
+            found = db.execute(sa.select(t.c.spike, report))
             return {row.spike: _REPORT.validate_python(row.report) for row in found}
 
     def lag_samples(self, spike: str, since: datetime) -> tuple[Sample, ...]:
