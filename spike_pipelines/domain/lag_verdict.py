@@ -29,6 +29,7 @@ from spike_pipelines.domain.losses import joined, records
 from spike_pipelines.domain.spike import Spike
 
 FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
+_KEEPS_UP = 0.9  # of what comes
 _DANGER = 0.2  # of the retention left: somebody must look, whatever the forecast says
 _HALF_LIFE = 0.5  # of the retention left: from here on a forecast of loss is a verdict of its own
 _JUMP = 2.0  # seconds of margin in a second: nothing that goes on shrinks faster
@@ -405,7 +406,7 @@ def _unread_problem(facts: LagFacts) -> str | None:
 
 
 def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
-    if not _late(s) or s.eta_seconds is not None:
+    if not _late(s) or s.eta_seconds is not None or _keeps_up(s):
         return None
     if s.trend is None:
         return LagVerdict.FALLING_BEHIND, f"{s.behind}{_objective(s)}; the trend is not known yet"
@@ -413,8 +414,7 @@ def _falling_behind(s: Sight) -> tuple[LagVerdict, str] | None:
         return LagVerdict.FALLING_BEHIND, f"{s.behind}{_objective(s)}: look at the appender job's runs"
     where, found = _slowest(s)
     return LagVerdict.FALLING_BEHIND, (
-        f"{s.behind}{_objective(s)}: {where}{_rate(found.produced_per_second)} come and "
-        f"{_rate(found.committed_per_second)} are committed. Give it more cores or larger batches"
+        f"{s.behind}{_objective(s)}: {where}{_both(found)}. Give it more cores or larger batches"
     )
 
 
@@ -439,10 +439,21 @@ def _beginning(s: Sight) -> tuple[LagVerdict, str] | None:
     return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}; it began {age} ago and has not committed yet"
 
 
+def _keeps_up(s: Sight) -> bool:
+    """Within the objective, and as fast as records come but for a tenth: the lag goes up and down between two
+    commits, and rates of a few looks are no exacter than that."""
+    if s.lag == 0 or s.trend is None or s.lag_seconds is None:
+        return False
+    where, found = _slowest(s)
+    near = found.committed_per_second >= _KEEPS_UP * found.produced_per_second > 0
+    return not where and near and s.lag_seconds <= s.spike.objectives.lag.total_seconds()
+
+
 def _catching_up(s: Sight) -> tuple[LagVerdict, str] | None:
     if not _late(s):
         return None
-    assert s.eta_seconds is not None
+    if s.eta_seconds is None:
+        return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}: it keeps up, {_both(_slowest(s)[1])}"
     return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}, caught up in {human(s.eta_seconds)}"
 
 
@@ -538,6 +549,10 @@ def _late(s: Sight) -> bool:
 
 def _objective(s: Sight) -> str:
     return f", the objective is {human(s.spike.objectives.lag.total_seconds())}"
+
+
+def _both(found: Rates) -> str:
+    return f"{_rate(found.produced_per_second)} come and {_rate(found.committed_per_second)} are committed"
 
 
 def _rate(per_second: float) -> str:

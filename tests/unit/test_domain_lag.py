@@ -682,6 +682,26 @@ def test_a_lag_that_stands_still_is_not_catching_up():
     assert verdict(facts(1_000, end=2_000, age=60, history=history)) is LagVerdict.FALLING_BEHIND
 
 
+@pytest.mark.parametrize(
+    ("age", "committed", "produced", "expected"),
+    [
+        (25, 950, 1_000, LagVerdict.CATCHING_UP),
+        (25, 880, 1_000, LagVerdict.FALLING_BEHIND),  # each minute a bit more is missing
+        (31, 950, 1_000, LagVerdict.FALLING_BEHIND),  # beyond the objective
+        (25, 0, 0, LagVerdict.FALLING_BEHIND),  # nothing comes, nothing goes
+    ],
+)
+def test_one_that_keeps_up_within_its_objective_is_not_called_falling_behind(
+    age, committed, produced, expected
+):
+    history = (sample(100, committed=0, end=100),)
+    report = judge(facts(committed, end=100 + produced, age=age, history=history), HOUR)
+    assert report.verdict is expected
+    assert ("it keeps up, 10/s come and 9.5/s are committed" in report.sentence) is (
+        expected is LagVerdict.CATCHING_UP
+    )
+
+
 def two(stuck_committed, other_committed, *, end=10_000, age=90):
     """Two partitions; ten minutes ago both were at 0 of 5,000."""
     at = {partition(0): stuck_committed, partition(1): other_committed}
