@@ -431,9 +431,13 @@ def _slowest(s: Sight) -> tuple[str, Rates]:
 
 
 def _beginning(s: Sight) -> tuple[LagVerdict, str] | None:
-    """A new spike's first batch takes longer than any later one, and holds all that came meanwhile."""
-    began = s.facts.created_at or s.facts.life.opened_at
-    if not _late(s) or s.facts.last_commit_at is not None or began is None or s.now - began > FIRST_COMMIT:
+    """A new spike's first batch takes longer than any later one, and holds all that came meanwhile. Since its
+    first driver: one that starts again and again is not new; and what is staged is the appender's to do."""
+    life = s.facts.life
+    began = min((at for at in (s.facts.created_at, life.opened_at, *life.tried_at) if at), default=None)
+    if began is None or s.now - began > FIRST_COMMIT or s.facts.last_commit_at is not None:
+        return None
+    if not _late(s) or (s.stalled and s.facts.waiting):
         return None
     age = human((s.now - began).total_seconds())
     return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}; it began {age} ago and has not committed yet"
@@ -476,9 +480,9 @@ LADDER: tuple[Rule, ...] = (
     _retention_risk,
     _backpressured,
     _stopped,
+    _beginning,
     _stalled,
     _partly_observed,
-    _beginning,
     _falling_behind,
     _catching_up,
     _idle,

@@ -187,6 +187,16 @@ def test_a_new_spike_has_its_time_for_the_first_commit():
     assert late.verdict is LagVerdict.FALLING_BEHIND
 
 
+def test_a_first_batch_that_takes_longer_than_any_other_may_is_no_standstill():
+    new = {"positions": {}, "last_commit_at": None, "age": 290, "committed": 0}
+    slow = replace(RUNS, started_at=ago(280), opened_at=ago(270), tried_at=(ago(280), ago(270)))
+    spike = replace(SPIKE, objectives=replace(SPIKE.objectives, hang=timedelta(minutes=1)))
+    report = judge(facts(**new, spike=spike, created_at=ago(280), life=slow), HOUR)
+    assert (report.verdict, report.stalled) == (LagVerdict.CATCHING_UP, True)
+    again = replace(slow, tried_at=(ago(400), ago(280)))  # it is not the first driver's
+    assert verdict(facts(**new, spike=spike, created_at=ago(280), life=again)) is LagVerdict.STALLED
+
+
 def test_a_new_spike_that_begins_at_a_time_has_no_lag_and_no_loss_before_it():
     timed = replace(SPIKE, start=ago(3600))
     new = {"positions": {}, "last_commit_at": None, "spike": timed, "end": 50, "start": 10}
