@@ -32,8 +32,8 @@ FLEET = Columns(
         "spike",
         "verdict",
         "lag",
-        "staged",
-        "read",
+        "unstaged",
+        "unread",
         "behind",
         "in/s",
         "out/s",
@@ -42,7 +42,7 @@ FLEET = Columns(
         "commit",
     ),
     words=frozenset({"spike", "verdict"}),
-    spare=("commit", "read", "staged", "in/s", "out/s", "caught up", "lag"),
+    spare=("commit", "unread", "unstaged", "in/s", "out/s", "caught up", "lag"),
 )
 PARTITIONS = Columns(
     ("partition", "start", "committed", "staged", "end", "lag", "behind", "lost", "loss in"),

@@ -21,6 +21,7 @@ HOUR_FORMATS = ("%Y-%m-%dT%H", "%Y-%m-%d-%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:
 
 WIDEST = 32  # of a cell of the table; nested values are long
 PADDING = 3  # beside each column, its rule included
+WHY = ("reason", "detail", "routed_timestamp")  # columns that dead letters have, and rows seldom
 TABLE_ROWS = 50  # on a screen, unless asked for more
 
 
@@ -107,7 +108,8 @@ def show(frame: pd.DataFrame, output: Output) -> None:
 
 def table(frame: pd.DataFrame, width: int) -> Table:
     """As many whole columns as the width holds, at least one; the caption names the others."""
-    cells = {str(name): [_cut(_text(value)) for value in frame[name]] for name in frame.columns}
+    order = sorted(frame.columns, key=lambda name: name not in _first_of(frame))
+    cells = {str(name): [_cut(_text(value)) for value in frame[name]] for name in order}
     widths = [max(map(cell_len, (name, *column))) + PADDING for name, column in cells.items()]
     fitting = max(1, sum(total < width for total in accumulate(widths)))
     shown = Table(box=SIMPLE, caption=_caption(frame, list(cells)[fitting:]), caption_justify="left")
@@ -116,6 +118,11 @@ def table(frame: pd.DataFrame, width: int) -> Table:
     for row in zip(*list(cells.values())[:fitting], strict=True):
         shown.add_row(*map(Text, row))
     return shown
+
+
+def _first_of(frame: pd.DataFrame) -> frozenset[str]:
+    """Of dead letters, why they are that."""
+    return frozenset(WHY[:2]) if set(WHY) <= set(frame.columns) else frozenset()
 
 
 def _caption(frame: pd.DataFrame, hidden: list[str]) -> str:

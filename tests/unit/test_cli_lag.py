@@ -101,7 +101,7 @@ def test_at_eighty_columns_nothing_is_cut_off_and_what_is_left_out_is_named():
     assert lines[0].split()[:2] == ["spike", "verdict"]
     assert lines[0].split()[-2:] == ["loss", "in"]
     assert lines[1].split()[:2] == [name, "FALLING_BEHIND"]
-    assert "not shown at this width: commit, read" in out
+    assert "not shown at this width: commit, unread" in out
     assert " ".join(out.split()).count("so far behind.") == 9
     wide = text(shown(Platform(**many), None, 1.0, 160), width=160)
     assert "not shown" not in wide

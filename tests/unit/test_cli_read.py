@@ -39,3 +39,12 @@ def test_one_column_is_always_shown():
 
 def test_where_all_columns_fit_nothing_is_said_of_others():
     assert "not shown" not in shown(frame(2), 80)
+
+
+def test_dead_letters_say_first_why_they_are_that():
+    columns = ["kafka_topic", "kafka_offset", "routed_timestamp", "value", "reason", "detail"]
+    text = shown(pd.DataFrame({name: [f"a {name}"] for name in columns}), 50)
+    head = text.splitlines()[1].split()
+    assert head[:2] == ["reason", "detail"]
+    rows = pd.DataFrame({"reason": ["mine"], "id": [1]})[["id", "reason"]]
+    assert shown(rows, 50).splitlines()[1].split() == ["id", "reason"]
