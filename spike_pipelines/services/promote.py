@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
 from spike_pipelines.domain.binding import check_unmoved
-from spike_pipelines.domain.contents import hour_problem, origin_problem
+from spike_pipelines.domain.contents import RowGroup, hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -118,9 +118,7 @@ class Promoter:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
-        for file in files:
-            if problem := origin_problem(file.staging_key, footers[file.id].groups, batch.ranges):
-                raise Misfit(problem)
+        self._check_origins(spike, batch, files, footers, lease)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
         self.check_publishable(spike, files, footers, intents, lease)
         with self.ledger.begin() as tx:
@@ -136,6 +134,40 @@ class Promoter:
         def read(file: LedgerFile) -> tuple[int, ParquetFooter]:
             staged = (spike.staging.bucket, file.staging_key)
             return file.id, self.store.footer(*staged, size=file.size, etag=file.staging_etag)
+
+        return dict(self._each(read, files, lease))
+
+    def _check_origins(
+        self,
+        spike: Spike,
+        batch: Batch,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        lease: Lease,
+    ) -> None:
+        """Raise `Misfit` unless all records are of the batch's ranges. Where partitions share a row group,
+        its records are asked (ADR 0014)."""
+        files = tuple(files)
+        groups = {file: footer.groups for file, footer in footers.items()}
+        shared = [file for file in files if any(group.shared for group in groups[file.id] or ())]
+        groups |= self.origins(spike, shared, footers, lease)
+        for file in files:
+            if problem := origin_problem(file.staging_key, groups[file.id], batch.ranges):
+                raise Misfit(problem)
+
+    def origins(
+        self,
+        spike: Spike,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        lease: Lease,
+    ) -> Mapping[int, tuple[RowGroup, ...]]:
+        """By file id: row groups of one partition each."""
+
+        def read(file: LedgerFile) -> tuple[int, tuple[RowGroup, ...]]:
+            staged = (spike.staging.bucket, file.staging_key)
+            footer = footers[file.id]
+            return file.id, self.store.origins(*staged, size=file.size, etag=file.staging_etag, footer=footer)
 
         return dict(self._each(read, files, lease))
 

@@ -44,6 +44,7 @@ EFFECTS = st.sampled_from(
         "events.report",
         "ledger.mark_reported",
         "store.footer",
+        "store.origins",
         "ledger.acquire",
         "ledger.renew",
         "ledger.release",

@@ -18,13 +18,13 @@ from model_protections import (
     refused,
     set_any_state,
 )
-from model_world import CountingCatalog
+from model_world import CountingCatalog, Record
 from processes import Fault
 
 from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.ledger.ledger import SqlLedger
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
-from spike_pipelines.domain.batch import BatchState, FileState, HourCounts
+from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts
 from spike_pipelines.domain.errors import Fenced, Refused
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.retention import Kind, Removal
@@ -81,6 +81,17 @@ def files_of_other_records(play: Play) -> None:
     held_with(play, post)
 
 
+def records_of_the_partition_beside(play: Play) -> None:
+    """Of two partitions in one row group, a record of one whose offset only the other's range has."""
+    play.world.broker.add_partitions(play.world.spike.topic, 2)
+    play.world.produce(1, [Record(FileKind.FINAL, HOUR)] * 6)
+    a = play.world.open("a")
+    first, second = sorted(a.ends)
+    whole = play.world.write(a, [OffsetRange(first, 1, 4), OffsetRange(second, 0, 6)])
+    whole.batch = replace(whole.batch, ranges=(OffsetRange(first, 0, 3), OffsetRange(second, 0, 6)))
+    held_with(play, whole)
+
+
 def file_of_another_hour(play: Play) -> None:
     post = play.world.stage(play.world.open("a"), 3)
     moved = {HOUR: NEXT_HOUR, NEXT_HOUR: HOUR}
@@ -100,6 +111,10 @@ def hour_without_counts(play: Play) -> None:
     post = play.world.stage(play.world.open("a"), 3)
     post.batch = replace(post.batch, hours=(HourCounts(NEXT_HOUR, 1, 1, 1),))
     answered(play.world.post(post), Refused)
+
+
+def told_nothing(self, spike, files, footers, lease):
+    return {file.id: () for file in files}
 
 
 # swaps
@@ -399,6 +414,8 @@ ANY_END = patched(SqlTransaction, "_advance", advance_from_anywhere)
 PROTECTIONS = (
     Protection("records of the batch's ranges", "domain/contents.py:origin_problem", "I2",
                patched(promote, "origin_problem", nothing), files_of_other_records),
+    Protection("records that share a row group", "services/promote.py:origins", "I2",
+               patched(promote.Promoter, "origins", told_nothing), records_of_the_partition_beside),
     Protection("hour of a file", "domain/contents.py:hour_problem", "I3",
                patched(promote, "hour_problem", nothing), file_of_another_hour),
     Protection("what a table takes", "services/promote.py:check_publishable", "I3",
