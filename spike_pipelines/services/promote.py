@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
-from spike_pipelines.domain.binding import check_unmoved
+from spike_pipelines.domain.binding import check_unmoved, schema_of
 from spike_pipelines.domain.contents import RowGroup, hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
@@ -111,7 +111,7 @@ class Promoter:
     def _intend(self, spike: Spike, batch: Batch, lease: Lease) -> tuple[Batch, tuple[LedgerFile, ...]]:
         """Check the batch against its files and write the final keys down, unless that was done before."""
         with self.ledger.begin() as tx:
-            files = tx.files(batch.number)
+            files, written = tx.files(batch.number), tx.written(batch.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
         footers = self.footers(spike, files, lease)
@@ -120,7 +120,8 @@ class Promoter:
             raise NotConserved(problem)
         self._check_origins(spike, batch, files, footers, lease)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
-        self.check_publishable(spike, files, footers, intents, lease)
+        as_written = replace(spike, schema=schema_of(spike, written))
+        self.check_publishable(as_written, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
@@ -180,7 +181,8 @@ class Promoter:
         lease: Lease,
     ) -> None:
         """Raise `Misfit` unless the tables will take the files as the intents name them: after the commit it
-        would be too late. Errors: `InvalidSpec`, `Transient`."""
+        would be too late. `spike` has the schema that they were written with. Errors: `InvalidSpec`,
+        `Transient`."""
         keys = {intent.file: intent.final_key for intent in intents}
         files = tuple(replace(file, final_key=keys[file.id]) for file in files)
         for file in files:

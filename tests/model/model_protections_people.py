@@ -30,7 +30,7 @@ from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.retention import Kind, Removal
 from spike_pipelines.domain.rewind import Aligned, ToOffsets
 from spike_pipelines.domain.swap import SwapBusy, SwapState
-from spike_pipelines.services import operate, promote, register, retain, swap
+from spike_pipelines.services import operate, promote, publish, register, retain, swap
 from spike_pipelines.services.register import Registered
 from spike_pipelines.services.retain import Retainer
 
@@ -105,6 +105,16 @@ def table_that_refuses(play: Play) -> None:
     """The table cannot take files of more than one row: it says so, or fails for ever."""
     play.world.catalog.takes = lambda file: file.rows < 2
     held_with(play, play.world.stage(play.world.open("a"), 6))
+
+
+def published_by_a_later_file(play: Play) -> None:
+    """A process that was started with tomorrow's application file publishes what today's drivers wrote."""
+    play.staged()
+    written = play.world.spike.schema
+    play.world.spike = replace(play.world.spike, schema=f"{written}, x STRING", version="2.0")
+    play.world.settle()
+    found = play.world.catalog.schemas
+    expect(found == {written}, f"I3: the table has columns of {found}, files those of {written}")
 
 
 def hour_without_counts(play: Play) -> None:
@@ -420,6 +430,8 @@ PROTECTIONS = (
                patched(promote, "hour_problem", nothing), file_of_another_hour),
     Protection("what a table takes", "services/promote.py:check_publishable", "I3",
                patched(CountingCatalog, "misfit", nothing), table_that_refuses),
+    Protection("columns that were written", "services/publish.py:ensure_table", "I3",
+               patched(publish, "schema_of", lambda spike, _: spike.schema), published_by_a_later_file),
     Protection("counts of a file's hour", "domain/registration.py:_check_files_have_counts", "I8",
                patched(register, "check_batch", nothing), hour_without_counts),
     Protection("conservation of a swap", "domain/swap.py:swap_problem", "I1, I8",

@@ -181,6 +181,12 @@ class CountingCatalog(MemoryCatalog):
         self.shown: dict[tuple[str, int], frozenset[str]] = {}
         self.shown_at: dict[tuple[str, int], datetime] = {}
         self.takes: Callable[[LiveFile], bool] = lambda _: True
+        self.schemas: set[str] = set()  # that tables of final rows were made or widened by
+
+    def ensure_table(self, table, spike, *, dead_letters):
+        if not dead_letters:
+            self.schemas.add(spike.schema)
+        super().ensure_table(table, spike, dead_letters=dead_letters)
 
     def misfit(self, table, spike, files, *, dead_letters):
         files = list(files)
