@@ -104,13 +104,19 @@ def staged_file(key: str = "part-0.parquet", **changes) -> StagedFile:
 @cache
 def parquet(rows: int, hour: datetime = HOUR, index: int = 0, start: int = 0, **columns: pa.Array) -> bytes:
     """Records of one partition from `start` on, all in `hour`."""
+    return parquet_of([(index, start + n) for n in range(rows)], hour, **columns)
+
+
+def parquet_of(places: Iterable[tuple[int, int]], hour: datetime = HOUR, **columns: pa.Array) -> bytes:
+    """Records of these partitions and offsets, in one row group as a task of several partitions writes it."""
     body = io.BytesIO()
+    places = tuple(places)
     kafka = {
-        "kafka_partition": pa.array([index] * rows, pa.int32()),
-        "kafka_offset": pa.array(range(start, start + rows), pa.int64()),
-        "kafka_timestamp": pa.array([hour] * rows, pa.timestamp("us", "UTC")),
+        "kafka_partition": pa.array([index for index, _ in places], pa.int32()),
+        "kafka_offset": pa.array([offset for _, offset in places], pa.int64()),
+        "kafka_timestamp": pa.array([hour] * len(places), pa.timestamp("us", "UTC")),
     }
-    pq.write_table(pa.table({"id": pa.array(range(rows), pa.int64())} | kafka | columns), body)
+    pq.write_table(pa.table({"id": pa.array(range(len(places)), pa.int64())} | kafka | columns), body)
     return body.getvalue()
 
 

@@ -85,7 +85,7 @@ class Trapped:
             world.ledger, trap, "ledger",
             {"acquire", "renew", "release", "mark_published", "mark_cleaned", "changed_files"},
         )  # fmt: skip
-        self.store = Trapping(world.store, trap, "store", {"copy", "footer", "head", "delete"})
+        self.store = Trapping(world.store, trap, "store", {"copy", "footer", "origins", "head", "delete"})
         self.catalog = Trapping(world.catalog, trap, "catalog", {"ensure_table", "publish"})
 
     def promoter(self) -> Promoter:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from threading import RLock
 
 from spike_pipelines.adapters import parquet
+from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.errors import AlreadyExists, ObjectMissing, SourceChanged, Transient
 from spike_pipelines.ports import ObjectInfo, ParquetFooter, Upload
 
@@ -42,14 +43,15 @@ class MemoryObjectStore:
 
     def footer(self, bucket: str, key: str, *, size: int, etag: str) -> ParquetFooter:
         name = f"s3://{bucket}/{key}"
-        with self._lock:
-            stored = self._source(bucket, key)
-        if len(stored.body) != size:
-            raise SourceChanged(f"{name} has {len(stored.body)} bytes, {size} were registered")
-        if stored.etag != etag:
-            raise SourceChanged(f"{name} has etag {stored.etag}, {etag} was registered")
-        parquet.footer_bytes(name, stored.body, size=size)
-        return parquet.footer(name, stored.body)
+        body = self._body(bucket, key, size=size, etag=etag)
+        parquet.footer_bytes(name, body, size=size)
+        return parquet.footer(name, body)
+
+    def origins(
+        self, bucket: str, key: str, *, size: int, etag: str, footer: ParquetFooter
+    ) -> tuple[RowGroup, ...]:
+        body = self._body(bucket, key, size=size, etag=etag)
+        return parquet.origins(f"s3://{bucket}/{key}", footer, size, lambda at, count: body[at : at + count])
 
     def copy(
         self,
@@ -127,6 +129,16 @@ class MemoryObjectStore:
             return self._buckets[bucket]
         except KeyError:
             raise Transient(f"bucket {bucket} does not exist: create it and the work goes on") from None
+
+    def _body(self, bucket: str, key: str, *, size: int, etag: str) -> bytes:
+        name = f"s3://{bucket}/{key}"
+        with self._lock:
+            stored = self._source(bucket, key)
+        if len(stored.body) != size:
+            raise SourceChanged(f"{name} has {len(stored.body)} bytes, {size} were registered")
+        if stored.etag != etag:
+            raise SourceChanged(f"{name} has etag {stored.etag}, {etag} was registered")
+        return stored.body
 
     def _source(self, bucket: str, key: str) -> _Stored:
         stored = self._bucket(bucket).get(key)

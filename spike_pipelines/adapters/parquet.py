@@ -1,8 +1,10 @@
-"""What the last bytes of a Parquet file say, without the file."""
+"""What the last bytes of a Parquet file say, without the file; and where its records are from, with few of
+its bytes."""
 
+import io
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from spike_pipelines.ports import ParquetFooter
 TRAILER_BYTES = 8  # four for the footer's length, four for the magic
 MAGIC = b"PAR1"
 MAX_FOOTER_BYTES = 64 * 1024 * 1024
+MAX_CHUNK_BYTES = 256 * 1024 * 1024  # Spark begins another row group at 128 MiB of all columns
 PARTITION, OFFSET, TIMESTAMP, ROUTED = (
     "kafka_partition",
     "kafka_offset",
@@ -42,6 +45,106 @@ def footer(name: str, tail: bytes) -> ParquetFooter:
         return ParquetFooter(int(found.num_rows), _row_groups(found), tail)
     except (pa.ArrowException, OSError) as error:
         raise NotParquet(f"{name}: the Parquet footer cannot be read: {error}") from error
+
+
+def origins(
+    name: str, footer: ParquetFooter, size: int, read: Callable[[int, int], bytes]
+) -> tuple[RowGroup, ...]:
+    """The footer's row groups, shared ones split by their records; `read` answers the file's bytes at an
+    offset, so many. Raises `NotParquet`, and what `read` raises."""
+    groups = tuple(enumerate(footer.groups or ()))
+    if not any(group.shared for _, group in groups):
+        return footer.groups or ()
+    known = _Parts(size, footer.tail)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer.tail))
+        file = pq.ParquetFile(pa.PythonFile(known, mode="r"), metadata=metadata)
+    except (pa.ArrowException, OSError) as error:
+        raise NotParquet(f"{name}: the Parquet footer cannot be read: {error}") from error
+    found: list[RowGroup] = []
+    for number, group in groups:
+        if group.shared:
+            for first, end in _stretches(name, metadata.row_group(number), size):
+                known.ensure(first, end, read)
+            found += _split(name, file, number, group)
+        else:
+            found.append(group)
+    return tuple(found)
+
+
+class _Parts(io.RawIOBase):
+    """A file of which some parts are at hand: its tail, and what was read for one row group."""
+
+    def __init__(self, size: int, tail: bytes) -> None:
+        super().__init__()
+        self._size = size
+        self._tail = (size - len(tail), tail)
+        self._parts = [self._tail]
+        self._at = 0
+
+    def ensure(self, first: int, end: int, read: Callable[[int, int], bytes]) -> None:
+        """Have these bytes; the tail is kept, and the stretch before this one."""
+        if self._find(first, end) is None:
+            self._parts = [self._tail, self._parts[-1], (first, read(first, end - first))]
+
+    def _find(self, first: int, end: int) -> bytes | None:
+        for start, part in self._parts:
+            if start <= first and end <= start + len(part):
+                return part[first - start : end - start]
+        return None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        end = self._size if count < 0 else min(self._at + count, self._size)
+        found = self._find(self._at, end)
+        if found is None:
+            raise OSError(f"bytes {self._at} to {end} are not of the two columns")
+        self._at = end
+        return found
+
+
+def _stretches(name: str, group: pq.RowGroupMetaData, size: int) -> Iterator[tuple[int, int]]:
+    """Where the two columns lie: one stretch in the driver's files, which have them side by side."""
+    chunks = []
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if column.path_in_schema in {PARTITION, OFFSET}:
+            first = min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
+            chunks.append((first, first + column.total_compressed_size))
+    if len(chunks) != len((PARTITION, OFFSET)):
+        raise NotParquet(f"{name}: {PARTITION} and {OFFSET} are there {len(chunks)} times")
+    (first, middle), (other, end) = sorted(chunks)
+    stretches = [(first, end)] if middle == other else [(first, middle), (other, end)]
+    if any(not 0 <= a < b <= size or b - a > MAX_CHUNK_BYTES for a, b in stretches):
+        raise NotParquet(f"{name}: columns at {stretches} cannot be read from {size} bytes")
+    yield from stretches
+
+
+def _split(name: str, file: pq.ParquetFile, number: int, group: RowGroup) -> Iterator[RowGroup]:
+    """One for each partition of a row group."""
+    try:
+        rows = file.read_row_group(number, columns=[PARTITION, OFFSET], use_threads=False)
+        spans = rows.group_by(PARTITION, use_threads=False).aggregate([(OFFSET, "min"), (OFFSET, "max")])
+    except (pa.ArrowException, OSError) as error:
+        raise NotParquet(f"{name}: its records cannot be read: {error}") from error
+    said = file.metadata.row_group(number).num_rows
+    if rows.num_rows != said or rows[PARTITION].null_count or rows[OFFSET].null_count:
+        raise NotParquet(f"{name}: {said} records with partition and offset were to be there, they are not")
+    for index, lowest, highest in zip(*(column.to_pylist() for column in spans.columns), strict=True):
+        yield RowGroup(Span(index, index), Span(lowest, highest), group.hours)
 
 
 def _row_groups(found: pq.FileMetaData) -> tuple[RowGroup, ...] | None:

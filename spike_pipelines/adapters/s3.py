@@ -24,6 +24,7 @@ from spike_pipelines.adapters.s3_errors import (
     status,
     translated,
 )
+from spike_pipelines.domain.contents import RowGroup
 from spike_pipelines.domain.errors import (
     AlreadyExists,
     NotParquet,
@@ -107,6 +108,14 @@ class S3ObjectStore:
         if length > len(tail):
             tail = self._tail(bucket, key, size=size, etag=etag, length=length)
         return parquet.footer(name, tail)
+
+    def origins(
+        self, bucket: str, key: str, *, size: int, etag: str, footer: ParquetFooter
+    ) -> tuple[RowGroup, ...]:
+        """One request for each shared row group, where the driver wrote the file; none for a small one,
+        which came with its footer."""
+        read = partial(self._range, bucket, key, size=size, etag=etag)
+        return parquet.origins(f"s3://{bucket}/{key}", footer, size, read)
 
     def copy(
         self,
@@ -214,20 +223,24 @@ class S3ObjectStore:
         return AlreadyExists(f"{where} is there already: its metadata says whose it is")
 
     def _tail(self, bucket: str, key: str, *, size: int, etag: str, length: int) -> bytes:
-        """The last `length` bytes of the object that has `size` and `etag`: what a copy of that etag has."""
-        first = max(0, size - length)
         if size < parquet.TRAILER_BYTES:
             raise NotParquet(f"s3://{bucket}/{key} has {size} bytes: too few for a Parquet file")
+        first = max(0, size - length)
+        return self._range(bucket, key, first, size - first, size=size, etag=etag)
+
+    def _range(self, bucket: str, key: str, first: int, length: int, *, size: int, etag: str) -> bytes:
+        """`length` bytes of the object that has `size` and `etag`: what a copy of that etag has."""
+        asked = f"bytes={first}-{first + length - 1}"
         with translated("read", bucket, key):
             try:
-                answer = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={first}-{size - 1}")
+                answer = self._s3.get_object(Bucket=bucket, Key=key, Range=asked)
             except ClientError as error:
                 if status(error) != 416:
                     raise
                 raise SourceChanged(
                     f"s3://{bucket}/{key} is shorter than the {size} bytes registered"
                 ) from error
-            tail = answer["Body"].read()
+            body = answer["Body"].read()
         if "ContentRange" not in answer:
             raise Transient(
                 f"read s3://{bucket}/{key}: a range was asked for, and something else was answered"
@@ -237,7 +250,7 @@ class S3ObjectStore:
             raise SourceChanged(f"s3://{bucket}/{key} has {total} bytes, {size} were registered")
         if (found := answer["ETag"].strip('"')) != etag:
             raise SourceChanged(f"s3://{bucket}/{key} has etag {found}, {etag} was registered")
-        return tail
+        return body
 
 
 def _is_md5(etag: str, found: "HeadObjectOutputTypeDef") -> bool:

@@ -27,6 +27,21 @@ class Binding:
         return cls(spike.topic, spike.dataset.name, spike.staging, spike.final, spike.schema)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """With what a batch was written: its application's version, and the schema (DDL) that it was registered
+    with; None for one that is older than this was written down."""
+
+    version: str
+    schema: str | None
+
+
+def schema_of(spike: Spike, written: Written) -> str:
+    """The schema of a batch's files, whatever this process's application file says by now. A file of the same
+    version is the one that the batch was written with."""
+    return spike.schema if written.version == spike.version else written.schema or spike.schema
+
+
 def check_unmoved(spike: Spike, bound: Binding | None) -> None:
     """Raise `SpecChanged` if the spike's file names another place than its rows are bound to; None: it has
     none that would be left behind."""

@@ -1,13 +1,15 @@
 """Whether a file holds what its batch says: records of its ranges, all of the hour it is registered for.
 
-Judged by the statistics in the file's footer, so that a file that was registered for other records is
-found before anything is committed (I2), and one that no table could take is never past the commit point.
+Judged by the statistics in the file's footer, and by its records where these cannot tell (ADR 0014), so that
+a file that was registered for other records is found before anything is committed (I2), and one that no
+table could take is never past the commit point.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,6 +32,11 @@ class RowGroup:
     offsets: Span
     hours: Span
 
+    @property
+    def shared(self) -> bool:
+        """By several partitions: one span of offsets is that of all of them."""
+        return self.partitions.lowest != self.partitions.highest
+
 
 def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) -> str | None:
     """Why a file cannot be of the hour it is registered for, or None."""
@@ -44,22 +51,19 @@ def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) ->
 
 
 def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable[OffsetRange]) -> str | None:
-    """Why a file has records from outside the ranges of its batch, or None.
-
-    A row group of several partitions has one span of offsets for all of them: only the deep audit, which
-    reads the records, knows which is whose (docs/security.md).
-    """
-    ranges = tuple(ranges)
+    """Why a file has records from outside the ranges of its batch, or None. No group may be shared: it would
+    hide which offset is whose."""
+    by_index = {r.partition.index: r for r in ranges}
     for group in groups or ():
-        by_index = {r.partition.index: r for r in ranges}
-        first, last = group.partitions.lowest, group.partitions.highest
-        if first not in by_index or last not in by_index:
-            return f"{key} has records of partitions {first} to {last}, its batch read {sorted(by_index)}"
-        of = [r for r in ranges if first <= r.partition.index <= last]
-        if group.offsets.lowest < min(r.start for r in of) or group.offsets.highest >= max(r.end for r in of):
+        if group.shared:
+            raise InvariantBroken(f"{key}: a row group of several partitions is to be split first: {group}")
+        index, offsets = group.partitions.lowest, group.offsets
+        if (read := by_index.get(index)) is None:
+            return f"{key} has records of partition {index}, its batch read {sorted(by_index)}"
+        if offsets.lowest < read.start or offsets.highest >= read.end:
             return (
-                f"{key} has offsets {group.offsets.lowest} to {group.offsets.highest}, its batch read "
-                + ", ".join(map(str, of))
+                f"{key} has offsets {offsets.lowest} to {offsets.highest} of partition {index}, "
+                f"its batch read {read}"
             )
     return None
 

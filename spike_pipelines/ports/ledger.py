@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, FileKind
-from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.binding import Binding, Written
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.observed import Recovery, Refusal
@@ -107,6 +107,10 @@ class Ledger(Protocol):
         self, dataset: str, kind: FileKind, *, current: int, target: int
     ) -> tuple[LedgerFile, ...]:
         """Files that were added or removed at a sequence number in `(current, target]`."""
+
+    def written_between(self, dataset: str, *, current: int, target: int) -> tuple[Written, ...]:
+        """With what the batches were written that were committed at a sequence number in `(current,
+        target]`, each once, in the order of their commits."""
 
     def mark_published(self, dataset: str, sequence: int) -> None: ...
 

@@ -57,6 +57,12 @@ class ObjectStore(Protocol):
         """Read a Parquet footer (the last bytes only) of the object with that size and etag. Raises
         `ObjectMissing`, `NotParquet`, `SourceChanged` (another object is there)."""
 
+    def origins(
+        self, bucket: str, key: str, *, size: int, etag: str, footer: ParquetFooter
+    ) -> tuple[RowGroup, ...]:
+        """The row groups of a footer that tells them, each shared one replaced by one for each of its
+        partitions: two columns of it are read, of the object with that size and etag. Raises as `footer`."""
+
     def copy(
         self,
         bucket: str,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch
-from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.binding import Binding, Written
 from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.epochs import Epoch, Phase
 from spike_pipelines.domain.held import Recount
@@ -70,6 +70,9 @@ class LedgerTransaction(Protocol):
     def used_schemas(self, spike: str) -> tuple[str, ...]:
         """Every schema, as DDL, that a batch was registered under: a driver's, or a swap's that was not
         aborted."""
+
+    def written(self, batch: int) -> Written:
+        """With what the batch was written."""
 
     def refuse(self, spike: str, refusal: Refusal | None) -> None: ...
 

@@ -53,7 +53,8 @@ class Projector:
         return done
 
     def _table(self, spike: Spike, kind: FileKind, table: str, request: Request) -> Projected:
-        self.catalog.ensure_table(table, spike, dead_letters=kind is FileKind.DEAD_LETTER)
+        state = self._state(spike)
+        self.publisher.ensure_table(spike, kind, table, current=0, target=state.sequence)
         for _ in range(_ATTEMPTS):
             try:
                 if done := self._once(spike, kind, table, request):

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TypeVar
 
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState, FileKind
-from spike_pipelines.domain.binding import check_unmoved
-from spike_pipelines.domain.contents import hour_problem, origin_problem
+from spike_pipelines.domain.binding import check_unmoved, schema_of
+from spike_pipelines.domain.contents import RowGroup, hour_problem, origin_problem
 from spike_pipelines.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -111,18 +111,17 @@ class Promoter:
     def _intend(self, spike: Spike, batch: Batch, lease: Lease) -> tuple[Batch, tuple[LedgerFile, ...]]:
         """Check the batch against its files and write the final keys down, unless that was done before."""
         with self.ledger.begin() as tx:
-            files = tx.files(batch.number)
+            files, written = tx.files(batch.number), tx.written(batch.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
         footers = self.footers(spike, files, lease)
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
-        for file in files:
-            if problem := origin_problem(file.staging_key, footers[file.id].groups, batch.ranges):
-                raise Misfit(problem)
+        self._check_origins(spike, batch, files, footers, lease)
         intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
-        self.check_publishable(spike, files, footers, intents, lease)
+        as_written = replace(spike, schema=schema_of(spike, written))
+        self.check_publishable(as_written, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
@@ -139,6 +138,40 @@ class Promoter:
 
         return dict(self._each(read, files, lease))
 
+    def _check_origins(
+        self,
+        spike: Spike,
+        batch: Batch,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        lease: Lease,
+    ) -> None:
+        """Raise `Misfit` unless all records are of the batch's ranges. Where partitions share a row group,
+        its records are asked (ADR 0014)."""
+        files = tuple(files)
+        groups = {file: footer.groups for file, footer in footers.items()}
+        shared = [file for file in files if any(group.shared for group in groups[file.id] or ())]
+        groups |= self.origins(spike, shared, footers, lease)
+        for file in files:
+            if problem := origin_problem(file.staging_key, groups[file.id], batch.ranges):
+                raise Misfit(problem)
+
+    def origins(
+        self,
+        spike: Spike,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        lease: Lease,
+    ) -> Mapping[int, tuple[RowGroup, ...]]:
+        """By file id: row groups of one partition each."""
+
+        def read(file: LedgerFile) -> tuple[int, tuple[RowGroup, ...]]:
+            staged = (spike.staging.bucket, file.staging_key)
+            footer = footers[file.id]
+            return file.id, self.store.origins(*staged, size=file.size, etag=file.staging_etag, footer=footer)
+
+        return dict(self._each(read, files, lease))
+
     def check_publishable(
         self,
         spike: Spike,
@@ -148,7 +181,8 @@ class Promoter:
         lease: Lease,
     ) -> None:
         """Raise `Misfit` unless the tables will take the files as the intents name them: after the commit it
-        would be too late. Errors: `InvalidSpec`, `Transient`."""
+        would be too late. `spike` has the schema that they were written with. Errors: `InvalidSpec`,
+        `Transient`."""
         keys = {intent.file: intent.final_key for intent in intents}
         files = tuple(replace(file, final_key=keys[file.id]) for file in files)
         for file in files:

@@ -1,9 +1,10 @@
 """Publication: a dataset's Iceberg tables follow the ledger. A projection, safe to repeat."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.binding import schema_of
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.domain.promotion import LedgerFile, publication
 from spike_pipelines.domain.spike import Spike
@@ -24,8 +25,8 @@ class Publisher:
         `Transient`."""
         require_bound(self.ledger, spike)
         for kind, table in tables(spike).items():
-            self.catalog.ensure_table(table, spike, dead_letters=kind is FileKind.DEAD_LETTER)
             current = self.catalog.sequence(table)
+            self.ensure_table(spike, kind, table, current=current, target=state.sequence)
             changed = self.ledger.changed_files(
                 spike.dataset.name, kind, current=current, target=state.sequence
             )
@@ -39,6 +40,17 @@ class Publisher:
                     base=current,
                 )
         self.ledger.mark_published(spike.dataset.name, state.sequence)
+
+    def ensure_table(self, spike: Spike, kind: FileKind, table: str, *, current: int, target: int) -> None:
+        """The table with the columns that were written up to `target`: those of the batches, which this
+        process's application file may have been loaded before, or after, and never those of nobody's files.
+        Errors: `InvalidSpec`, `Transient`."""
+        if kind is FileKind.DEAD_LETTER:
+            self.catalog.ensure_table(table, spike, dead_letters=True)
+            return
+        written = self.ledger.written_between(spike.dataset.name, current=current, target=target)
+        for schema in dict.fromkeys(schema_of(spike, w) for w in written):
+            self.catalog.ensure_table(table, replace(spike, schema=schema), dead_letters=False)
 
     def show(self, spike: Spike) -> SpikeError | None:
         """What was committed just now, to readers, instead of waiting for the next appender run; the error,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import Batch, BatchState, NewBatch, identity
-from spike_pipelines.domain.binding import check_schema
+from spike_pipelines.domain.binding import check_schema, schema_of
 from spike_pipelines.domain.errors import (
     Conflict,
     InvalidSpec,
@@ -187,7 +187,7 @@ class Swapper:
         """Check the new files against the old and write the final keys down, unless that was done."""
         with self.ledger.begin() as tx:
             batch, files = _batch_of(swap, tx.batch(swap.batch or 0)), tx.files(swap.batch or 0)
-            replaced = tx.replaced(swap.number)
+            replaced, written = tx.replaced(swap.number), tx.written(batch.number)
         if batch.state is BatchState.INTENDED:
             return batch, files
         footers = self.promoter.footers(spike, files, lease)
@@ -197,7 +197,8 @@ class Swapper:
         intents = plan_intents(
             spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
         )
-        self.promoter.check_publishable(spike, files, footers, intents, lease)
+        as_written = replace(spike, schema=schema_of(spike, written))
+        self.promoter.check_publishable(as_written, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)

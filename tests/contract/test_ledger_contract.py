@@ -9,12 +9,13 @@ from importlib.resources import as_file, files
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from builders import HOUR, empty, epoch, new_batch, partition, staged_file
+from builders import HOUR, empty, epoch, new_batch, partition, spike, staged_file
 
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens, migrate, register_token, schema
 from spike_pipelines.adapters.ledger.migrate import config
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, HourCounts
+from spike_pipelines.domain.binding import Binding, Written
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, Fenced, InvariantBroken, LeaseLost, Transient
 from spike_pipelines.domain.leases import Lease
@@ -334,6 +335,19 @@ def test_changed_and_live_files_follow_sequence_numbers(opened):
     assert [f.added for f in changed] == [2]
     assert opened.changed_files("payouts", FileKind.DEAD_LETTER, current=0, target=3) == ()
     assert [f.added for f in opened.live_files("payouts", 2)] == [1, 2]
+
+
+def test_what_batches_were_written_with_is_told_once_each_in_the_order_of_commits(opened):
+    """Not even that is known of an epoch that is older than bindings."""
+    first, second = add(opened), add(opened, 10, 20)
+    for batch in (first, second):
+        commit(opened, batch)
+    assert opened.written_between("payouts", current=0, target=9) == (Written("1.0", None),)
+    with opened.begin() as tx:
+        tx.bind("payouts", 1, Binding.of(spike(schema="id BIGINT")))
+        assert tx.written(second.number) == Written("1.0", "id BIGINT")
+    assert opened.written_between("payouts", current=0, target=9) == (Written("1.0", "id BIGINT"),)
+    assert opened.written_between("payouts", current=2, target=9) == ()
 
 
 def test_what_is_published_or_reported_never_goes_back(opened):

@@ -15,6 +15,7 @@ import pytest
 
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
 from spike_pipelines.adapters.s3 import S3ObjectStore
+from spike_pipelines.domain.contents import Span
 from spike_pipelines.domain.errors import (
     AlreadyExists,
     NotParquet,
@@ -52,6 +53,12 @@ class Bench:
         return self.store.footer(
             BUCKET, self.key(name), size=size, etag=etag or (found and found.etag) or "0"
         )
+
+    def origins(self, name, **changed):
+        found = self.store.head(BUCKET, self.key(name))
+        footer = self.store.footer(BUCKET, self.key(name), size=found.size, etag=found.etag)
+        said = {"size": found.size, "etag": found.etag} | changed
+        return self.store.origins(BUCKET, self.key(name), footer=footer, **said)
 
     def names(self, prefix=""):
         return [o.key.removeprefix(f"{self.prefix}/") for o in self.store.list(BUCKET, self.key(prefix))]
@@ -296,3 +303,65 @@ def test_deleting_twice_is_deleting_once(bench):
 def test_a_missing_bucket_is_worth_waiting_for_and_named(bench, ask):
     with pytest.raises(Transient, match="no-such-bucket"):
         ask(bench.store)
+
+
+# where records come from
+
+
+def records(places, **options):
+    """Records of these partitions and offsets. What is asked for lies before the payload: not in the tail of
+    a large file."""
+    index, offsets = zip(*places, strict=True)
+    columns = {
+        "kafka_partition": pa.array(index, pa.int32()),
+        "kafka_offset": pa.array(offsets, pa.int64()),
+        "kafka_timestamp": pa.array([3_600_000_000] * len(places), pa.timestamp("us", "UTC")),
+        "payload": [hashlib.sha256(f"{place}".encode()).hexdigest() for place in places],
+    }
+    body = io.BytesIO()
+    pq.write_table(pa.table(columns), body, **options)
+    return body.getvalue()
+
+
+def told(groups):
+    return [(g.partitions.lowest, g.offsets.lowest, g.offsets.highest) for g in groups]
+
+
+MIXED = [(i % 3, 1_000 * (i % 3) + i) for i in range(600)]  # one partition's offsets hide the others'
+LARGE = [(p, o + 10_000 * i) for i in range(10) for p, o in MIXED]
+BY_PARTITION = [(0, 0, 597), (1, 1_001, 1_598), (2, 2_002, 2_599)]
+
+
+@pytest.mark.parametrize("places", [MIXED, LARGE], ids=["small", "large"])
+def test_records_that_share_a_row_group_are_told_by_their_partitions(bench, places):
+    """A small file, which comes with its footer, and one that does not."""
+    bench.put("a", body := records(places, row_group_size=600))
+    many = len(places) // len(MIXED)
+    assert (len(body) > 200_000) is (many > 1)
+    each = [(p, a + 10_000 * i, b + 10_000 * i) for i in range(many) for p, a, b in BY_PARTITION]
+    found = bench.origins("a")
+    assert sorted(told(found)) == sorted(each)
+    assert all(g.hours == Span(1, 1) and not g.shared for g in found)
+
+
+def test_only_row_groups_that_are_shared_are_read(bench):
+    places = [(0, i) for i in range(600)] + MIXED + [(4, i) for i in range(600)]
+    bench.put("a", records(places, row_group_size=600))
+    assert told(bench.origins("a")) == [(0, 0, 599), *BY_PARTITION, (4, 0, 599)]
+    bench.put("b", records([(0, i) for i in range(600)]))
+    assert told(bench.origins("b")) == [(0, 0, 599)]
+
+
+def test_records_of_another_object_than_was_registered_are_not_asked(bench):
+    bench.put("a", records(LARGE))
+    with pytest.raises(SourceChanged):
+        bench.origins("a", etag="0" * 32)
+
+
+def test_columns_that_are_not_what_the_footer_says_are_not_parquet(bench):
+    body = records(LARGE, compression="none")
+    column = pq.read_metadata(io.BytesIO(body)).row_group(0).column(1)
+    at = column.dictionary_page_offset or column.data_page_offset
+    bench.put("a", body[:at] + b"\xff" * 64 + body[at + 64 :])
+    with pytest.raises(NotParquet, match="a"):
+        bench.origins("a")

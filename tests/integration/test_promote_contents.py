@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, Driver, parquet
+from builders import BUCKET, HOUR, NEXT_HOUR, Driver, parquet, parquet_of
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
-from spike_pipelines.domain.batch import BatchState, FileKind, StagedFile
+from spike_pipelines.domain.batch import BatchState, FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.services.register import staging_prefix
 from spike_pipelines.settings import Settings
@@ -37,8 +37,8 @@ def held(world, driver) -> str:
     ("body", "reason"),
     [
         (parquet(2, NEXT_HOUR), "has rows of 2026-11-22T22"),
-        (parquet(2, HOUR, 1), "has records of partitions 1 to 1"),
-        (parquet(2, HOUR, 0, 5), "has offsets 5 to 6"),
+        (parquet(2, HOUR, 1), "has records of partition 1, "),
+        (parquet(2, HOUR, 0, 5), "has offsets 5 to 6 of partition 0"),
     ],
 )
 @pytest.mark.parametrize("kind", list(FileKind))
@@ -65,6 +65,46 @@ def test_files_copied_under_another_name_do_not_double_their_records(world):
     driver.register(replace(first, ranges=(OffsetRange(r.partition, r.end, r.end + 6),), files=again))
     assert len(world.promoter().promote(driver.spike, limit=9)) == 1
     assert "its batch read" in world.ledger.last_batches("payouts", 1)[0].held_reason
+
+
+def of_two_partitions(driver: Driver, places) -> None:
+    """A batch of 3 offsets of partition 0 and 6 of partition 1, in one file with records of `places`."""
+    by_index = {p.index: p for p in driver.ends}
+    file = put(driver, "both.parquet", parquet_of(places), 9)
+    driver.register(
+        NewBatch(
+            (OffsetRange(by_index[0], 0, 3), OffsetRange(by_index[1], 0, 6)),
+            (file,),
+            9,
+            (HourCounts(HOUR, 9, 0, 0),),
+            "1.0",
+        )
+    )
+
+
+SECOND = [(1, i) for i in range(6)]
+
+
+def test_a_file_of_several_partitions_with_the_records_of_each_is_committed(world):
+    driver = world.driver(world.spike(partitions=2))
+    of_two_partitions(driver, [(0, 0), (0, 1), *SECOND, (0, 2)])
+    assert len(world.promoter().promote(driver.spike, limit=9)) == 1
+
+
+def test_a_record_that_only_another_partitions_range_has_is_seen_before_the_commit(world):
+    """The footer says: partitions 0 to 1, offsets 0 to 5, nine rows. So it is of the batch, too."""
+    driver = world.driver(world.spike(partitions=2))
+    of_two_partitions(driver, [(0, 0), (0, 1), *SECOND, (0, 3)])
+    assert "has offsets 0 to 3 of partition 0, its batch read" in held(world, driver)
+
+
+def test_a_partition_between_those_of_the_batch_is_seen_before_the_commit(world):
+    driver = world.driver(world.spike(partitions=3))
+    by_index = {p.index: p for p in driver.ends}
+    file = put(driver, "both.parquet", parquet_of([(0, 0), (1, 1), (2, 0)]), 3)
+    ranges = (OffsetRange(by_index[0], 0, 2), OffsetRange(by_index[2], 0, 1))
+    driver.register(NewBatch(ranges, (file,), 3, (HourCounts(HOUR, 3, 0, 0),), "1.0"))
+    assert "has records of partition 1, its batch read [0, 2]" in held(world, driver)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.memory_dialect import micros
 from spike_pipelines.domain.batch import LIVE_LANE, TRANSITIONS, UNFINISHED, BatchState, FileKind, FileState
 from spike_pipelines.domain.operations import OperationKind
-from spike_pipelines.domain.swap import SwapState
+from spike_pipelines.domain.swap import SwapKind, SwapState
 
 SWAPS = 0  # stands for the batches of all swaps; the ledger's numbers begin at 1
 
@@ -99,9 +99,24 @@ class Watch:
                 read[r["batch"]] += self._account(r, batches, held, read)
         expect(not held, f"I2: files hold records outside of committed ranges: {list(held)[:3]}")
         for number, filtered in read.items():
-            counted = [batches[number]] if number != SWAPS else _swaps(batches)
-            said = sum(b["records_filtered"] for b in counted)
+            said = (
+                batches[number]["records_filtered"]
+                if number != SWAPS
+                else self._swaps_filtered(batches, files)
+            )
             expect(filtered == said, f"I1: batch {number} lost records")
+
+    def _swaps_filtered(self, batches: Mapping[int, Row], files: Iterable[Row]) -> int:
+        """Records that were in a file until a swap filtered them. What a backfill read beside those of the
+        files that it replaced was filtered before."""
+        made = {b["number"]: b for b in batches.values() if b["lane"] != LIVE_LANE}
+        made = {n: b for n, b in made.items() if b["state"] == BatchState.COMMITTED and b["removed"] is None}
+        rows = {f["id"]: f["rows"] for f in files}
+        batch_of = {w["number"]: w["batch"] for w in self.world.rows(schema.swaps)} if made else {}
+        replaced: dict[int, int] = defaultdict(int)
+        for x in self.world.rows(schema.swap_files) if made else ():
+            replaced[batch_of[x["swap"]]] += rows[x["file"]]
+        return sum(b["records_filtered"] - (b["records_read"] - replaced[n]) for n, b in made.items())
 
     def _declared_lost(self, r: Row) -> None:
         topic = self.world.topic()
@@ -126,13 +141,14 @@ class Watch:
                 expect(dropped, f"I1: {place} is committed and in no file")
                 read[SWAPS] += 1
             else:
-                self._placed(place, found, swapped=batches[found["batch"]]["lane"] != LIVE_LANE)
+                self._placed(place, found, batches[found["batch"]]["lane"])
         return filtered
 
-    def _placed(self, place: Place, found: Row, *, swapped: bool) -> None:
+    def _placed(self, place: Place, found: Row, lane: str) -> None:
         record = self.world.records[place]
-        expect(not swapped or record.kind is FileKind.DEAD_LETTER, f"I1: {place} was never a dead letter")
-        kind = record.healed if swapped else record.kind
+        dead = record.kind is FileKind.DEAD_LETTER
+        expect(dead or not lane.startswith(SwapKind.REPLAY), f"I1: {place} was never a dead letter")
+        kind = record.healed if dead and lane != LIVE_LANE else record.kind
         expect((found["kind"], found["hour"]) == (kind, micros(record.hour)), f"I1: {place} misplaced")
 
     def readers_see_the_ledger(self, files: Iterable[Row]) -> None:
@@ -179,7 +195,7 @@ class Watch:
 
     def swaps_are_whole(self, files: Iterable[Row]) -> None:
         """I3: what a swap replaced went at the number at which its own files came; one that was given up
-        replaced nothing."""
+        replaced nothing, nor need a backfill: all records of its hour may have been filtered before."""
         swaps = self.world.rows(schema.swaps)
         if not swaps:
             return
@@ -191,7 +207,8 @@ class Watch:
         for swap in swaps:
             at = commits.get(swap["batch"])
             if swap["state"] == SwapState.SWAPPED:
-                expect(replaced[swap["number"]] == {at}, f"I3: swap {swap['number']} is not whole")
+                nothing = swap["kind"] == SwapKind.BACKFILL and not replaced[swap["number"]]
+                expect(nothing or replaced[swap["number"]] == {at}, f"I3: swap {swap['number']} is not whole")
             else:
                 expect(at is None, f"I3: swap {swap['number']} is {swap['state']} and committed")
 
@@ -310,15 +327,6 @@ class Watch:
         expect(len(opened) <= 1 and not opened & closed.keys(), f"I10: {opened} are read at once")
         expect(set(closed.values()) <= {OperationKind.ACCEPT_LOSS}, "I10: nobody accepted a loss")
         expect(opened <= {self.world.topic_id} or closed, "I10: another topic id")
-
-
-def _swaps(batches: Mapping[int, Row]) -> list[Row]:
-    """Batches of swaps that no rewind took out again."""
-    return [
-        b
-        for b in batches.values()
-        if b["lane"] != LIVE_LANE and b["state"] == BatchState.COMMITTED and b["removed"] is None
-    ]
 
 
 def reachable(state: BatchState) -> frozenset[BatchState]:

@@ -44,6 +44,7 @@ EFFECTS = st.sampled_from(
         "events.report",
         "ledger.mark_reported",
         "store.footer",
+        "store.origins",
         "ledger.acquire",
         "ledger.renew",
         "ledger.release",
@@ -346,7 +347,7 @@ def finale(world: ModelWorld, watch: Watch) -> None:
     person decides where one must."""
     world.clock.advance(IDLE_LIMIT.total_seconds() + 60)
     desk = Desk(world)
-    desk.resume().finish()
+    desk.finish_left().finish()
     driver = None
     for _ in range(24):
         world.settle()

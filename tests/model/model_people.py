@@ -1,10 +1,12 @@
 """The rules of the state machine that people and schedules act by: see `model_machine`."""
 
+from datetime import datetime
+
 import hypothesis.strategies as st
 from builders import HOUR, NEXT_HOUR
 from hypothesis.stateful import precondition, rule
 from model_operations import Desk
-from model_world import ModelWorld, Record
+from model_world import HOURS, ModelWorld, Record
 from processes import Fault, Process
 
 from spike_pipelines.domain.batch import FileKind
@@ -40,6 +42,20 @@ OF_A_REPLAY = st.sampled_from(
         "job.reparse",
     ]
 )
+OF_A_BACKFILL = st.sampled_from(
+    [
+        "ledger.begin",
+        "ledger.acquire",
+        "ledger.renew",
+        "ledger.release",
+        "ledger.open_swaps",
+        "ledger.all_positions",
+        "broker.topics",
+        "store.footer",
+        "store.copy",
+        "job.reread",
+    ]
+)
 OF_RETENTION = st.sampled_from(
     ["store.list", "store.delete", "ledger.mark_condemned", "ledger.mark_swept", "catalog.expire"]
 )
@@ -47,7 +63,7 @@ MENDED_BY_ONE = frozenset({"topic recreated", "records lost"})  # a loss that so
 
 
 class People:
-    """Rewinds, held batches, dead-letter replays, accepted losses, retention: whole, slow, or disturbed.
+    """Rewinds, held batches, replays, backfills, accepted losses, retention: whole, slow, or disturbed.
 
     A slow one stands before its first effect; `step`, `finish` and `fault` go on with it as with any process.
     """
@@ -88,6 +104,24 @@ class People:
     def replay_again(self, slow: bool) -> None:
         """What another replay left, finished or not: swaps of swaps."""
         self._unless_slow(slow, self.desk.replay())
+
+    @rule(hour=st.sampled_from(HOURS), accept=st.booleans(), slow=st.booleans(), rested=st.booleans())
+    def backfill(self, hour: datetime, accept: bool, slow: bool, rested: bool) -> None:
+        """An hour is read again and swapped in, whoever stages, promotes, goes back or replays meanwhile."""
+        if rested:
+            self.world.settle()
+        self._unless_slow(slow, self.desk.backfill(hour, accept_loss=accept))
+
+    @rule(records=DEAD, at=OF_A_BACKFILL, nth=NTH, fault=FAULTS)
+    def faulty_backfill(self, records: list[Record], at: str, nth: int, fault: Fault) -> None:
+        self.go_on(records)
+        self.world.settle()
+        self._disturb(self.desk.backfill(HOUR), at, nth, fault)
+
+    @rule(slow=st.booleans())
+    def finish_left(self, slow: bool) -> None:
+        """The hourly job ends what replays and backfills left that died."""
+        self._unless_slow(slow, self.desk.finish_left())
 
     @precondition(lambda self: self.world.stopped in {"miscounted", "staging spoiled"})
     @rule(release=st.booleans(), slow=st.booleans())

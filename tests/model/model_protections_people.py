@@ -18,19 +18,19 @@ from model_protections import (
     refused,
     set_any_state,
 )
-from model_world import CountingCatalog
+from model_world import CountingCatalog, Record
 from processes import Fault
 
 from spike_pipelines.adapters.ledger import schema
 from spike_pipelines.adapters.ledger.ledger import SqlLedger
 from spike_pipelines.adapters.ledger.transaction import SqlTransaction
-from spike_pipelines.domain.batch import BatchState, FileState, HourCounts
+from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts
 from spike_pipelines.domain.errors import Fenced, Refused
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.retention import Kind, Removal
 from spike_pipelines.domain.rewind import Aligned, ToOffsets
 from spike_pipelines.domain.swap import SwapBusy, SwapState
-from spike_pipelines.services import operate, promote, register, retain, swap
+from spike_pipelines.services import operate, promote, publish, register, retain, swap
 from spike_pipelines.services.register import Registered
 from spike_pipelines.services.retain import Retainer
 
@@ -81,6 +81,17 @@ def files_of_other_records(play: Play) -> None:
     held_with(play, post)
 
 
+def records_of_the_partition_beside(play: Play) -> None:
+    """Of two partitions in one row group, a record of one whose offset only the other's range has."""
+    play.world.broker.add_partitions(play.world.spike.topic, 2)
+    play.world.produce(1, [Record(FileKind.FINAL, HOUR)] * 6)
+    a = play.world.open("a")
+    first, second = sorted(a.ends)
+    whole = play.world.write(a, [OffsetRange(first, 1, 4), OffsetRange(second, 0, 6)])
+    whole.batch = replace(whole.batch, ranges=(OffsetRange(first, 0, 3), OffsetRange(second, 0, 6)))
+    held_with(play, whole)
+
+
 def file_of_another_hour(play: Play) -> None:
     post = play.world.stage(play.world.open("a"), 3)
     moved = {HOUR: NEXT_HOUR, NEXT_HOUR: HOUR}
@@ -96,10 +107,24 @@ def table_that_refuses(play: Play) -> None:
     held_with(play, play.world.stage(play.world.open("a"), 6))
 
 
+def published_by_a_later_file(play: Play) -> None:
+    """A process that was started with tomorrow's application file publishes what today's drivers wrote."""
+    play.staged()
+    written = play.world.spike.schema
+    play.world.spike = replace(play.world.spike, schema=f"{written}, x STRING", version="2.0")
+    play.world.settle()
+    found = play.world.catalog.schemas
+    expect(found == {written}, f"I3: the table has columns of {found}, files those of {written}")
+
+
 def hour_without_counts(play: Play) -> None:
     post = play.world.stage(play.world.open("a"), 3)
     post.batch = replace(post.batch, hours=(HourCounts(NEXT_HOUR, 1, 1, 1),))
     answered(play.world.post(post), Refused)
+
+
+def told_nothing(self, spike, files, footers, lease):
+    return {file.id: () for file in files}
 
 
 # swaps
@@ -399,10 +424,14 @@ ANY_END = patched(SqlTransaction, "_advance", advance_from_anywhere)
 PROTECTIONS = (
     Protection("records of the batch's ranges", "domain/contents.py:origin_problem", "I2",
                patched(promote, "origin_problem", nothing), files_of_other_records),
+    Protection("records that share a row group", "services/promote.py:origins", "I2",
+               patched(promote.Promoter, "origins", told_nothing), records_of_the_partition_beside),
     Protection("hour of a file", "domain/contents.py:hour_problem", "I3",
                patched(promote, "hour_problem", nothing), file_of_another_hour),
     Protection("what a table takes", "services/promote.py:check_publishable", "I3",
                patched(CountingCatalog, "misfit", nothing), table_that_refuses),
+    Protection("columns that were written", "services/publish.py:ensure_table", "I3",
+               patched(publish, "schema_of", lambda spike, _: spike.schema), published_by_a_later_file),
     Protection("counts of a file's hour", "domain/registration.py:_check_files_have_counts", "I8",
                patched(register, "check_batch", nothing), hour_without_counts),
     Protection("conservation of a swap", "domain/swap.py:swap_problem", "I1, I8",

@@ -104,6 +104,19 @@ def _groups(key: str, places: tuple[Place, ...]) -> tuple[RowGroup, ...]:
     )
 
 
+def _shared(groups: tuple[RowGroup, ...]) -> tuple[RowGroup, ...]:
+    """One row group for all partitions, as a file has that one task wrote."""
+    if not groups:
+        return ()
+    partitions, offsets = _union(g.partitions for g in groups), _union(g.offsets for g in groups)
+    return (RowGroup(partitions, offsets, groups[0].hours),)
+
+
+def _union(spans: Iterable[Span]) -> Span:
+    spans = tuple(spans)
+    return Span(min(s.lowest for s in spans), max(s.highest for s in spans))
+
+
 class RecordStore(MemoryObjectStore):
     """The store in memory, with files of lines instead of Parquet, and a clock. Counts its writes."""
 
@@ -132,7 +145,15 @@ class RecordStore(MemoryObjectStore):
         if (len(stored.body), stored.etag) != (size, etag):
             raise SourceChanged(f"{key} is another object than was registered")
         places = decode(stored.body)
-        return ParquetFooter(len(places), _groups(key, places))
+        return ParquetFooter(len(places), _shared(_groups(key, places)))
+
+    def origins(
+        self, bucket: str, key: str, *, size: int, etag: str, footer: ParquetFooter
+    ) -> tuple[RowGroup, ...]:
+        stored = self._source(bucket, key)
+        if (len(stored.body), stored.etag) != (size, etag):
+            raise SourceChanged(f"{key} is another object than was registered")
+        return _groups(key, decode(stored.body))
 
     def read(self, bucket: str, key: str) -> tuple[Place, ...]:
         return decode(self._source(bucket, key).body)
@@ -160,6 +181,12 @@ class CountingCatalog(MemoryCatalog):
         self.shown: dict[tuple[str, int], frozenset[str]] = {}
         self.shown_at: dict[tuple[str, int], datetime] = {}
         self.takes: Callable[[LiveFile], bool] = lambda _: True
+        self.schemas: set[str] = set()  # that tables of final rows were made or widened by
+
+    def ensure_table(self, table, spike, *, dead_letters):
+        if not dead_letters:
+            self.schemas.add(spike.schema)
+        super().ensure_table(table, spike, dead_letters=dead_letters)
 
     def misfit(self, table, spike, files, *, dead_letters):
         files = list(files)

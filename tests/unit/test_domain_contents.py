@@ -4,6 +4,7 @@ import pytest
 from builders import HOUR, partition
 
 from spike_pipelines.domain.contents import RowGroup, Span, hour_problem, origin_problem
+from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
 
 NUMBER = int(HOUR.timestamp()) // 3600
@@ -36,17 +37,25 @@ def test_a_file_that_does_not_say_where_its_rows_come_from_is_a_problem():
 
 @pytest.mark.parametrize(
     "found",
-    [group(offsets=(4, 9)), group(offsets=(5, 10)), group((1, 1)), group((0, 2)), group((0, 1), (0, 9))],
+    [group(offsets=(4, 9)), group(offsets=(5, 10)), group((1, 1)), group((3, 3), (9, 10))],
 )
 def test_records_from_outside_the_ranges_are_a_problem(found):
     assert origin_problem("f", [found], ranges((0, 5, 10), (3, 5, 10))) is not None
 
 
-def test_records_of_several_partitions_lie_between_their_ranges():
+def test_records_of_each_partition_lie_in_its_own_range():
     both = ranges((0, 5, 10), (1, 100, 200))
-    assert origin_problem("f", [group((0, 1), (5, 199)), group((1, 1), (100, 199))], both) is None
+    assert origin_problem("f", [group((0, 0), (5, 9)), group((1, 1), (100, 199))], both) is None
+    assert "partition 0, its batch read" in (origin_problem("f", [group((0, 0), (5, 100))], both) or "")
     assert origin_problem("f", [group((1, 1), (99, 199))], both) is not None
-    assert origin_problem("f", [group((0, 1), (5, 200))], both) is not None
+
+
+def test_a_row_group_of_several_partitions_is_never_judged_by_its_one_span():
+    assert not group((1, 1)).shared
+    shared = group((0, 1), (5, 6))
+    assert shared.shared
+    with pytest.raises(InvariantBroken, match="split first"):
+        origin_problem("f", [shared], ranges((0, 5, 10), (1, 5, 10)))
 
 
 def test_a_file_without_rows_has_no_problem():

@@ -1,15 +1,50 @@
-"""What a spike is bound to: the part of `SqlTransaction` that writes it down."""
+"""What a spike is bound to, and what its batches were written with."""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.batch import UNFINISHED, FileState
-from spike_pipelines.domain.binding import Binding
+from spike_pipelines.domain.binding import Binding, Written
 from spike_pipelines.domain.swap import SwapState
 
 
+def _written() -> sa.Select[tuple[str, str | None]]:
+    """A driver's batch has its epoch's schema, a swap's has the swap's."""
+    b, t, w = s.batches, s.bindings, s.swaps
+    source = b.outerjoin(t, (t.c.spike == b.c.spike) & (t.c.epoch == b.c.epoch))
+    source = source.outerjoin(w, w.c.batch == b.c.number)
+    schema = sa.func.coalesce(t.c.schema, w.c.schema).label("schema")
+    return sa.select(b.c.application_version, schema).select_from(source)
+
+
+_WRITTEN = _written()
+
+
+class BindingQueries(ABC):
+    """The part of `SqlLedger` that knows bindings. Queries only."""
+
+    @abstractmethod
+    def _read(self) -> AbstractContextManager[sa.Connection]: ...
+
+    def written_between(self, dataset: str, *, current: int, target: int) -> tuple[Written, ...]:
+        c, found = s.commits, _WRITTEN.selected_columns
+        query = (
+            _WRITTEN.join(c, c.c.batch == s.batches.c.number)
+            .where(c.c.dataset == dataset, c.c.sequence > current, c.c.sequence <= target)
+            .group_by(*found)
+            .order_by(sa.func.min(c.c.sequence))
+        )
+        with self._read() as db:
+            return tuple(Written(row.application_version, row.schema) for row in db.execute(query))
+
+
 class BindingStatements:
+    """The part of `SqlTransaction` that writes it down."""
+
     _db: sa.Connection
 
     def bind(self, spike: str, epoch: int, binding: Binding) -> None:
@@ -60,6 +95,10 @@ class BindingStatements:
             sa.select(w.c.schema).where(w.c.spike == spike, written),
         )
         return tuple(sorted(self._db.execute(found).scalars()))
+
+    def written(self, batch: int) -> Written:
+        row = self._db.execute(_WRITTEN.where(s.batches.c.number == batch)).one()
+        return Written(row.application_version, row.schema)
 
     def _binding(self, query: sa.Select[tuple[object, ...]]) -> Binding | None:
         row = self._db.execute(query).mappings().one_or_none()

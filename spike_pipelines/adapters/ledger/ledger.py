@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.audit import AuditQueries
+from spike_pipelines.adapters.ledger.bindings import BindingQueries
 from spike_pipelines.adapters.ledger.closings import ClosingQueries
 from spike_pipelines.adapters.ledger.engine import create_engine, translated
 from spike_pipelines.adapters.ledger.lag import LagQueries
@@ -39,6 +40,7 @@ class SqlLedger(
     LagQueries,
     SupervisionQueries,
     ClosingQueries,
+    BindingQueries,
 ):
     """Thread-safe. `close()` gives the connections back."""
 
