@@ -59,6 +59,8 @@ class CauseRule:
     holds: Callable[[Evidence], bool]
 
 
+_MOST_TOLD = 500  # characters
+
 CAUSES: Sequence[CauseRule] = (
     CauseRule(
         Trouble.OUT_OF_MEMORY,
@@ -99,11 +101,22 @@ def trouble_of(evidence: Evidence) -> Trouble | None:
     return next((rule.trouble for rule in CAUSES if rule.holds(evidence)), None)
 
 
+def _told(error: str) -> str:
+    """Of a submission that failed the operator keeps its whole log: what the API server said, or else the
+    line with the exception."""
+    lines = error.splitlines()
+    if len(lines) == 1:
+        return error
+    told = next((line for line in lines if line.startswith("Exception in thread")), lines[0])
+    said = re.search(r" Message: (.+?)\.? Received status:", told)
+    return (said[1] if said else told)[:_MOST_TOLD]
+
+
 def in_words(evidence: Evidence) -> str:
     """What was seen, for a person: `driver container failed with ExitCode: 137, Reason: OOMKilled`."""
     pod = evidence.pod
     if evidence.app.error:
-        return evidence.app.error
+        return _told(evidence.app.error)
     if pod is None:
         return f"the operator says {evidence.app.state_text or 'nothing yet'}"
     said = [pod.waiting, pod.terminated, pod.reason, pod.disrupted, pod.message]

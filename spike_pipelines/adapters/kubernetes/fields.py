@@ -25,6 +25,7 @@ OURS = (RESTARTED, RESTARTING, KICKED, OVERLAYS)
 APP_NAME_LABEL = "sparkoperator.k8s.io/app-name"
 SUBMISSION_LABEL = "sparkoperator.k8s.io/submission-id"
 DRIVER = "spark-role=driver"
+MOST_ERROR = 8000  # characters: of a submission that failed it is a log, whose exception comes late
 
 
 class _Part(BaseModel):
@@ -90,7 +91,7 @@ def _observed(app: _App, live: str) -> ObservedApplication:
         resource_version=meta.resource_version,
         state=AppState(text) if known else AppState.UNSEEN,
         state_text=text,
-        error=(status.application_state.error_message or "")[:2000],
+        error=(status.application_state.error_message or "")[:MOST_ERROR],
         submission=status.submission_id or None,
         submitted_at=status.last_submission_attempt_time,
         created_at=meta.creation_timestamp,
