@@ -1,5 +1,6 @@
 """Reads hours again: `python -m spike_pipelines.spark.backfill APPLICATION`, with orders on standard input;
-or `… APPLICATION s3://bucket/prefix/`, with orders there (`adapters/order_box.py`).
+or `… APPLICATION s3://bucket/prefix/`, with orders there (`adapters/order_box.py`). An order may also ask
+where records of some hours lie.
 
 Each is a bounded read of exactly its pieces. Rules and writing are those of the live path. A record belongs
 to the hour of its timestamp, or, where a dead letter is kept of it, to the hour it was routed to then.
@@ -20,20 +21,21 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import broadcast, col, expr
 
 from spike_pipelines.adapters.applications import load_application
-from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.backfill_files import HourAnswerFile, SurveyAnswerFile, told_order
 from spike_pipelines.adapters.order_box import OrderBox, serve_box
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.adapters.spark_worker import serve
 from spike_pipelines.domain.backfill import rounds
 from spike_pipelines.domain.batch import NewBatch, StagedFile
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import summary
 from spike_pipelines.driver.priority import NICE
-from spike_pipelines.driver.staging import hour_to_number, new_attempt, staged_files
-from spike_pipelines.ports import BackfillOrder, ObjectStore
+from spike_pipelines.driver.staging import hour_from_number, hour_to_number, new_attempt, staged_files
+from spike_pipelines.ports import BackfillOrder, ObjectStore, Surveyed, SurveyOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Plan, classified, counted, write
 from spike_pipelines.spark.config import kafka_consumer
@@ -46,6 +48,28 @@ NICER = 2 * NICE  # than live drivers on the same machine: they get three times 
 IDLE_SECONDS = 900.0  # without an order: who gave them is gone, or commits for very long
 
 _SOURCE = ("topic", "partition", "offset", "timestamp", "key", "value")
+
+
+class SoFar:
+    """How many records of Kafka the order at work has read: the stage that reads them is the one with the
+    most input. Spark's tasks tell their driver every ten seconds."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._store = spark.sparkContext._jsc.sc().statusStore()  # noqa: SLF001
+        self._most = 0
+
+    def begin(self) -> None:
+        self._most = 0
+
+    def __call__(self) -> int:
+        try:
+            stages = self._store.activeStages()
+            read = [stages.apply(i).inputRecords() for i in range(stages.size())]
+        except Py4JError as error:  # the work itself says what is wrong
+            log.warning("Spark does not tell how far it is: %s", summary(error))
+            return self._most
+        self._most = max([self._most, *read])
+        return self._most
 
 
 class BackfillEnvironment(SparkEnvironment):
@@ -75,6 +99,31 @@ def reread(
             write(rows, plan, hours, f"s3a://{bucket}/{order.prefix}{attempt}")
             files = staged_files(store, bucket, order.prefix, attempt) if hours else ()
     return NewBatch((), files, read, hours, spike.version, scan.get["records"] - read)
+
+
+def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Surveyed:
+    """Nothing of a record but its place is looked at. Errors: those of PySpark."""
+    since, until = hour_to_number(order.since), hour_to_number(order.until)
+    number = c.hour_number("timestamp")
+    wanted = f"CASE WHEN {number} >= {since} AND {number} < {until} THEN {number} END AS hour"
+    places = _read(spark, order.pieces, bootstrap).selectExpr(wanted, "partition", "offset")
+    found = (
+        places.groupBy("hour", "partition")
+        .agg(*map(expr, ("min(offset) AS first", "max(offset) AS last", "count(*) AS records")))
+        .collect()
+    )
+    at = {r.partition.index: r.partition for r in order.pieces}
+    mine = (
+        Place(
+            hour_from_number(row["hour"]),
+            OffsetRange(at[row["partition"]], row["first"], row["last"] + 1),
+            row["records"],
+        )
+        for row in found
+        if row["hour"] is not None
+    )
+    ordered = sorted(mine, key=lambda place: (place.hour, place.range))
+    return Surveyed(tuple(ordered), sum(row["records"] for row in found))
 
 
 def _read(spark: SparkSession, pieces: Iterable[OffsetRange], bootstrap: str) -> DataFrame:
@@ -144,16 +193,21 @@ def main(arguments: list[str]) -> int:
 def take_orders(spike: Spike, env: BackfillEnvironment, store: ObjectStore, box: OrderBox | None) -> None:
     """From the box, or from standard input, until there are no more."""
     plan, spark = Plan.of(spike, tasks=tasks_of(spike)), start_spark(spike, env)
+    so_far = SoFar(spark)
 
     def answer(told: bytes) -> str:
-        order = HourOrderFile.model_validate_json(told).order()
+        so_far.begin()
+        order = told_order(told)
+        if isinstance(order, SurveyOrder):
+            found = survey(spark, order, bootstrap=env.kafka_bootstrap)
+            return SurveyAnswerFile.of(found).model_dump_json()
         done = reread(spark, spike, plan, order, store, bootstrap=env.kafka_bootstrap)
         return HourAnswerFile.of(done).model_dump_json()
 
     if box is None:
-        serve(answer)
+        serve(answer, so_far)
     else:
-        serve_box(box, answer, idle_seconds=IDLE_SECONDS, pause=Event().wait)
+        serve_box(box, answer, so_far, idle_seconds=IDLE_SECONDS, pause=Event().wait)
     spark.stop()
 
 
