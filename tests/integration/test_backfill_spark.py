@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import builders
@@ -30,11 +33,11 @@ from spike_pipelines.domain.batch import FileKind, StagedFile
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.spike import Dataset, Location, Resources
 from spike_pipelines.platform import Platform
-from spike_pipelines.ports import BackfillOrder
+from spike_pipelines.ports import BackfillOrder, SurveyOrder
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.register import staging_prefix
-from spike_pipelines.spark.backfill import reread
+from spike_pipelines.spark.backfill import SoFar, _read, reread, survey
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
 from spike_pipelines.spark.session import start_spark
@@ -164,6 +167,50 @@ def test_a_dead_letter_belongs_to_the_hour_it_was_routed_to(stack):
     assert (batch.read, batch.elsewhere) == (2, 2)
     assert rows_of(stack, prefix, batch, FileKind.FINAL) == [(0, 0, "a")]
     assert rows_of(stack, prefix, batch, FileKind.DEAD_LETTER) == [(0, 1, None)]
+
+
+def test_where_older_hours_lie_is_told_by_partition_and_counted(stack):
+    topic, hours = "backfill-survey", [HOUR - timedelta(hours=n) for n in (2, 1, 0)]
+    first, second, third = hours
+    produce(stack.bootstrap, topic, 2, [
+        (0, first, b"x"), (0, second, b"x"), (0, LONG_AGO, b"x"), (0, first, b"x"), (0, third, b"x"),
+        (0, second, b"x"), (1, second, b"x"), (1, second, b"x"), (1, first, b"not looked at"),
+    ])  # fmt: skip
+    looked = pieces(topic, (0, 0, 6), (1, 0, 2))
+    found = survey(stack.spark, SurveyOrder(topic, looked, first, third), bootstrap=stack.bootstrap)
+    assert found.scanned == 8
+    places = [(p.hour, p.range, p.records) for p in found.places]
+    one, two, three = pieces(topic, (0, 0, 4), (0, 1, 6), (1, 0, 2))
+    assert places == [(first, one, 2), (second, two, 2), (second, three, 2)]
+
+
+def test_how_many_records_were_read_is_known_while_they_are(stack, tmp_path):
+    topic, gate = "backfill-so-far", str(tmp_path / "gate")
+    produce(stack.bootstrap, topic, 1, [(0, AT, good("a"))] * 50)
+    so_far = SoFar(stack.spark)
+    so_far.begin()
+
+    def held(frames):
+        until(lambda: os.path.exists(gate))  # noqa: PTH110 - in another process
+        yield from frames
+
+    read = _read(stack.spark, pieces(topic, (0, 0, 50)), stack.bootstrap)
+    job = Thread(target=read.select("offset").mapInPandas(held, "offset long").count)
+    job.start()
+    until(lambda: so_far() == 50)
+    assert job.is_alive()
+    Path(gate).touch()
+    job.join(60)
+    assert so_far() == 50
+    so_far.begin()
+    assert so_far() == 0
+
+
+def until(holds):
+    pause, deadline = Event(), time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        pause.wait(0.1)
 
 
 def test_an_hour_of_which_nothing_is_left_has_counts_and_no_file(stack):

@@ -140,6 +140,8 @@ class SwapStatements:
                 .where(f.c.batch == swap.batch, f.c.state == FileState.STAGED)
                 .values(state=FileState.ABORTED)
             )
+            r = s.batch_ranges
+            self._db.execute(sa.update(r).where(r.c.batch == swap.batch).values(live=False))
 
     def _move(self, number: int, old: SwapState, new: SwapState, **values: object) -> None:
         check_swap_transition(old, new)
