@@ -31,7 +31,7 @@ from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import FileKind, StagedFile
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.domain.spike import Dataset, Location, Resources
+from spike_pipelines.domain.spike import Dataset, Location, Resources, Start
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import BackfillOrder, SurveyOrder
 from spike_pipelines.services.backfill import Ask
@@ -86,6 +86,10 @@ def produce(bootstrap, topic, partitions, records):
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     admin.create_topics([NewTopic(topic, partitions, 1, topic_configs={"retention.ms": "-1"})])
     admin.close()
+    append(bootstrap, topic, records)
+
+
+def append(bootstrap, topic, records):
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     for index, at, value in records:
         producer.send(topic, value, partition=index, timestamp_ms=int(at.timestamp() * 1000))
@@ -240,7 +244,7 @@ def put(driver, key, kind, hour, rows, *_):
     dead = [
         {"kafka_topic": "t", "kafka_partition": 0, "kafka_offset": offset, "kafka_timestamp": AT,
          "routed_timestamp": AT, "value": b"?", "reason": "wrong_type", "detail": "amount"}
-        for offset in range(rows)
+        for offset in range(2, 2 + rows)
     ]  # fmt: skip
     body = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(dead, schema=SCHEMA), body)
@@ -252,7 +256,8 @@ def put(driver, key, kind, hour, rows, *_):
 
 @pytest.fixture
 def ran(real, kafka, ledger_url, postgres, s3, tmp_path, monkeypatch):  # noqa: PLR0917 - fixtures
-    """One published batch of three records: two dead letters, one filtered."""
+    """One published batch of three records: two dead letters, one filtered. Two of the hour before lie in
+    Kafka below where the spike began."""
     applications = tmp_path / "applications"
     applications.mkdir()
     shutil.copy(APPLICATION, applications)
@@ -264,10 +269,12 @@ def ran(real, kafka, ledger_url, postgres, s3, tmp_path, monkeypatch):  # noqa: 
         monkeypatch.setenv(f"SPIKE_{name}", value)
     monkeypatch.setattr(builders.Driver, "_put", put)
     spike = real.spikes[NAME] = load_application(APPLICATION)
-    p1, p2 = (json.dumps(PAYOUT | {"payout_id": name}).encode() for name in ("p1", "p2"))
-    produce(kafka.bootstrap, spike.topic, 1, [(0, AT, p1), (0, AT, b"{nonsense"), (0, AT, p2)])
+    p0, p1, p2 = (json.dumps(PAYOUT | {"payout_id": name}).encode() for name in ("p0", "p1", "p2"))
+    before = AT - timedelta(hours=1)
+    produce(kafka.bootstrap, spike.topic, 1, [(0, before, p0), (0, before, b"{nonsense")])
     real.broker = KafkaBroker(kafka.bootstrap)
-    driver = real.driver(spike)
+    driver = real.driver(replace(spike, start=Start.LATEST))
+    append(kafka.bootstrap, spike.topic, [(0, AT, p1), (0, AT, b"{nonsense"), (0, AT, p2)])
     driver.stage(0, 2, 1)
     real.settle(spike)
     yield driver
@@ -280,9 +287,9 @@ def test_a_backfill_turns_dead_letters_and_filtered_records_into_rows_that_reade
     assert (done.final, done.dead_letter, done.filtered, done.scanned) == (2, 1, 0, 3)
     real.settle(ran.spike)
     rows = real.catalog.load("payout").scan().to_arrow().to_pylist()
-    assert sorted((row["payout_id"], row["kafka_offset"]) for row in rows) == [("p1", 0), ("p2", 2)]
+    assert sorted((row["payout_id"], row["kafka_offset"]) for row in rows) == [("p1", 2), ("p2", 4)]
     (dead,) = real.catalog.load("payout_dead_letters").scan().to_arrow().to_pylist()
-    assert (dead["value"], dead["reason"], dead["kafka_offset"]) == (b"{nonsense", "malformed_json", 1)
+    assert (dead["value"], dead["reason"], dead["kafka_offset"]) == (b"{nonsense", "malformed_json", 3)
     assert breaches(real) == {}
     (deep,) = DeepAuditor(real.ledger, platform.deep_auditor.reader, real.spikes).run()
     assert deep.ok, deep.breaches
@@ -290,5 +297,13 @@ def test_a_backfill_turns_dead_letters_and_filtered_records_into_rows_that_reade
     again = platform.backfiller.backfill(ran.spike, HOUR, Ask(ask()))
     assert (again.final, again.dead_letter) == (2, 1)
     assert platform.backfiller.rereader._worker._running.process is worker, "one session for all hours"
+    older = platform.backfiller.backfill(ran.spike, HOUR - timedelta(hours=1), Ask(ask()))
+    assert (older.swap, older.final, older.dead_letter, older.scanned) == (None, 1, 1, 2)
+    real.settle(ran.spike)
+    rows = real.catalog.load("payout").scan().to_arrow().to_pylist()
+    assert sorted(row["payout_id"] for row in rows) == ["p0", "p1", "p2"]
+    assert breaches(real) == {}
+    (deep,) = DeepAuditor(real.ledger, platform.deep_auditor.reader, real.spikes).run()
+    assert deep.ok, deep.breaches
     platform.close()
     assert worker.poll() is not None
