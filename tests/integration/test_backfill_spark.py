@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -188,14 +189,16 @@ def test_where_older_hours_lie_is_told_by_partition_and_counted(stack):
     assert places == [(first, one, 2), (second, two, 2), (second, three, 2)]
 
 
-def test_how_many_records_were_read_is_known_while_they_are(stack, tmp_path):
+def test_how_many_records_were_read_is_known_while_they_are(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(stack.spark.sparkContext, "pythonExec", sys.executable)
     topic, gate = "backfill-so-far", str(tmp_path / "gate")
     produce(stack.bootstrap, topic, 1, [(0, AT, good("a"))] * 50)
     so_far = SoFar(stack.spark)
     so_far.begin()
 
-    def held(frames):
-        until(lambda: os.path.exists(gate))  # noqa: PTH110 - in another process
+    def held(frames):  # in another process, which has none of our modules
+        while not os.path.exists(gate):  # noqa: PTH110
+            time.sleep(0.1)
         yield from frames
 
     read = _read(stack.spark, pieces(topic, (0, 0, 50)), stack.bootstrap)
