@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -47,29 +48,44 @@ log = logging.getLogger("spike_pipelines.spark")
 NICER = 2 * NICE  # than live drivers on the same machine: they get three times its share of a busy core
 IDLE_SECONDS = 900.0  # without an order: who gave them is gone, or commits for very long
 
+_CONSUMERS = "kafka.consumer:type=consumer-fetch-manager-metrics"
 _SOURCE = ("topic", "partition", "offset", "timestamp", "key", "value")
 
 
 class SoFar:
-    """How many records of Kafka the order at work has read: the stage that reads them is the one with the
-    most input. Spark's tasks tell their driver every ten seconds."""
+    """How many records of Kafka the order at work has read, as the consumers of this JVM count them (Spark
+    tells of a task at its end only). With executors elsewhere nothing is known: 0. A consumer reads a little
+    ahead."""
 
     def __init__(self, spark: SparkSession) -> None:
-        self._store = spark.sparkContext._jsc.sc().statusStore()  # noqa: SLF001
-        self._most = 0
+        self._gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
+        self._jvm = self._gateway.jvm
+        self._server = self._jvm.java.lang.management.ManagementFactory.getPlatformMBeanServer()
+        self._consumers = self._jvm.javax.management.ObjectName(f"{_CONSUMERS},client-id=*")
+        self._read: dict[str, int] = {}  # by consumer, also of those that were closed
+        self._before = 0
 
     def begin(self) -> None:
-        self._most = 0
+        self._before = self._all()
 
     def __call__(self) -> int:
+        return self._all() - self._before
+
+    def _all(self) -> int:
         try:
-            stages = self._store.activeStages()
-            read = [stages.apply(i).inputRecords() for i in range(stages.size())]
-        except Py4JError as error:  # the work itself says what is wrong
-            log.warning("Spark does not tell how far it is: %s", summary(error))
-            return self._most
-        self._most = max([self._most, *read])
-        return self._most
+            for name in self._ask("queryNames", self._consumers, None):
+                self._read[name.toString()] = int(self._ask("getAttribute", name, "records-consumed-total"))
+        except Py4JError as error:  # one that was closed meanwhile; the work itself says what is wrong
+            log.info("how far it is cannot be told: %s", summary(error))
+        return sum(self._read.values())
+
+    def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - Java's
+        """The server's own class is none that others may call: only its interface is."""
+        known = self._jvm.java.lang.Class.forName("javax.management.MBeanServer").getMethods()
+        given = self._gateway.new_array(self._jvm.java.lang.Object, len(arguments))
+        for i, argument in enumerate(arguments):
+            given[i] = argument
+        return next(m for m in known if m.getName() == method).invoke(self._server, given)
 
 
 class BackfillEnvironment(SparkEnvironment):
