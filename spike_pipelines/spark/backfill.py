@@ -58,8 +58,8 @@ class SoFar:
     ahead."""
 
     def __init__(self, spark: SparkSession) -> None:
-        self._gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
-        self._jvm = self._gateway.jvm
+        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
+        self._gateway, self._jvm = gateway, gateway.jvm
         self._server = self._jvm.java.lang.management.ManagementFactory.getPlatformMBeanServer()
         self._consumers = self._jvm.javax.management.ObjectName(f"{_CONSUMERS},client-id=*")
         self._read: dict[str, int] = {}  # by consumer, also of those that were closed
@@ -79,7 +79,7 @@ class SoFar:
             log.info("how far it is cannot be told: %s", summary(error))
         return sum(self._read.values())
 
-    def _ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - Java's
+    def _ask(self, method: str, *arguments: object) -> Any:
         """The server's own class is none that others may call: only its interface is."""
         known = self._jvm.java.lang.Class.forName("javax.management.MBeanServer").getMethods()
         given = self._gateway.new_array(self._jvm.java.lang.Object, len(arguments))
