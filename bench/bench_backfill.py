@@ -382,9 +382,11 @@ def backfilled(platform: Platform, hours: list[datetime]) -> tuple[float, str, l
     ends = ("--from", f"{hours[0]:%Y-%m-%dT%H}", "--to", f"{hours[-1]:%Y-%m-%dT%H}")
     command = (*SPIKE, "backfill", NAME, *ends, "--why", "a bench", "--wait")
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lags = watch(platform, lambda: process.poll() is not None)
-    told = process.communicate()[0].splitlines()
+    with tempfile.TemporaryFile("w+") as output:  # a pipe that nobody empties meanwhile would fill
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        lags = watch(platform, lambda: process.poll() is not None)
+        output.seek(0)
+        told = output.read().splitlines()
     if process.returncode:
         sys.exit("\n".join(told))
     return time.monotonic() - began, told[-2], lags
