@@ -155,7 +155,7 @@ def rate(count: int = 6, per_hour: int = 150_000) -> Iterator[Row]:
         yield (
             f"{name}: records read per CPU second after that",
             f"{records / rest:,.0f}",
-            "≥ live" * (live is not again),
+            "≥ live" * (name == "backfill"),
         )
     yield "backfill to live", f"{again[2] / again[1] / (live[2] / live[1]):.2f}", "≥ 1"
 
