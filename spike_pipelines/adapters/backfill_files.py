@@ -1,13 +1,15 @@
-"""What the backfill job is told and answers: two JSON files."""
+"""What the backfill job is told and answers: two JSON files for each order."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from spike_pipelines.adapters.replay_files import AnswerFile
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.ports import BackfillOrder, Reparsed
+from spike_pipelines.ports import BackfillOrder, Reparsed, Surveyed, SurveyOrder
 
 
 class _Model(BaseModel):
@@ -20,6 +22,18 @@ class _Piece(_Model):
     partition: int
     start: int
     end: int
+
+    @classmethod
+    def of(cls, r: OffsetRange) -> "_Piece":
+        p = r.partition
+        return cls(topic=p.topic, topic_id=p.topic_id, partition=p.index, start=r.start, end=r.end)
+
+    def range(self) -> OffsetRange:
+        return OffsetRange(Partition(self.topic, self.topic_id, self.partition), self.start, self.end)
+
+
+def _pieces(ranges: Iterable[OffsetRange]) -> tuple[_Piece, ...]:
+    return tuple(map(_Piece.of, ranges))
 
 
 class HourOrderFile(_Model):
@@ -37,26 +51,15 @@ class HourOrderFile(_Model):
         return cls(
             spike=order.spike,
             hour=order.hour,
-            pieces=tuple(
-                _Piece(
-                    topic=r.partition.topic,
-                    topic_id=r.partition.topic_id,
-                    partition=r.partition.index,
-                    start=r.start,
-                    end=r.end,
-                )
-                for r in order.pieces
-            ),
+            pieces=_pieces(order.pieces),
             dead=order.dead,
             planned_at=order.planned_at,
             prefix=order.prefix,
         )
 
     def order(self) -> BackfillOrder:
-        pieces = (
-            OffsetRange(Partition(p.topic, p.topic_id, p.partition), p.start, p.end) for p in self.pieces
-        )
-        return BackfillOrder(self.spike, self.hour, tuple(pieces), self.dead, self.planned_at, self.prefix)
+        pieces = tuple(piece.range() for piece in self.pieces)
+        return BackfillOrder(self.spike, self.hour, pieces, self.dead, self.planned_at, self.prefix)
 
 
 class HourAnswerFile(_Model):
@@ -72,3 +75,50 @@ class HourAnswerFile(_Model):
     def new_batch(self) -> NewBatch:
         b = self.batch.reparsed().batch
         return NewBatch(b.ranges, b.files, b.read, b.hours, b.application_version, self.elsewhere)
+
+
+class SurveyOrderFile(_Model):
+    """See `ports.SurveyOrder`."""
+
+    spike: str
+    pieces: tuple[_Piece, ...]
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def of(cls, order: SurveyOrder) -> "SurveyOrderFile":
+        return cls(spike=order.spike, pieces=_pieces(order.pieces), since=order.since, until=order.until)
+
+    def order(self) -> SurveyOrder:
+        pieces = tuple(piece.range() for piece in self.pieces)
+        return SurveyOrder(self.spike, pieces, self.since, self.until)
+
+
+class _Place(_Model):
+    hour: datetime
+    piece: _Piece
+    records: int
+
+
+class SurveyAnswerFile(_Model):
+    """See `ports.Surveyed`."""
+
+    places: tuple[_Place, ...]
+    scanned: int
+
+    @classmethod
+    def of(cls, found: Surveyed) -> "SurveyAnswerFile":
+        places = (_Place(hour=p.hour, piece=_Piece.of(p.range), records=p.records) for p in found.places)
+        return cls(places=tuple(places), scanned=found.scanned)
+
+    def surveyed(self) -> Surveyed:
+        places = (Place(p.hour, p.piece.range(), p.records) for p in self.places)
+        return Surveyed(tuple(places), self.scanned)
+
+
+_ORDER: TypeAdapter[HourOrderFile | SurveyOrderFile] = TypeAdapter(HourOrderFile | SurveyOrderFile)
+
+
+def told_order(told: bytes) -> BackfillOrder | SurveyOrder:
+    """What the job is to do next."""
+    return _ORDER.validate_json(told).order()

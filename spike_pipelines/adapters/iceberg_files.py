@@ -67,16 +67,12 @@ def from_footers(table: Table, files: Collection[LiveFile], judged: Judged) -> l
     Raises `ObjectMissing`, and `InvariantBroken` where a file is not what the ledger says or does not
     fit the table.
     """
-    if not files:
-        return []
     name, shape = ".".join(table.name()), _shape(table.metadata)
-    with ThreadPoolExecutor(min(FOOTERS_AT_ONCE, len(files))) as pool:
-        return list(
-            pool.map(
-                lambda file: judged.of(shape, file) or _from_footer(name, table.metadata, file, table.io),
-                files,
-            )
-        )
+    known = [judged.of(shape, file) for file in files]
+    unknown = [file for file, data in zip(files, known, strict=True) if data is None]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        read = pool.map(lambda file: _from_footer(name, table.metadata, file, table.io), unknown)
+        return [next(read) if data is None else data for data in known]
 
 
 def misfit(

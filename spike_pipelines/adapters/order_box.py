@@ -1,14 +1,17 @@
 """Orders for a Spark job in another pod, and its answers: small objects below a prefix of staging.
 
-Both sides count: order 1 has answer 1. Nobody lists, and each object is written once.
+Both sides count: order 1 has answer 1. Nobody lists, and each object is written once, but for the one that
+says how far an order is.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from spike_pipelines.adapters.spark_worker import telling
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError, Transient
 from spike_pipelines.ports import ObjectStore
 
@@ -60,6 +63,14 @@ class OrderBox:
             raise _told(failed)
         return found
 
+    def tell(self, number: int, so_far: str) -> None:
+        self._put(f"so-far-{number}", so_far)
+
+    def so_far(self, number: int) -> int | None:
+        """How many records of order `number` were read, where that is known."""
+        found = self._read(f"so-far-{number}")
+        return None if found is None else int(found)
+
     def fail(self, message: str, *, invalid: bool) -> None:
         self._put("failed.json", _Failure(message=message, invalid=invalid).model_dump_json())
 
@@ -87,7 +98,12 @@ def _told(failed: bytes) -> SpikeError:
 
 
 def serve_box(
-    box: OrderBox, answer: Callable[[bytes], str], *, idle_seconds: float, pause: Callable[[float], object]
+    box: OrderBox,
+    answer: Callable[[bytes], str],
+    so_far: Callable[[], int] | None = None,
+    *,
+    idle_seconds: float,
+    pause: Callable[[float], object],
 ) -> None:
     """The job's side: answer orders until there are no more, or none has come for so long: then whoever gave
     them is gone. What `answer` raises ends it."""
@@ -95,7 +111,9 @@ def serve_box(
     while monotonic() < since + idle_seconds:
         order = box.order(number)
         if order is not None:
-            box.answer(number, answer(order))
+            with telling(so_far, partial(box.tell, number)):
+                answered = answer(order)
+            box.answer(number, answered)
             number, since = number + 1, monotonic()
         elif box.ended:
             return

@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
 from spike_pipelines.adapters.spark_job import SparkJob
-from spike_pipelines.ports import Reparsed, ReplayOrder
+from spike_pipelines.ports import KeepAlive, Reparsed, ReplayOrder
 from spike_pipelines.settings import Settings
 
 COMMAND = (sys.executable, "-m", "spike_pipelines.spark.replay")
@@ -25,7 +25,7 @@ class SparkReparser:
     longest_seconds: float = LONGEST_SECONDS
     look_seconds: float = LOOK_SECONDS
 
-    def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
+    def reparse(self, order: ReplayOrder, keep_alive: KeepAlive) -> Reparsed:
         job = SparkJob(
             "replay", self.settings, self.environ, self.command, self.longest_seconds, self.look_seconds
         )

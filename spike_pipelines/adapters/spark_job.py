@@ -3,12 +3,13 @@
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.ports import KeepAlive
 from spike_pipelines.settings import Settings
 
 END_SECONDS = 10.0
@@ -28,7 +29,7 @@ class SparkJob:
     longest_seconds: float
     look_seconds: float
 
-    def run(self, spike: str, order: str, keep_alive: Callable[[], None]) -> bytes:
+    def run(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
         """Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises, which ends the process."""
         application = (self.settings.applications_dir / f"{spike}.yaml").resolve()
         log = self.settings.state_dir.resolve() / "logs" / self.kind / f"{spike}.log"
@@ -51,7 +52,7 @@ class SparkJob:
             check_ended(process.returncode, self.kind, spike, log)
             return answer.read_bytes()
 
-    def _await(self, process: "subprocess.Popen[bytes]", spike: str, keep_alive: Callable[[], None]) -> None:
+    def _await(self, process: "subprocess.Popen[bytes]", spike: str, keep_alive: KeepAlive) -> None:
         until = monotonic() + self.longest_seconds
         while True:
             try:

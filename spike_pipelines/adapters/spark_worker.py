@@ -5,13 +5,15 @@ is closed: at the latest with the process that started it. `serve` is its side o
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -19,8 +21,13 @@ from time import monotonic
 
 from spike_pipelines.adapters.spark_job import END_SECONDS, check_ended, end
 from spike_pipelines.domain.errors import Transient
+from spike_pipelines.ports import KeepAlive
 from spike_pipelines.settings import Settings
 
+log = logging.getLogger(__name__)
+
+TELL_SECONDS = 3.0
+SO_FAR = ".so-far"
 _ANSWER_SECONDS = 0.05  # between two looks for an answer
 
 
@@ -37,7 +44,7 @@ class SparkWorker:
     look_seconds: float
     _running: "_Running | None" = field(default=None, init=False)
 
-    def do(self, spike: str, order: str, keep_alive: Callable[[], None]) -> bytes:
+    def do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
         """The answer. Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises; each ends the
         process, and the next order starts another one."""
         try:
@@ -48,8 +55,8 @@ class SparkWorker:
         except BaseException:
             self.close()
             raise
-        told.unlink()
-        answer.unlink()
+        for path in (told, answer, answer.with_suffix(SO_FAR)):
+            path.unlink(missing_ok=True)
         return body
 
     def close(self) -> None:
@@ -80,7 +87,7 @@ class SparkWorker:
             )
         return _Running(spike, process, log, tempfile.TemporaryDirectory(prefix=f"spike-{self.kind}-"))
 
-    def _await(self, running: "_Running", answer: Path, keep_alive: Callable[[], None]) -> None:
+    def _await(self, running: "_Running", answer: Path, keep_alive: KeepAlive) -> None:
         began = looked = monotonic()
         pause = Event()
         while not answer.exists():
@@ -93,7 +100,8 @@ class SparkWorker:
                 )
             pause.wait(_ANSWER_SECONDS)
             if monotonic() > looked + self.look_seconds:
-                keep_alive()
+                told = _so_far(answer)
+                keep_alive() if told is None else keep_alive(told)
                 looked = monotonic()
             if monotonic() > began + self.longest_seconds:
                 raise Transient(
@@ -133,15 +141,52 @@ class _Running:
         self.folder.cleanup()
 
 
-def serve(answer: Callable[[bytes], str]) -> None:
-    """The process's own side: answer orders until standard input is closed. What `answer` raises ends it."""
+def _so_far(answer: Path) -> int | None:
+    """What the process last told of the order that has no answer yet."""
+    path = answer.with_suffix(SO_FAR)
+    return int(path.read_text()) if path.exists() else None
+
+
+def serve(answer: Callable[[bytes], str], so_far: Callable[[], int] | None = None) -> None:
+    """The process's own side: answer orders until standard input is closed. What `answer` raises ends it;
+    while it works, `so_far` is asked how far it is."""
     lines: SimpleQueue[str | None] = SimpleQueue()
     Thread(target=_listen, args=(lines,), daemon=True, name="orders").start()
     while (line := lines.get()) is not None:
         told, path = map(Path, json.loads(line))
-        whole = path.with_suffix(".part")
-        whole.write_text(answer(told.read_bytes()))
-        whole.rename(path)
+        with telling(so_far, partial(_put_whole, path.with_suffix(SO_FAR))):
+            answered = answer(told.read_bytes())
+        _put_whole(path, answered)
+
+
+def _put_whole(path: Path, text: str) -> None:
+    whole = path.with_suffix(f"{path.suffix}.part")
+    whole.write_text(text)
+    whole.rename(path)
+
+
+@contextmanager
+def telling(so_far: Callable[[], int] | None, tell: Callable[[str], object]) -> Iterator[None]:
+    """Tell every few seconds of the block how far its work is. Who does not hear it once hears it later."""
+    if so_far is None:
+        yield
+        return
+    done, ask = Event(), so_far
+
+    def run() -> None:
+        while not done.wait(TELL_SECONDS):
+            try:
+                tell(str(ask()))
+            except (OSError, Transient) as problem:
+                log.warning("how far it is could not be told: %s", problem)
+
+    thread = Thread(target=run, daemon=True, name="so far")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _listen(lines: "SimpleQueue[str | None]") -> None:

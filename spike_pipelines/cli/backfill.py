@@ -7,10 +7,9 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,14 +19,14 @@ from spike_pipelines.cli.fork import Wanted, fork
 from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
-from spike_pipelines.domain.backfill import HOUR, HourPlan, check_hours
+from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import Swap, SwapKind, SwapState
+from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
 from spike_pipelines.platform import Platform
-from spike_pipelines.services.backfill import told_below
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -41,32 +40,73 @@ DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The plans of hours that were read before; hours of which `below` the spike's begin more may lie."""
+
+    plans: Mapping[datetime, HourPlan]
+    older: tuple[datetime, ...] = ()
+    below: tuple[OffsetRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """Of the hours that have records: how many are swapped in, and how many records those have of all.
-    `now` is what is done at this moment, and with which hour; empty between two, and while the run waits."""
+    """Of the hours that were read before: how many are swapped in, and how many offsets were read again of
+    all that will be, first at `since`. `earlier` hours were read below where the spike began. `now` is what
+    is done at this moment, and with which hour; empty between two, and while the run waits."""
 
     hours: int
     of_hours: int
-    records: int
-    of_records: int
+    read: int
+    of_read: int
     now: str = ""
+    earlier: int = 0
+    since: datetime | None = None
 
-    def line(self, elapsed: timedelta) -> str:
-        text = f"{self.hours} of {self.of_hours} hours, {self.records:,} of {self.of_records:,} records"
-        if self.records and self.records < self.of_records:
-            left = elapsed * ((self.of_records - self.records) / self.records)
+    def line(self, at: datetime) -> str:
+        text = f"{self.hours} of {self.of_hours} hours, {self.read:,} of {self.of_read:,} records read"
+        if self.since and 0 < self.read < self.of_read:
+            left = (at - self.since) * ((self.of_read - self.read) / self.read)
             text += f", {left.total_seconds():.0f} s to go"
+        if self.earlier:
+            text += f"; {self.earlier} hours below where the spike began"
         return f"{text}; {self.now}" if self.now else text
 
 
-def progress(plans: Mapping[datetime, HourPlan], swaps: tuple[Swap, ...], after: int) -> Progress:
+def progress(asked: Asked, swaps: tuple[Swap, ...], after: int) -> Progress:
     """`after` is the newest swap there was before."""
-    mine = [s for s in swaps if s.number > after and s.kind is SwapKind.BACKFILL and s.scope.since in plans]
-    swapped = {s.scope.since for s in mine if s.state is SwapState.SWAPPED}
-    done = [hour for hour in plans if hour in swapped]
-    records = sum(plans[hour].expected for hour in done)
-    now = ", ".join(f"{DOING[s.state]} {s.scope.since:{SHOWN}}" for s in mine if s.state in DOING)
-    return Progress(len(done), len(plans), records, sum(p.expected for p in plans.values()), now)
+    plans = asked.plans
+    mine = [
+        s for s in swaps if s.number > after and s.scope.since in {*plans, *asked.older} and s.kind in HOURLY
+    ]
+    again = [s for s in mine if s.kind is SwapKind.BACKFILL and s.scope.since in plans]
+    done = {_hour(s) for s in again if s.state is SwapState.SWAPPED}
+    read = {hour: total(plan.pieces) for hour, plan in plans.items()}
+    at_work = sum(min(s.so_far, read[_hour(s)]) for s in again if s.state is SwapState.PLANNED)
+    at_work += sum(read[_hour(s)] for s in again if s.state is SwapState.STAGED)
+    return Progress(
+        hours=len(done),
+        of_hours=len(plans),
+        read=sum(read[hour] for hour in done) + at_work,
+        of_read=sum(read.values()),
+        now=", ".join(_doing(s, read) for s in mine if s.state in DOING),
+        earlier=sum(s.kind is SwapKind.EARLIER and s.state is SwapState.SWAPPED for s in mine),
+        since=min((s.planned_at for s in again), default=None),
+    )
+
+
+def _doing(swap: Swap, read: Mapping[datetime, int]) -> str:
+    text = f"{DOING[swap.state]} {swap.scope.since:{SHOWN}}"
+    if swap.kind is SwapKind.EARLIER:
+        text += " below where the spike began"
+    if swap.state is SwapState.PLANNED and swap.so_far:
+        of = f" of {read[_hour(swap)]:,}" if swap.kind is SwapKind.BACKFILL else ""
+        text += f": {swap.so_far:,}{of} records"
+    return text
+
+
+def _hour(swap: Swap) -> datetime:
+    assert swap.scope.since is not None  # of an hour
+    return swap.scope.since
 
 
 def backfill(
@@ -113,15 +153,15 @@ def backfill(
     if staging or final:
         raise InvalidSpec("--staging and --final are of a new spike: name it with --as")
     hours = asked_hours(platform, spike, first, to, offsets)
-    plans = _rehearsed(platform, spike, hours, accept_loss=accept_loss)
-    if dry_run or not plans:
+    asked = _rehearsed(platform, spike, hours, accept_loss=accept_loss)
+    if dry_run or not (asked.plans or asked.older):
         return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
     runs = [launch(spike, since, until, config) for since, until in hour_ranges(hours)]
     typer.echo(f"Dagster run {', '.join(runs)}")
     if wait:
-        _await(platform, spike, plans, after, runs)
+        _await(platform, spike, asked, after, runs)
     return None
 
 
@@ -161,13 +201,12 @@ def asked_hours(
     return hours
 
 
-def _rehearsed(
-    platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool
-) -> Mapping[datetime, HourPlan]:
-    """The plans of the hours that have records; errors come up before anything is begun."""
+def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool) -> Asked:
+    """Errors come up before anything is begun."""
     found = {hour: platform.backfiller.rehearse(spike, hour, accept_loss=accept_loss) for hour in hours}
     plans = {hour: plan for hour, plan in found.items() if plan is not None}
-    empty = [f"{hour:%Y-%m-%dT%H}" for hour, plan in found.items() if plan is None]
+    older, below = platform.backfiller.older(spike, hours)
+    empty = [f"{hour:{SHOWN}}" for hour, plan in found.items() if plan is None and hour not in older]
     typer.echo(
         f"{len(plans)} hours with {sum(p.expected for p in plans.values()):,} records in "
         f"{sum(len(p.replaces) for p in plans.values()):,} files; "
@@ -176,13 +215,17 @@ def _rehearsed(
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         typer.echo(f"empty, nothing was ever read for them: {shown}")
-    if below := platform.backfiller.never_read(spike, hours[0], hours[-1] + HOUR):
-        typer.echo(f"only what {spike.name} has read is read again{told_below(below)}")
+    if older:
+        typer.echo(
+            f"{len(older)} hours from {older[0]:{SHOWN}} on are older than the ledger: {total(below):,} "
+            f"offsets below where {spike.name} began are looked through for their records "
+            f"({', '.join(map(str, below[:5]))}{' …' if below[5:] else ''})"
+        )
     for plan in plans.values():
         if plan.lost:
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
             typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
-    return plans
+    return Asked(plans, older, below)
 
 
 def launch(spike: Spike, since: datetime, until: datetime, config: Mapping[str, object]) -> str:
@@ -225,19 +268,17 @@ def _workspace() -> Path:
     return found
 
 
-def _await(
-    platform: Platform, spike: Spike, plans: Mapping[datetime, HourPlan], after: int, runs: Sequence[str]
-) -> None:
+def _await(platform: Platform, spike: Spike, asked: Asked, after: int, runs: Sequence[str]) -> None:
     """Tell what changes until the runs have ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
 
-    begun, said = monotonic(), None
+    said = None
     with dg.DagsterInstance.get() as instance:
         while True:
             ended = [_ended(instance, run_id) for run_id in runs]
-            now = progress(plans, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
+            now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
             if now != said:
-                typer.echo(now.line(timedelta(seconds=monotonic() - begun)))
+                typer.echo(now.line(platform.ledger.now()))
             said = now
             if None not in ended:
                 break

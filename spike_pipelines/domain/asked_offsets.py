@@ -56,6 +56,6 @@ def _checked(asked: Asked, topic: str, known: Mapping[int, Position]) -> OffsetR
     if start < position.baseline:
         raise InvalidSpec(
             f"{topic}:{index}: {start} is below {position.baseline}, where the spike began: "
-            "a rewind to then reads it (`spike rewind`)"
+            "ask for its hours (`--from`), and what Kafka has of them there is read too"
         )
     return OffsetRange(position.partition, start, end)

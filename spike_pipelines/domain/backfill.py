@@ -5,7 +5,7 @@ all of its ranges, and of what is read only the hour's records are kept. How man
 knows: what drivers' batches counted for the hour, and what swaps moved into it or out of it since.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,8 +21,9 @@ MOST_PIECES = 200  # of one partition: places in its log that do not touch
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A committed driver's batch, and how many `records` it counted for the hour: final, dead-lettered and
-    filtered ones. `unaccounted` is the batch's own, of all its hours."""
+    """A committed batch that read its records first (a driver's, or one below where the spike began), and how
+    many `records` it counted for the hour: final, dead-lettered and filtered ones. `unaccounted` is the
+    batch's own, of all its hours."""
 
     batch: int
     ranges: tuple[OffsetRange, ...]
@@ -225,14 +226,6 @@ def check_hours(first: datetime, last: datetime, start: datetime, now: datetime)
     if count > MOST_HOURS:
         raise InvalidSpec(f"{count} hours are too many at once: {MOST_HOURS} at most")
     return tuple(first + n * HOUR for n in range(count))
-
-
-def below_start(
-    since: Mapping[Partition, int], until: Mapping[Partition, int], baselines: Mapping[Partition, int]
-) -> tuple[OffsetRange, ...]:
-    """What Kafka has of a time (offsets `since` its begin, `until` its end) below where a spike began."""
-    ends = {p: min(until.get(p, 0), baselines[p]) for p in since if p in baselines}
-    return tuple(OffsetRange(p, since[p], end) for p, end in sorted(ends.items()) if since[p] < end)
 
 
 def scan_problem(pieces: Iterable[OffsetRange], scanned: int, *, exact_topic: bool) -> str | None:

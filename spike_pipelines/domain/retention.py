@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.batch import UNFINISHED, BatchState
+from spike_pipelines.domain.swap import SwapKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,16 @@ class SwapPlace:
     number: int
 
 
-Place = EpochPlace | SwapPlace
+@dataclass(frozen=True, slots=True)
+class OrdersPlace:
+    """`orders/<job>/…`: what a Spark job was told and answered. It is read within seconds, never again."""
+
+
+Place = EpochPlace | SwapPlace | OrdersPlace
 
 _EPOCH = re.compile(r"(?P<epoch>\d{8})/(?:(?P<attempt>\d{6,}-)[0-9a-f]{32}/)?")
-_SWAP = re.compile(r"(?:replay|backfill)-(?P<number>\d+)/")
+_SWAP = re.compile(rf"(?:{'|'.join(SwapKind)})-(?P<number>\d+)/")
+ORDERS = "orders/"
 
 
 def place_of(relative_key: str) -> Place | None:
@@ -46,7 +53,7 @@ def place_of(relative_key: str) -> Place | None:
         return EpochPlace(int(match["epoch"]), match["attempt"])
     if match := _SWAP.match(relative_key):
         return SwapPlace(int(match["number"]))
-    return None
+    return OrdersPlace() if relative_key.startswith(ORDERS) else None
 
 
 class Staging(StrEnum):

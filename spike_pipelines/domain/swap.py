@@ -17,6 +17,10 @@ from spike_pipelines.domain.promotion import LedgerFile, counts_problem
 class SwapKind(StrEnum):
     REPLAY = "replay"  # dead letters, parsed again
     BACKFILL = "backfill"  # an hour, read again from Kafka
+    EARLIER = "earlier"  # an hour, read below where the spike began: it replaces nothing
+
+
+HOURLY = frozenset({SwapKind.BACKFILL, SwapKind.EARLIER})
 
 
 class SwapState(StrEnum):
@@ -66,7 +70,8 @@ class Scope:
 class NewSwap:
     """A plan: the ids of the files to replace, who asked and why.
 
-    Of a backfill also the drivers' batches that it reads again, and how many records of its hour these had.
+    Of a backfill also the drivers' batches that it reads again, and how many records of its hour these had;
+    of one that reads earlier records, how many of them were counted before.
     """
 
     spike: str
@@ -84,8 +89,8 @@ class NewSwap:
 @dataclass(frozen=True, slots=True)
 class Swap:
     """A swap as the ledger has it. `planned_at` stands in for a clock: every attempt sees the same.
-    `problem` says why it was aborted; `expected` is how many records a backfill must find,
-    `elsewhere` how many of other hours it read beside them."""
+    `problem` says why it was aborted; `expected` is how many records of its hour it must find,
+    `elsewhere` how many of other hours it read beside them, `so_far` how many of all it has read as yet."""
 
     number: int
     spike: str
@@ -102,6 +107,7 @@ class Swap:
     problem: str | None = None
     expected: int | None = None
     elsewhere: int = 0
+    so_far: int = 0
 
     @property
     def lane(self) -> str:
@@ -133,6 +139,6 @@ def swap_problem(
     there = sum(file.rows for file in replaced)
     if swap.kind is SwapKind.REPLAY and batch.counts.read != there:
         return f"read {batch.counts.read} records again, the files to replace have {there}"
-    if swap.kind is SwapKind.BACKFILL and batch.counts.read != swap.expected:
+    if swap.kind in HOURLY and batch.counts.read != swap.expected:
         return f"found {batch.counts.read} records of the hour, the ledger has {swap.expected}"
     return None

@@ -122,9 +122,14 @@ def run_backfill(
     """One hour after the other. What is wrong with one alone stops no other; what did not answer, all."""
     check_hours(min(hours), max(hours), spike.dataset.start, platform.ledger.now())
     with closing(platform.backfiller) as backfiller:
+        try:
+            survey = backfiller.survey(spike, hours)
+        except (Conflict, Refused) as problem:
+            yield from (HourFailed(hour, str(problem)) for hour in hours)
+            return
         for hour in hours:
             try:
-                done = backfiller.backfill(spike, hour, ask)
+                done = backfiller.backfill(spike, hour, ask, survey)
             except (Conflict, Refused) as problem:
                 say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
                 yield HourFailed(hour, str(problem))
@@ -149,12 +154,12 @@ def results(
     done = [one for one in found if isinstance(one, Backfilled)]
     metadata: dict[str, int | str] = {
         "hours": len(done),
-        "empty hours": sum(one.swap is None for one in done),
+        "empty hours": sum(not one.swaps for one in done),
         "rows": sum(one.final for one in done),
         "dead_letters": sum(one.dead_letter for one in done),
         "filtered": sum(one.filtered for one in done),
         "records read": sum(one.scanned for one in done),
-        "swaps": ", ".join(str(one.swap.number) for one in done if one.swap),
+        "swaps": ", ".join(str(swap.number) for one in done for swap in one.swaps),
     }
     for key in sorted(keys):
         yield dg.MaterializeResult(asset_key=key, metadata=metadata)

@@ -26,11 +26,14 @@ from spike_pipelines.ports.ledger import Backlog, BatchRecord, DatasetState, Hou
 from spike_pipelines.ports.rereading import (
     BackfillOrder,
     DeadLetterReader,
+    KeepAlive,
     ReasonCount,
     Reparsed,
     Reparser,
     ReplayOrder,
     Rereader,
+    Surveyed,
+    SurveyOrder,
 )
 from spike_pipelines.ports.retention import Condemned, RetentionLedger, StagedFate
 from spike_pipelines.ports.store import ObjectInfo, ObjectStore, ParquetFooter, Upload
@@ -66,6 +69,7 @@ __all__ = [
     "HoursLedger",
     "HoursTransaction",
     "HoursView",
+    "KeepAlive",
     "LagLedger",
     "LagView",
     "Ledger",
@@ -92,6 +96,8 @@ __all__ = [
     "SupervisionLedger",
     "SupervisionTransaction",
     "Survey",
+    "SurveyOrder",
+    "Surveyed",
     "SurveyedTopic",
     "Surveyor",
     "SwapBook",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from spike_pipelines.domain.offsets import Break, Position
 from spike_pipelines.domain.swap import SwapKind
@@ -73,7 +74,8 @@ class Books:
 class SwapBook:
     """What the ledger has of one finished swap, for the audit: its batch, how many records a backfill had to
     find, rows of the files it replaced, how many of these are not superseded at the swap's sequence number,
-    and its own counts."""
+    and its own counts. `hour` is the one it is of, None once a rewind took it along; `above` how many of its
+    own ranges do not lie below where the live stream began."""
 
     number: int
     spike: str
@@ -87,3 +89,5 @@ class SwapBook:
     dead_letter: int
     filtered: int
     file_rows: int
+    hour: datetime | None = None
+    above: int = 0

@@ -1,12 +1,20 @@
 """Records that are read again: dead letters that are replayed, hours that are backfilled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.offsets import OffsetRange
+
+
+class KeepAlive(Protocol):
+    """Called every few seconds by whoever works for long; what it raises ends the work."""
+
+    def __call__(self, so_far: int | None = None, /) -> None:
+        """`so_far`: how many records were read, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,8 @@ class Reparsed:
 
 
 class Reparser(Protocol):
-    def reparse(self, order: ReplayOrder, keep_alive: Callable[[], None]) -> Reparsed:
-        """`keep_alive` is called every few seconds; what it raises ends the work.
-        Raises `Transient`, `InvalidSpec`."""
+    def reparse(self, order: ReplayOrder, keep_alive: KeepAlive) -> Reparsed:
+        """Raises `Transient`, `InvalidSpec`, and what `keep_alive` raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +74,31 @@ class BackfillOrder:
     prefix: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class SurveyOrder:
+    """Where in the `pieces` of the spike's topic records of the hours in `[since, until)` lie."""
+
+    spike: str
+    pieces: tuple[OffsetRange, ...]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """`scanned`: all records of the pieces."""
+
+    places: tuple[Place, ...]
+    scanned: int
+
+
 class Rereader(Protocol):
-    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
-        """Every record of the pieces is in the batch's counts, or in its `elsewhere`. `keep_alive` is called
-        every few seconds; what it raises ends the work. Raises `Transient`, `InvalidSpec`."""
+    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
+        """Every record of the pieces is in the batch's counts, or in its `elsewhere`. Raises `Transient`,
+        `InvalidSpec`, and what `keep_alive` raises."""
+
+    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
+        """By the records' Kafka timestamps. Errors: as `reread`."""
 
     def close(self) -> None:
         """Give back what the next order would have used."""

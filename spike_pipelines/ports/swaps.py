@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.backfill import HourFacts
+from spike_pipelines.domain.earlier import EarlierFacts
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import NewSwap, Swap
@@ -26,6 +27,11 @@ class SwapTransaction(LedgerTransaction, Protocol):
     def hour_facts(self, spike: str, dataset: str, hour: datetime) -> HourFacts:
         """What the live files of the hour were made of. Raises `Refused` for too many dead-letter files."""
 
+    def earlier_facts(self, spike: str) -> EarlierFacts: ...
+
+    def note_read(self, swap: int, records: int) -> None:
+        """For whoever waits: so many records the swap has read as yet."""
+
     def require_frozen(self, swap: int) -> None:
         """Raise `NotLive` unless what the swap replaces and was read again is still part of the dataset."""
 
@@ -33,7 +39,8 @@ class SwapTransaction(LedgerTransaction, Protocol):
         """Its batch is registered, with files of this schema (DDL), which is used from now on."""
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
-        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live."""
+        """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live, or if
+        the live stream reads by now what the swap read below where it began."""
 
     def abort_swap(self, swap: Swap, problem: str) -> None: ...
 
@@ -56,6 +63,8 @@ class SwapLedger(Ledger, Protocol):
 
     def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
         """Ranges of committed drivers' batches that counted records for the hour of `since` or later."""
+
+    def earlier_facts(self, spike: str) -> EarlierFacts: ...
 
     def swap_books(self) -> tuple[SwapBook, ...]: ...
 

@@ -149,9 +149,13 @@ class LedgerTransaction(Protocol):
         """Live committed batches, oldest first, from the first one on that reaches beyond a point, or from
         number `since` on."""
 
+    def earlier_batches(self, spike: str) -> tuple[Batch, ...]:
+        """Live batches of hours that were read below where the spike began, oldest first."""
+
     def sources(self, spike: str) -> Mapping[int, frozenset[int]]:
-        """By the batch number of each finished swap, the drivers' batches whose records it took, through
-        any number of swaps. What is tied so is superseded together or not at all."""
+        """By the batch number of each finished swap, the batches that had read its records first, through
+        any number of swaps: drivers', and those below where the spike began. What is tied so is superseded
+        together or not at all."""
 
     def abort(self, batches: Collection[int], operation: int) -> None:
         """Give unfinished batches up: their offsets may be read again, their final keys stay known."""

@@ -4,6 +4,7 @@ Safe beside a running system: the ledger is asked first, and what looks wrong in
 is looked up again before it counts.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Location, Spike, dead_letters_of
-from spike_pipelines.domain.swap import SwapKind
+from spike_pipelines.domain.swap import HOURLY, SwapKind
 from spike_pipelines.ports import (
     Books,
     Broker,
@@ -243,14 +244,21 @@ def no_loss(
 def no_duplicate(
     coverage: Sequence[Coverage], sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]
 ) -> Figure:
-    """I2: committed ranges are disjoint, nothing of a batch that was given up is live, and what a swap
-    replaced is not live beside its replacement."""
+    """I2: committed ranges are disjoint, nothing of a batch that was given up is live, what a swap replaced
+    is not live beside its replacement, and an hour that was read below where the spike began was so once."""
     overlaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found < b.expected]
     overlaps += [f"{s.spike}: batch {n} was given up and is live in part" for s in sums for n in s.undead]
     overlaps += [
         f"{w.spike}: swap {w.number} left {w.not_superseded} of the files it replaced"
         for w in swaps
         if w.not_superseded
+    ]
+    overlaps += [f"{w.spike}: swap {w.number} read what the live stream reads too" for w in swaps if w.above]
+    hours = Counter((w.spike, w.hour) for w in swaps if w.kind is SwapKind.EARLIER and w.hour)
+    overlaps += [
+        f"{spike}: {hour:%Y-%m-%dT%H} was read {n} times below where the spike began"
+        for (spike, hour), n in hours.items()
+        if n > 1
     ]
     return Figure(f"{len(coverage)} partitions", overlaps)
 
@@ -312,7 +320,7 @@ def _unbalanced(swap: SwapBook) -> str | None:
     name = f"{swap.spike}: swap {swap.number}"
     if swap.kind is SwapKind.REPLAY and swap.read != swap.replaced_rows:
         return f"{name} read {swap.read} records, the files it replaced have {swap.replaced_rows}"
-    if swap.kind is SwapKind.BACKFILL and swap.read != swap.expected:
+    if swap.kind in HOURLY and swap.read != swap.expected:
         return f"{name} found {swap.read} records of its hour, the ledger had {swap.expected}"
     if swap.read != swap.final + swap.dead_letter + swap.filtered:
         return f"{name} does not add up"

@@ -1,4 +1,5 @@
-"""The backfill of one hour: plan, read again beside the live stream, swap in (ADR 0010).
+"""The backfill of one hour: plan, read again beside the live stream, swap in (ADR 0010). What Kafka has of it
+below where the spike began is read by a swap of its own, which replaces nothing (ADR 0013).
 
 | it dies …                       | then                                                                 |
 | ------------------------------- | -------------------------------------------------------------------- |
@@ -12,27 +13,45 @@ The next backfill then plans anew: what was begun goes by the file, and the acce
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from spike_pipelines.domain.backfill import HOUR, HourPlan, below_start, plan_hour, rounds, scan_problem
+from spike_pipelines.domain.backfill import HOUR, Expired, HourPlan, plan_hour, rounds, scan_problem
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.binding import check_schema
-from spike_pipelines.domain.errors import TopicChanged
+from spike_pipelines.domain.earlier import (
+    Place,
+    Survey,
+    below,
+    check_still_below,
+    cut_off,
+    older_hours,
+)
+from spike_pipelines.domain.errors import Refused, TopicChanged
 from spike_pipelines.domain.leases import Lease
-from spike_pipelines.domain.offsets import OffsetRange, TopicOffsets
+from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets, total
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapKind
-from spike_pipelines.ports import BackfillOrder, Broker, Rereader, SwapLedger, SwapTransaction
+from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.ports import (
+    BackfillOrder,
+    Broker,
+    KeepAlive,
+    Rereader,
+    SurveyOrder,
+    SwapLedger,
+    SwapTransaction,
+)
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.operate import Request
 from spike_pipelines.services.promote import NotConserved
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 log = logging.getLogger(__name__)
+
+Ranges = tuple[OffsetRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +64,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """One hour. Without a `swap` nothing was ever read for it. `scanned` records were read, `final`,
-    `dead_letter` and `filtered` are those of the hour. `below` is what Kafka has of that time below where the
-    spike began: no part of the hour."""
+    """One hour. Without a `swap` nothing had been read for it; `earlier` has read what lies below where the
+    spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are those of the hour."""
 
     hour: datetime
     swap: Swap | None = None
@@ -56,18 +74,34 @@ class Backfilled:
     dead_letter: int = 0
     filtered: int = 0
     scanned: int = 0
-    below: tuple[OffsetRange, ...] = ()
+    earlier: Swap | None = None
 
     @property
     def records(self) -> int:
         return self.final + self.dead_letter + self.filtered
 
+    @property
+    def swaps(self) -> tuple[Swap, ...]:
+        return tuple(swap for swap in (self.swap, self.earlier) if swap is not None)
+
+    def plus(self, other: "Backfilled") -> "Backfilled":
+        return replace(
+            self,
+            final=self.final + other.final,
+            dead_letter=self.dead_letter + other.dead_letter,
+            filtered=self.filtered + other.filtered,
+            scanned=self.scanned + other.scanned,
+            earlier=other.earlier,
+        )
+
     def __str__(self) -> str:
-        if self.swap is None:
-            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it{told_below(self.below)}"
+        if not self.swaps:
+            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it"
+        numbers = " and ".join(str(swap.number) for swap in self.swaps)
+        below = ", below where the spike began" if self.earlier else ""
         return (
             f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
-            f"{self.filtered:,} filtered (swap {self.swap.number}){told_below(self.below)}"
+            f"{self.filtered:,} filtered (swap {numbers}{below})"
         )
 
 
@@ -85,22 +119,25 @@ class Backfiller:
         with self.ledger.begin() as tx:
             return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
 
-    def backfill(self, spike: Spike, hour: datetime, ask: Ask) -> Backfilled:
-        """Read the hour again and swap it in. A backfill of the hour that died is brought to its end first:
-        finished, if its batch was registered, and given up if not.
+    def backfill(self, spike: Spike, hour: datetime, ask: Ask, survey: Survey | None = None) -> Backfilled:
+        """Read the hour again and swap it in, then what lies below where the spike began. A backfill of the
+        hour that died is brought to its end first: finished, if its batch was registered, and given up if
+        not. `survey`: one that looked for this hour too, if there is one.
 
         Errors: `SwapBusy` (another one is at work), `Expired`, `SpecChanged` (the application file names
         another place), `Refused`, `SwapRefused` (aborted, with the reason), `InvalidSpec`, `LeaseLost`,
         `Transient`.
         """
         self._end_left(spike, hour)
-        below = self.never_read(spike, hour, hour + HOUR)
         planned = self._planned(spike, hour, ask)
-        if planned is None:
-            return Backfilled(hour, below=below)
-        plan, swap, lease = planned
-        end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
-        return replace(self._told(plan, end), below=below)
+        done = Backfilled(hour)
+        if planned is not None:
+            plan, swap, lease = planned
+            end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
+            done = replace(self._told(hour, end), swap=end, plan=plan)
+        survey = self.survey(spike, [hour]) if survey is None else survey
+        earlier = self._earlier(spike, hour, ask, survey.of(hour))
+        return done if earlier is None else done.plus(earlier)
 
     def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
         """In one transaction: what is true of the hour, what is frozen of it, and that it is at work."""
@@ -110,23 +147,73 @@ class Backfiller:
             plan = _plan(tx, spike, hour, topic, accept_loss=ask.accept_loss)
             if plan is None:
                 return None
-            swap, lease = self.swapper.add(tx, _new_swap(spike, plan, ask))
+            new = _new_swap(spike, hour, ask, SwapKind.BACKFILL, plan.expected)
+            frozen = tuple(sorted(f.id for f in plan.replaces))
+            swap, lease = self.swapper.add(tx, replace(new, replaces=frozen, sources=plan.sources))
             if plan.lost:
-                tx.add_operation(_loss(spike, plan, swap, ask))
+                tx.add_operation(_loss(spike, hour, swap, ask, _told_lost(plan)))
         return plan, swap, lease
 
-    def never_read(self, spike: Spike, since: datetime, until: datetime) -> tuple[OffsetRange, ...]:
-        """What Kafka has from `since` to `until`, below where the spike began. A lookup by timestamp: records
-        that came late lie elsewhere. Errors: `Transient`."""
-        topic, positions = self._topic(spike), self.ledger.all_positions().get(spike.name, {})
-        if topic is None:
-            return ()
-        begun = {p: positions[p].baseline for p in topic.partitions() if p in positions}
+    # what Kafka has below where the spike began
+
+    def older(self, spike: Spike, hours: Iterable[datetime]) -> tuple[tuple[datetime, ...], Ranges]:
+        """Those of the hours that may have records below where the spike began which nobody has read, and
+        where these would lie. Errors: `Transient`."""
+        facts, topic = self.ledger.earlier_facts(spike.name), self._topic(spike)
+        older = older_hours(hours, facts)
+        if topic is None or not older:
+            return (), ()
+        begun = {p: facts.baselines[p] for p in topic.partitions() if p in facts.baselines}
         begun = {p: at for p, at in begun.items() if at > topic.log_start[p.index]}
-        if not begun:
-            return ()
-        first, end = (self.broker.offsets_at(tuple(begun), at) for at in (since, until))
-        return below_start(first, end, begun)
+        ranges = below(self.broker.offsets_at(tuple(begun), older[0]), begun) if begun else ()
+        return (older, ranges) if ranges else ((), ())
+
+    def survey(self, spike: Spike, hours: Iterable[datetime]) -> Survey:
+        """Look for all older ones of the hours at once: what lies behind the first of them is read through.
+        Errors: `Refused`, `InvalidSpec`, `Transient`."""
+        older, ranges = self.older(spike, hours)
+        if not older:
+            return Survey()
+        log.info("%s: %s offsets are looked through for %d hours", spike.name, total(ranges), len(older))
+        order = SurveyOrder(spike.name, ranges, older[0], older[-1] + HOUR)
+        found = self.rereader.survey(order, lambda _=None: None)
+        if problem := scan_problem(ranges, found.scanned, exact_topic=not spike.topic_has_gaps):
+            raise Refused(problem)
+        self._check_same_topic(spike, ranges)
+        return Survey(frozenset(older), tuple(p for p in found.places if p.hour in older))
+
+    def _earlier(
+        self, spike: Spike, hour: datetime, ask: Ask, places: tuple[Place, ...]
+    ) -> Backfilled | None:
+        """None where there is nothing, or somebody else has read it meanwhile."""
+        if not places:
+            return None
+        topic, pieces = self._topic(spike), tuple(sorted(place.range for place in places))
+        with self.ledger.begin() as tx:
+            lock_bound(tx, spike)
+            check_schema(spike, tx.used_schemas(spike.name))
+            facts = tx.earlier_facts(spike.name)
+            if hour in facts.read:
+                return None
+            check_still_below(places, facts)
+            cut = cut_off(places, topic)
+            if cut and not ask.accept_loss:
+                raise Expired(
+                    f"{hour:%Y-%m-%dT%H}: {_told_cut(cut, topic)}; to read what is left say --accept-loss "
+                    "--why …"
+                )
+            expected = sum(place.records for place in places)
+            swap, lease = self.swapper.add(tx, _new_swap(spike, hour, ask, SwapKind.EARLIER, expected))
+            if cut:
+                tx.add_operation(_loss(spike, hour, swap, ask, f"though {_told_cut(cut, topic)}"))
+
+        def read(swap: Swap, _replaced: tuple[LedgerFile, ...], keep_alive: KeepAlive) -> NewBatch:
+            return replace(self._read(spike, hour, pieces, (), swap, keep_alive), ranges=pieces)
+
+        end = self.swapper.finish(spike, swap.number, read, lease)
+        return replace(self._told(hour, end), earlier=end)
+
+    # what they share
 
     def _reread(
         self,
@@ -134,29 +221,39 @@ class Backfiller:
         plan: HourPlan,
         swap: Swap,
         _replaced: tuple[LedgerFile, ...],
-        keep_alive: Callable[[], None],
+        keep_alive: KeepAlive,
+    ) -> NewBatch:
+        return self._read(spike, plan.hour, plan.pieces, plan.dead, swap, keep_alive)
+
+    def _read(  # noqa: PLR0917 - an order's
+        self,
+        spike: Spike,
+        hour: datetime,
+        pieces: Ranges,
+        dead: tuple[str, ...],
+        swap: Swap,
+        keep_alive: KeepAlive,
     ) -> NewBatch:
         """Everything in the pieces is read, or nothing counts."""
-        prefix = swap_prefix(spike, swap)
-        order = BackfillOrder(spike.name, plan.hour, plan.pieces, plan.dead, swap.planned_at, prefix)
+        order = BackfillOrder(spike.name, hour, pieces, dead, swap.planned_at, swap_prefix(spike, swap))
         batch = self.rereader.reread(order, keep_alive)
         exact = not spike.topic_has_gaps
-        if problem := scan_problem(plan.pieces, batch.read + batch.elsewhere, exact_topic=exact):
+        if problem := scan_problem(pieces, batch.read + batch.elsewhere, exact_topic=exact):
             raise NotConserved(problem)
-        self._check_same_topic(spike, plan)
+        self._check_same_topic(spike, pieces)
         return batch
 
-    def _check_same_topic(self, spike: Spike, plan: HourPlan) -> None:
+    def _check_same_topic(self, spike: Spike, pieces: Ranges) -> None:
         """Spark knows topics by name only: one that was made again meanwhile is another one (I10)."""
         topic = self._topic(spike)
-        known = {r.partition.topic_id for r in plan.pieces}
+        known = {r.partition.topic_id for r in pieces}
         if topic is None or known != {topic.topic_id}:
             raise TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")
 
     def _end_left(self, spike: Spike, hour: datetime) -> None:
         """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""
         for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind is not SwapKind.BACKFILL or swap.scope.since != hour:
+            if swap.kind not in HOURLY or swap.scope.since != hour:
                 continue
             try:
                 log.warning(
@@ -169,27 +266,28 @@ class Backfiller:
         """After the last hour."""
         self.rereader.close()
 
-    def _told(self, plan: HourPlan, swap: Swap) -> Backfilled:
+    def _told(self, hour: datetime, swap: Swap) -> Backfilled:
         with self.ledger.begin() as tx:
             batch = tx.batch(swap.batch or 0)
         assert batch is not None
         counts = batch.counts
         scanned = counts.read + swap.elsewhere
-        return Backfilled(plan.hour, swap, plan, counts.final, counts.dead_letter, counts.filtered, scanned)
+        return Backfilled(
+            hour,
+            final=counts.final,
+            dead_letter=counts.dead_letter,
+            filtered=counts.filtered,
+            scanned=scanned,
+        )
 
     def _topic(self, spike: Spike) -> TopicOffsets | None:
         return self.broker.topics([spike.topic]).get(spike.topic)
 
 
-def told_below(ranges: Iterable[OffsetRange]) -> str:
-    """The end of a sentence about an hour, or some."""
-    ranges = tuple(ranges)
-    if not ranges:
-        return ""
-    return (
-        f"; Kafka has {sum(map(len, ranges)):,} offsets of that time below where the spike began "
-        f"({', '.join(map(str, ranges[:5]))}): a rewind to then reads them (`spike rewind`)"
-    )
+def _told_cut(cut: tuple[Partition, ...], topic: TopicOffsets | None) -> str:
+    starts = {} if topic is None else topic.log_start
+    named = ", ".join(f"{p} at {starts.get(p.index)}" for p in cut[:20]) + (" …" if cut[20:] else "")
+    return f"Kafka's log begins with a record of it ({named}), so more of it may be gone"
 
 
 def _plan(
@@ -203,29 +301,32 @@ def _plan(
     return plan
 
 
-def _new_swap(spike: Spike, plan: HourPlan, ask: Ask) -> NewSwap:
+def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: int) -> NewSwap:
     author = ask.request.author
     return NewSwap(
         spike=spike.name,
         dataset=spike.dataset.name,
-        kind=SwapKind.BACKFILL,
+        kind=kind,
         who=author.who,
         why=author.why,
         application_version=spike.version,
-        scope=Scope(plan.hour, plan.hour + HOUR),
-        replaces=tuple(sorted(f.id for f in plan.replaces)),
-        sources=plan.sources,
-        expected=plan.expected,
+        scope=Scope(hour, hour + HOUR),
+        replaces=(),
+        expected=expected,
     )
 
 
-def _loss(spike: Spike, plan: HourPlan, swap: Swap, ask: Ask) -> NewOperation:
+def _told_lost(plan: HourPlan) -> str:
     """What a person let be: the files of what Kafka no longer has."""
     lost = plan.lost
-    summary = (
-        f"swap {swap.number} backfills {plan.hour:%Y-%m-%dT%H} without {', '.join(map(str, lost[:20]))}"
+    return (
+        f"without {', '.join(map(str, lost[:20]))}"
         + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
         + f": Kafka no longer has them, and the {len(plan.kept)} files that hold them stay as they are"
     )
+
+
+def _loss(spike: Spike, hour: datetime, swap: Swap, ask: Ask, told: str) -> NewOperation:
+    summary = f"swap {swap.number} backfills {hour:%Y-%m-%dT%H} {told}"
     request = f"{ask.request.name}/{swap.number}"
     return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)

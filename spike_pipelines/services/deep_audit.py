@@ -3,28 +3,31 @@
 Where the plain audit believes the counts in the ledger, this one reads each record's partition and
 offset and holds them against the ranges of the batch that wrote them, and against each other.
 
-Batches are looked at one after the other, those that swaps tied together at once; ranges of different ones
-are disjoint, so that a record which is in its own batch's ranges is in no other's. In memory at one time:
-a byte for each offset of one batch (or of those tied together), the two columns of a few files, and the
-ledger's rows of batches and files; never the records of a dataset.
+Batches are looked at one after the other, those that swaps tied together at once, and those that read hours
+below where the spike began from the same offsets; ranges of others are disjoint, so that a record which is in
+its own batch's ranges is in no other's. In memory at one time: a byte for each offset of one batch (or of
+those tied together), the two columns of a few files, and the ledger's rows of batches and files; never the
+records of a dataset.
 """
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spike_pipelines.domain.batch import Batch
+from spike_pipelines.domain.backfill import joined
+from spike_pipelines.domain.batch import LIVE_LANE, Batch
 from spike_pipelines.domain.errors import InvariantBroken, NotParquet, ObjectMissing, Transient
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import SwapKind
 from spike_pipelines.ports import DatasetState, SwapLedger
 from spike_pipelines.services.audit import Figure, Finding, Place, observed, places_of_spikes
 
@@ -100,7 +103,7 @@ class DeepAuditor:
         swapped = self.ledger.sources(state.spike)
         told = _Told()
         there: Counter[int] = Counter()
-        groups = together((b.number for b in batches), swapped)
+        groups = together((b.number for b in batches), swapped, tied_by_ranges(batches))
         home = {number: i for i, group in enumerate(groups) for number in group}
         read = sources_of(batches, swapped)
 
@@ -116,7 +119,8 @@ class DeepAuditor:
                 told.tell(misplaced(seen, file.batch, frame, read.get(file.batch, ())))
         told.tell(shared(batches))
         # Records that were filtered before, and that a backfill read again: it counts them itself.
-        again = {w.batch: w.read - w.replaced_rows for w in self.ledger.swap_books()}
+        books = self.ledger.swap_books()
+        again = {w.batch: w.read - w.replaced_rows for w in books if w.kind is not SwapKind.EARLIER}
         told.tell(unaccounted(there, batches, swapped, again))
         filtered = sum(b.counts.filtered - again.get(b.number, 0) for b in batches)
         figure = f"{there.total():,} records read, {filtered:,} filtered"
@@ -149,7 +153,7 @@ class _Places:
     """Ranges of one partition, and where in a row of all their offsets one offset is."""
 
     def __init__(self, ranges: Iterable[OffsetRange]) -> None:
-        ordered = sorted(set(ranges))
+        ordered = joined(ranges)
         self._starts = np.array([r.start for r in ordered], dtype=np.int64)
         self._ends = np.array([r.end for r in ordered], dtype=np.int64)
         self._before = np.cumsum([0, *(len(r) for r in ordered)])
@@ -216,14 +220,28 @@ def sources_of(batches: Iterable[Batch], swapped: Mapping[int, Collection[int]])
 
 
 def shared(batches: Iterable[Batch]) -> Iterator[str]:
-    """Ranges that two batches both read: a record in both would be in its place in both."""
-    read = sorted((r, b.number) for b in batches for r in b.ranges)
-    furthest: dict[Partition, tuple[int, int]] = {}
-    for r, number in read:
-        end, holder = furthest.get(r.partition, (0, 0))
+    """Ranges that two batches both read: a record in both would be in its place in both. But those that read
+    hours below where the spike began took one hour each, and their records are looked at together."""
+    read = sorted((r, b.number, b.lane == LIVE_LANE) for b in batches for r in b.ranges)
+    furthest: dict[tuple[Partition, bool], tuple[int, int]] = {}
+    for r, number, live in read:
+        lanes = (True, False) if live else (True,)
+        end, holder = max(furthest.get((r.partition, lane), (0, 0)) for lane in lanes)
         if r.start < end:
             yield f"{r} of batch {number} was read by batch {holder} too"
+        furthest[r.partition, live] = max(furthest.get((r.partition, live), (0, 0)), (r.end, number))
+
+
+def tied_by_ranges(batches: Iterable[Batch]) -> Mapping[int, set[int]]:
+    """By batch, others that read some of the same offsets, each the records of another hour."""
+    tied: dict[int, set[int]] = {}
+    furthest: dict[Partition, tuple[int, int]] = {}
+    for r, number in sorted((r, b.number) for b in batches if b.lane != LIVE_LANE for r in b.ranges):
+        end, holder = furthest.get(r.partition, (0, number))
+        if r.start < end:
+            tied.setdefault(number, set()).add(holder)
         furthest[r.partition] = max((end, holder), (r.end, number))
+    return tied
 
 
 def unaccounted(
@@ -237,7 +255,7 @@ def unaccounted(
     backfill took some back (`again`, by its batch). `found` has the records of each batch's files."""
     by_number = {b.number: b for b in batches}
     breaches = []
-    for tied in together(by_number, swapped):
+    for tied in together(by_number, swapped, tied_by_ranges(by_number.values())):
         read = sum(
             by_number[n].counts.read - by_number[n].counts.unaccounted for n in tied if n not in swapped
         )
@@ -249,10 +267,10 @@ def unaccounted(
     return breaches
 
 
-def together(numbers: Iterable[int], swapped: Mapping[int, Collection[int]]) -> list[list[int]]:
+def together(numbers: Iterable[int], *ties: Mapping[int, Collection[int]]) -> list[list[int]]:
     """The numbers in groups: a swap's batch is in one with all the batches it took records from."""
     group = {n: {n} for n in numbers}
-    for swap, sources in swapped.items():
+    for swap, sources in chain.from_iterable(tie.items() for tie in ties):
         merged = set().union(*(group[n] for n in (swap, *sources) if n in group))
         group |= dict.fromkeys(merged, merged)
     return [sorted(g) for g in {min(g): g for g in group.values()}.values()]

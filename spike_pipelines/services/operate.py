@@ -34,6 +34,7 @@ from spike_pipelines.domain.operations import (
 )
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.rewind import (
+    Aligned,
     Earliest,
     Target,
     ToOffsets,
@@ -278,9 +279,9 @@ def _plan(
             wanted = {p: offset for p, offset in at_time.items() if p in positions}
     points = bounded(wanted, positions)
     sources = tx.sources(spike.name)
-    committed = _committed(tx, spike, points, sources)
+    earlier = tx.earlier_batches(spike.name)
     align = align_up if isinstance(target, Earliest) else align_down
-    aligned = align(points, joined([Unit((b.number,), b.ranges) for b in committed], sources))
+    committed, aligned = _aligned(tx, spike, align, points, sources, earlier)
     moves = moves_to(aligned.points, positions)
     check_readable(moves, topic)
     gone = frozenset(aligned.superseded)
@@ -295,21 +296,45 @@ def _plan(
     )
 
 
+def _aligned(  # noqa: PLR0917 - facts
+    tx: LedgerTransaction,
+    spike: Spike,
+    align: Callable[[Mapping[Partition, int], Sequence[Unit]], Aligned],
+    points: Mapping[Partition, int],
+    sources: Mapping[int, frozenset[int]],
+    earlier: tuple[Batch, ...],
+) -> tuple[tuple[Batch, ...], Aligned]:
+    """What lies beyond the points, and what of it goes. An hour that was read below where the spike began and
+    is reached takes its partitions back to there, and there is more beyond."""
+    reached, gone = points, frozenset[int]()
+    while True:
+        committed = (*_committed(tx, spike, reached, sources, gone), *earlier)
+        aligned = align(points, joined([Unit((b.number,), b.ranges) for b in committed], sources))
+        lower = {p: min(at, aligned.points.get(p, at)) for p, at in reached.items()}
+        with_these = frozenset(aligned.superseded) & {b.number for b in earlier}
+        if (lower, with_these) == (reached, gone):
+            return committed, aligned
+        reached, gone = lower, with_these
+
+
 def _committed(
     tx: LedgerTransaction,
     spike: Spike,
     points: Mapping[Partition, int],
     sources: Mapping[int, frozenset[int]],
+    earlier: frozenset[int],
 ) -> tuple[Batch, ...]:
-    """What lies beyond the points, and as far back as swaps tie older batches to it."""
+    """What lies beyond the points, and as far back as swaps tie older batches to it or to the `earlier` ones
+    that go."""
     since = None
     while True:
         found = tx.committed_beyond(spike.name, LIVE_LANE, points, since=since)
-        numbers = {b.number for b in found}
-        tied = {n for group in sources.values() if group & numbers for n in group}
-        if not found or min(tied, default=found[0].number) >= found[0].number:
+        numbers = {b.number for b in found} | earlier
+        tied = {n for group in sources.values() if group & numbers for n in group} - earlier
+        first = min(tied | {b.number for b in found}, default=None)
+        if first == since or not tied or (found and first == found[0].number):
             return found
-        since = min(tied)
+        since = first
 
 
 def _swaps(tx: LedgerTransaction, numbers: Iterable[int]) -> tuple[Batch, ...]:

@@ -1,7 +1,7 @@
 """Dead letters: what there is, and parsing it again with the application as it is now."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,7 +11,15 @@ from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, Scope, Swap, SwapKind
-from spike_pipelines.ports import DeadLetterReader, ReasonCount, Reparsed, Reparser, ReplayOrder, SwapLedger
+from spike_pipelines.ports import (
+    DeadLetterReader,
+    KeepAlive,
+    ReasonCount,
+    Reparsed,
+    Reparser,
+    ReplayOrder,
+    SwapLedger,
+)
 from spike_pipelines.services.swap import Swapper, swap_prefix
 
 MOST_FILES = 5_000  # of one replay: they are named one by one, in the ledger and to Spark
@@ -71,7 +79,7 @@ class Replayer:
         if not files:
             return None
         order = _order(spike, files, scope.reason, self.ledger.now(), None)
-        return Replayed.of(self.reparser.reparse(order, lambda: None))
+        return Replayed.of(self.reparser.reparse(order, lambda _=None: None))
 
     def replay(self, spike: Spike, scope: Scope, *, who: str, why: str) -> Replayed | None:
         """Parse again and swap the outcome in; None if there is nothing to replay.
@@ -96,7 +104,7 @@ class Replayer:
         swap, lease = self.swapper.plan(spike, new)
         done: list[Reparsed] = []
 
-        def produce(swap: Swap, replaced: tuple[LedgerFile, ...], keep_alive: Callable[[], None]) -> NewBatch:
+        def produce(swap: Swap, replaced: tuple[LedgerFile, ...], keep_alive: KeepAlive) -> NewBatch:
             order = _order(spike, replaced, scope.reason, swap.planned_at, swap_prefix(spike, swap))
             done.append(self.reparser.reparse(order, keep_alive))
             return done[-1].batch

@@ -16,6 +16,7 @@ from spike_pipelines.domain.errors import Refused, SpecChanged, Transient
 from spike_pipelines.domain.retention import (
     EpochPlace,
     Kind,
+    OrdersPlace,
     Place,
     Removal,
     RetentionTerms,
@@ -146,6 +147,8 @@ class Retainer:
         def over(place: Place) -> bool:
             if isinstance(place, SwapPlace):
                 return ended.get(place.number, False)
+            if isinstance(place, OrdersPlace):
+                return True
             if newest is None:
                 return False
             return place.epoch < newest.number or (

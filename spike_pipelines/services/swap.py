@@ -32,7 +32,7 @@ from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
-from spike_pipelines.ports import SwapLedger, SwapTransaction
+from spike_pipelines.ports import KeepAlive, SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
 
@@ -42,7 +42,7 @@ SWAP_LEASE_SECONDS = 30.0
 
 # Writes the new files below the swap's staging prefix. Called with the swap, what it replaces, and a
 # function that keeps the lease and raises `LeaseLost`, or `NotLive` where it is of no use any more.
-Produce = Callable[[Swap, tuple[LedgerFile, ...], Callable[[], None]], NewBatch]
+Produce = Callable[[Swap, tuple[LedgerFile, ...], KeepAlive], NewBatch]
 
 
 class SwapRefused(Conflict):
@@ -161,7 +161,7 @@ class Swapper:
             raise NothingStaged("its process ended before it had registered anything")
         with self.ledger.begin() as tx:
             replaced = tx.replaced(swap.number)
-        new = produce(swap, replaced, lambda: self._keep(swap, lease))
+        new = produce(swap, replaced, lambda so_far=None: self._keep(swap, lease, so_far))
         with self.ledger.begin() as tx:
             tx.lock_spike(spike.name, spike.dataset.name)
             tx.require_lease(lease)
@@ -227,11 +227,13 @@ class Swapper:
                 tx.set_state(batch.number, batch.state, BatchState.ABORTED, reason=problem)
             tx.abort_swap(now, problem)
 
-    def _keep(self, swap: Swap, lease: Lease) -> None:
+    def _keep(self, swap: Swap, lease: Lease, so_far: int | None) -> None:
         """Go on reading; not for nothing, where a rewind came meanwhile. Raises `LeaseLost`, `NotLive`."""
         self._renew(lease)
         with self.ledger.begin() as tx:
             tx.require_frozen(swap.number)
+            if so_far is not None:
+                tx.note_read(swap.number, so_far)
 
     def _renew(self, lease: Lease) -> None:
         self.ledger.renew(lease, self.lease_seconds)

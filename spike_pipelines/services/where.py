@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from spike_pipelines.domain.batch import BatchState, FileKind, FileState
+from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState
 from spike_pipelines.domain.errors import NotParquet, ObjectMissing, Refused
 from spike_pipelines.domain.offsets import Position, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
@@ -60,7 +60,7 @@ class Finder:
             names = sorted({spike.topic for spike in self.spikes.values()})
             raise Refused(f"no spike ever read {topic}; application files name {', '.join(names) or 'none'}")
         records = [self._record(n) for n in self.ledger.covering(topic, partition, offset)]
-        found = tuple(self._look(record, partition, offset) for record in records)
+        found = _of_its_hour([self._look(record, partition, offset) for record in records])
         seen = self.broker.topics([topic]).get(topic)
         has = {f.record.batch.spike for f in found if not _past(f.record)}
         sentences = tuple(
@@ -115,6 +115,14 @@ class Finder:
         return Found(record, Fate.NO_ROW, f"{_standing(record)}, without a row: {_no_row(record)}")
 
 
+def _of_its_hour(found: Sequence[Found]) -> tuple[Found, ...]:
+    """Several hours may have been read from the same offsets below where a spike began: where one of them has
+    the record, the others have nothing to say."""
+    if all(f.fate is Fate.NO_ROW for f in found):
+        return tuple(found)
+    return tuple(f for f in found if f.fate is not Fate.NO_ROW or f.record.batch.lane == LIVE_LANE)
+
+
 def _place(spike: Spike, file: LedgerFile) -> tuple[str, str]:
     if file.state in (FileState.LIVE, FileState.SUPERSEDED) and file.final_key:
         return spike.final.bucket, file.final_key
@@ -138,6 +146,8 @@ def _standing(record: BatchRecord) -> str:
 
 def _no_row(record: BatchRecord) -> str:
     counts = record.batch.counts
+    if record.batch.lane != LIVE_LANE:
+        return "filtered, or of another hour than was read there"
     ways = [f"{counts.filtered:,} records of the batch were filtered"] if counts.filtered else []
     if counts.unaccounted:
         ways.append(f"{counts.unaccounted:,} are unaccounted for")
@@ -155,7 +165,7 @@ def why_not(positions: Sequence[Position], topic: TopicOffsets | None, partition
     if offset >= end:
         return f"not written yet: Kafka's log ends at {end}"
     if mine and offset < mine[0].baseline:
-        return f"not read: the spike began at {mine[0].baseline}"
+        return f"not read: the spike began at {mine[0].baseline}; a backfill of its hour reads it"
     staged = mine[0].staged_end if mine else 0
     if offset < start:
         return f"gone from Kafka, whose log starts at {start}, before it was read: the next is {staged}"

@@ -1,5 +1,6 @@
 """Reads hours again: `python -m spike_pipelines.spark.backfill APPLICATION`, with orders on standard input;
-or `… APPLICATION s3://bucket/prefix/`, with orders there (`adapters/order_box.py`).
+or `… APPLICATION s3://bucket/prefix/`, with orders there (`adapters/order_box.py`). An order may also ask
+where records of some hours lie.
 
 Each is a bounded read of exactly its pieces. Rules and writing are those of the live path. A record belongs
 to the hour of its timestamp, or, where a dead letter is kept of it, to the hour it was routed to then.
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -20,20 +22,21 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql.functions import broadcast, col, expr
 
 from spike_pipelines.adapters.applications import load_application
-from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.backfill_files import HourAnswerFile, SurveyAnswerFile, told_order
 from spike_pipelines.adapters.order_box import OrderBox, serve_box
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.adapters.spark_worker import serve
 from spike_pipelines.domain.backfill import rounds
 from spike_pipelines.domain.batch import NewBatch, StagedFile
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import summary
 from spike_pipelines.driver.priority import NICE
-from spike_pipelines.driver.staging import hour_to_number, new_attempt, staged_files
-from spike_pipelines.ports import BackfillOrder, ObjectStore
+from spike_pipelines.driver.staging import hour_from_number, hour_to_number, new_attempt, staged_files
+from spike_pipelines.ports import BackfillOrder, ObjectStore, Surveyed, SurveyOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Plan, classified, counted, write
 from spike_pipelines.spark.config import kafka_consumer
@@ -45,7 +48,44 @@ log = logging.getLogger("spike_pipelines.spark")
 NICER = 2 * NICE  # than live drivers on the same machine: they get three times its share of a busy core
 IDLE_SECONDS = 900.0  # without an order: who gave them is gone, or commits for very long
 
+_CONSUMERS = "kafka.consumer:type=consumer-fetch-manager-metrics"
 _SOURCE = ("topic", "partition", "offset", "timestamp", "key", "value")
+
+
+class SoFar:
+    """How many records of Kafka the order at work has read, as the consumers of this JVM count them (Spark
+    tells of a task at its end only). With executors elsewhere nothing is known: 0. A consumer reads a little
+    ahead."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        gateway: Any = spark.sparkContext._gateway  # noqa: SLF001
+        self._gateway, self._jvm = gateway, gateway.jvm
+        self._server = self._jvm.java.lang.management.ManagementFactory.getPlatformMBeanServer()
+        self._consumers = self._jvm.javax.management.ObjectName(f"{_CONSUMERS},client-id=*")
+        self._read: dict[str, int] = {}  # by consumer, also of those that were closed
+        self._before = 0
+
+    def begin(self) -> None:
+        self._before = self._all()
+
+    def __call__(self) -> int:
+        return self._all() - self._before
+
+    def _all(self) -> int:
+        try:
+            for name in self._ask("queryNames", self._consumers, None):
+                self._read[name.toString()] = int(self._ask("getAttribute", name, "records-consumed-total"))
+        except Py4JError as error:  # one that was closed meanwhile; the work itself says what is wrong
+            log.info("how far it is cannot be told: %s", summary(error))
+        return sum(self._read.values())
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """The server's own class is none that others may call: only its interface is."""
+        known = self._jvm.java.lang.Class.forName("javax.management.MBeanServer").getMethods()
+        given = self._gateway.new_array(self._jvm.java.lang.Object, len(arguments))
+        for i, argument in enumerate(arguments):
+            given[i] = argument
+        return next(m for m in known if m.getName() == method).invoke(self._server, given)
 
 
 class BackfillEnvironment(SparkEnvironment):
@@ -75,6 +115,31 @@ def reread(
             write(rows, plan, hours, f"s3a://{bucket}/{order.prefix}{attempt}")
             files = staged_files(store, bucket, order.prefix, attempt) if hours else ()
     return NewBatch((), files, read, hours, spike.version, scan.get["records"] - read)
+
+
+def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Surveyed:
+    """Nothing of a record but its place is looked at. Errors: those of PySpark."""
+    since, until = hour_to_number(order.since), hour_to_number(order.until)
+    number = c.hour_number("timestamp")
+    wanted = f"CASE WHEN {number} >= {since} AND {number} < {until} THEN {number} END AS hour"
+    places = _read(spark, order.pieces, bootstrap).selectExpr(wanted, "partition", "offset")
+    found = (
+        places.groupBy("hour", "partition")
+        .agg(*map(expr, ("min(offset) AS first", "max(offset) AS last", "count(*) AS records")))
+        .collect()
+    )
+    at = {r.partition.index: r.partition for r in order.pieces}
+    mine = (
+        Place(
+            hour_from_number(row["hour"]),
+            OffsetRange(at[row["partition"]], row["first"], row["last"] + 1),
+            row["records"],
+        )
+        for row in found
+        if row["hour"] is not None
+    )
+    ordered = sorted(mine, key=lambda place: (place.hour, place.range))
+    return Surveyed(tuple(ordered), sum(row["records"] for row in found))
 
 
 def _read(spark: SparkSession, pieces: Iterable[OffsetRange], bootstrap: str) -> DataFrame:
@@ -144,16 +209,21 @@ def main(arguments: list[str]) -> int:
 def take_orders(spike: Spike, env: BackfillEnvironment, store: ObjectStore, box: OrderBox | None) -> None:
     """From the box, or from standard input, until there are no more."""
     plan, spark = Plan.of(spike, tasks=tasks_of(spike)), start_spark(spike, env)
+    so_far = SoFar(spark)
 
     def answer(told: bytes) -> str:
-        order = HourOrderFile.model_validate_json(told).order()
+        so_far.begin()
+        order = told_order(told)
+        if isinstance(order, SurveyOrder):
+            found = survey(spark, order, bootstrap=env.kafka_bootstrap)
+            return SurveyAnswerFile.of(found).model_dump_json()
         done = reread(spark, spike, plan, order, store, bootstrap=env.kafka_bootstrap)
         return HourAnswerFile.of(done).model_dump_json()
 
     if box is None:
-        serve(answer)
+        serve(answer, so_far)
     else:
-        serve_box(box, answer, idle_seconds=IDLE_SECONDS, pause=Event().wait)
+        serve_box(box, answer, so_far, idle_seconds=IDLE_SECONDS, pause=Event().wait)
     spark.stop()
 
 

@@ -19,12 +19,15 @@ from test_swap import producing
 
 from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.errors import Conflict, LeaseLost, Refused, SpecChanged, Transient
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.domain.observed import DriverState, ObservedDriver
+from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.operations import OperationKind
-from spike_pipelines.domain.spike import Location, Start
+from spike_pipelines.domain.spike import Location
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapBusy, SwapKind, SwapState
+from spike_pipelines.ports import Surveyed
 from spike_pipelines.services.backfill import Ask, Backfiller
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.observe import Observer
@@ -50,6 +53,7 @@ class Reading:
     meanwhile: object = None
     plain: int = 1000
     orders: list = field(default_factory=list)
+    surveys: list = field(default_factory=list)
 
     def reread(self, order, keep_alive):
         keep_alive()
@@ -57,7 +61,7 @@ class Reading:
         if self.meanwhile:
             self.meanwhile()
         read = [(r.partition.index, o) for r in order.pieces for o in range(r.start, r.end)][self.lose :]
-        mine = [(p, o) for p, o in read if self._hour(o) == order.hour]
+        mine = [(p, o) for p, o in read if self._hour_at(p, o) == order.hour]
         found = {
             kind: [at for at in mine if self.fates[at[1] % 7] is kind] for kind in (FINAL, DEAD, FILTERED)
         }
@@ -70,8 +74,25 @@ class Reading:
         hours = (HourCounts(order.hour, *(len(found[kind]) for kind in (FINAL, DEAD, FILTERED))),)
         return NewBatch((), files, len(mine), hours if mine else (), "2.0", len(read) - len(mine))
 
+    def survey(self, order, keep_alive):
+        keep_alive()
+        self.surveys.append(order)
+        read = [(r.partition, o) for r in order.pieces for o in range(r.start, r.end)]
+        found = {}
+        for p, o in read:
+            found.setdefault((self._hour_at(p.index, o), p), []).append(o)
+        places = tuple(
+            Place(hour, OffsetRange(p, min(at), max(at) + 1), len(at))
+            for (hour, p), at in found.items()
+            if order.since <= hour < order.until
+        )
+        return Surveyed(places, len(read))
+
     def close(self):
         pass
+
+    def _hour_at(self, index, offset):
+        return self._hour(offset)
 
     def _hour(self, offset):
         return HOUR if offset >= self.plain else HOURS[offset % 7]
@@ -211,31 +232,6 @@ def test_an_hour_that_nothing_was_read_for_is_empty_and_said_to_be(world, ran):
     assert (done.swap, done.records) == (None, 0)
     assert str(done) == "2026-11-22T03: empty, nothing was ever read for it"
     assert world.ledger.swaps("payouts", 9) == ()
-
-
-def test_an_hour_before_the_spike_began_is_empty_and_says_what_kafka_has_of_it(world):
-    spike = world.spike(start=Start.LATEST, records=50)
-    driver = world.driver(spike)
-    world.broker.append(spike.topic, 0, *[NEXT_HOUR] * 7)
-    driver.stage(0, 0, 7)
-    world.settle(spike)
-    world.execute("DELETE FROM batch_hours")
-    done = backfiller(world).backfill(spike, HOUR, Ask(ask()))
-    assert [(r.start, r.end) for r in done.below] == [(0, 50)]
-    assert "Kafka has 50 offsets of that time below where the spike began" in str(done)
-    assert backfiller(world).backfill(spike, NEXT_HOUR, Ask(ask())).below == ()
-
-
-def test_an_hour_that_the_spike_began_within_is_done_and_says_what_it_is_without(world):
-    spike = world.spike(start=Start.LATEST, records=50)
-    driver = world.driver(spike)
-    world.broker.append(spike.topic, 0, *[HOUR] * 7)
-    driver.stage(0, 0, 7)
-    world.settle(spike)
-    done = backfilled(world, spike, (FILTERED,) * 7, plain=0)
-    assert (done.filtered, [(r.start, r.end) for r in done.below]) == (7, [(0, 50)])
-    assert "(swap " in str(done)
-    assert "; Kafka has 50 offsets of that time below where the spike began" in str(done)
 
 
 def test_a_rehearsal_changes_nothing(world, ran):
@@ -625,6 +621,9 @@ class Dying:
 
     def reread(self, *arguments):
         return self.trap.around("reread", self.reading.reread)(*arguments)
+
+    def survey(self, *arguments):
+        return self.trap.around("survey", self.reading.survey)(*arguments)
 
     def close(self):
         pass

@@ -3,10 +3,12 @@
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import builders
@@ -28,13 +30,13 @@ from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.batch import FileKind, StagedFile
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.domain.spike import Dataset, Location, Resources
+from spike_pipelines.domain.spike import Dataset, Location, Resources, Start
 from spike_pipelines.platform import Platform
-from spike_pipelines.ports import BackfillOrder
+from spike_pipelines.ports import BackfillOrder, SurveyOrder
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.register import staging_prefix
-from spike_pipelines.spark.backfill import reread
+from spike_pipelines.spark.backfill import SoFar, _read, reread, survey
 from spike_pipelines.spark.batch import Plan
 from spike_pipelines.spark.environment import SparkEnvironment
 from spike_pipelines.spark.session import start_spark
@@ -83,6 +85,10 @@ def produce(bootstrap, topic, partitions, records):
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     admin.create_topics([NewTopic(topic, partitions, 1, topic_configs={"retention.ms": "-1"})])
     admin.close()
+    append(bootstrap, topic, records)
+
+
+def append(bootstrap, topic, records):
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     for index, at, value in records:
         producer.send(topic, value, partition=index, timestamp_ms=int(at.timestamp() * 1000))
@@ -166,6 +172,44 @@ def test_a_dead_letter_belongs_to_the_hour_it_was_routed_to(stack):
     assert rows_of(stack, prefix, batch, FileKind.DEAD_LETTER) == [(0, 1, None)]
 
 
+def test_where_older_hours_lie_is_told_by_partition_and_counted(stack):
+    topic, hours = "backfill-survey", [HOUR - timedelta(hours=n) for n in (2, 1, 0)]
+    first, second, third = hours
+    produce(stack.bootstrap, topic, 2, [
+        (0, first, b"x"), (0, second, b"x"), (0, LONG_AGO, b"x"), (0, first, b"x"), (0, third, b"x"),
+        (0, second, b"x"), (1, second, b"x"), (1, second, b"x"), (1, first, b"not looked at"),
+    ])  # fmt: skip
+    looked = pieces(topic, (0, 0, 6), (1, 0, 2))
+    found = survey(stack.spark, SurveyOrder(topic, looked, first, third), bootstrap=stack.bootstrap)
+    assert found.scanned == 8
+    places = [(p.hour, p.range, p.records) for p in found.places]
+    one, two, three = pieces(topic, (0, 0, 4), (0, 1, 6), (1, 0, 2))
+    assert places == [(first, one, 2), (second, two, 2), (second, three, 2)]
+
+
+def test_how_many_records_were_read_is_known_while_they_are(stack):
+    topic = "backfill-so-far"
+    produce(stack.bootstrap, topic, 1, [(0, AT, good("a"))] * 50)
+    so_far = SoFar(stack.spark)
+    so_far.begin()
+    slow = "reflect('java.lang.Thread', 'sleep', 400L + offset - offset) IS NOT NULL"
+    job = Thread(target=_read(stack.spark, pieces(topic, (0, 0, 50)), stack.bootstrap).where(slow).count)
+    job.start()
+    until(lambda: so_far() == 50)
+    assert job.is_alive(), "Spark itself knows at the end only"
+    job.join(120)
+    assert so_far() == 50
+    so_far.begin()
+    assert so_far() == 0
+
+
+def until(holds):
+    pause, deadline = Event(), time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        pause.wait(0.1)
+
+
 def test_an_hour_of_which_nothing_is_left_has_counts_and_no_file(stack):
     topic = "backfill-nothing"
     produce(stack.bootstrap, topic, 1, [(0, AT, good("a", keep=False)), (0, LONG_AGO, good("b"))])
@@ -193,7 +237,7 @@ def put(driver, key, kind, hour, rows, *_):
     dead = [
         {"kafka_topic": "t", "kafka_partition": 0, "kafka_offset": offset, "kafka_timestamp": AT,
          "routed_timestamp": AT, "value": b"?", "reason": "wrong_type", "detail": "amount"}
-        for offset in range(rows)
+        for offset in range(2, 2 + rows)
     ]  # fmt: skip
     body = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(dead, schema=SCHEMA), body)
@@ -205,7 +249,8 @@ def put(driver, key, kind, hour, rows, *_):
 
 @pytest.fixture
 def ran(real, kafka, ledger_url, postgres, s3, tmp_path, monkeypatch):  # noqa: PLR0917 - fixtures
-    """One published batch of three records: two dead letters, one filtered."""
+    """One published batch of three records: two dead letters, one filtered. Two of the hour before lie in
+    Kafka below where the spike began."""
     applications = tmp_path / "applications"
     applications.mkdir()
     shutil.copy(APPLICATION, applications)
@@ -217,10 +262,12 @@ def ran(real, kafka, ledger_url, postgres, s3, tmp_path, monkeypatch):  # noqa: 
         monkeypatch.setenv(f"SPIKE_{name}", value)
     monkeypatch.setattr(builders.Driver, "_put", put)
     spike = real.spikes[NAME] = load_application(APPLICATION)
-    p1, p2 = (json.dumps(PAYOUT | {"payout_id": name}).encode() for name in ("p1", "p2"))
-    produce(kafka.bootstrap, spike.topic, 1, [(0, AT, p1), (0, AT, b"{nonsense"), (0, AT, p2)])
+    p0, p1, p2 = (json.dumps(PAYOUT | {"payout_id": name}).encode() for name in ("p0", "p1", "p2"))
+    before = AT - timedelta(hours=1)
+    produce(kafka.bootstrap, spike.topic, 1, [(0, before, p0), (0, before, b"{nonsense")])
     real.broker = KafkaBroker(kafka.bootstrap)
-    driver = real.driver(spike)
+    driver = real.driver(replace(spike, start=Start.LATEST))
+    append(kafka.bootstrap, spike.topic, [(0, AT, p1), (0, AT, b"{nonsense"), (0, AT, p2)])
     driver.stage(0, 2, 1)
     real.settle(spike)
     yield driver
@@ -233,9 +280,9 @@ def test_a_backfill_turns_dead_letters_and_filtered_records_into_rows_that_reade
     assert (done.final, done.dead_letter, done.filtered, done.scanned) == (2, 1, 0, 3)
     real.settle(ran.spike)
     rows = real.catalog.load("payout").scan().to_arrow().to_pylist()
-    assert sorted((row["payout_id"], row["kafka_offset"]) for row in rows) == [("p1", 0), ("p2", 2)]
+    assert sorted((row["payout_id"], row["kafka_offset"]) for row in rows) == [("p1", 2), ("p2", 4)]
     (dead,) = real.catalog.load("payout_dead_letters").scan().to_arrow().to_pylist()
-    assert (dead["value"], dead["reason"], dead["kafka_offset"]) == (b"{nonsense", "malformed_json", 1)
+    assert (dead["value"], dead["reason"], dead["kafka_offset"]) == (b"{nonsense", "malformed_json", 3)
     assert breaches(real) == {}
     (deep,) = DeepAuditor(real.ledger, platform.deep_auditor.reader, real.spikes).run()
     assert deep.ok, deep.breaches
@@ -243,5 +290,13 @@ def test_a_backfill_turns_dead_letters_and_filtered_records_into_rows_that_reade
     again = platform.backfiller.backfill(ran.spike, HOUR, Ask(ask()))
     assert (again.final, again.dead_letter) == (2, 1)
     assert platform.backfiller.rereader._worker._running.process is worker, "one session for all hours"
+    older = platform.backfiller.backfill(ran.spike, HOUR - timedelta(hours=1), Ask(ask()))
+    assert (older.swap, older.final, older.dead_letter, older.scanned) == (None, 1, 1, 2)
+    real.settle(ran.spike)
+    rows = real.catalog.load("payout").scan().to_arrow().to_pylist()
+    assert sorted(row["payout_id"] for row in rows) == ["p0", "p1", "p2"]
+    assert breaches(real) == {}
+    (deep,) = DeepAuditor(real.ledger, platform.deep_auditor.reader, real.spikes).run()
+    assert deep.ok, deep.breaches
     platform.close()
     assert worker.poll() is not None

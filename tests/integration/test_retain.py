@@ -159,6 +159,15 @@ def test_attempts_at_an_open_swap_stay_and_go_when_it_has_ended(world, driver):
 # uploads that nobody will complete
 
 
+def test_what_a_spark_job_was_told_goes_after_grace(world, driver):
+    key = f"{driver.spike.staging.key(driver.spike.name)}/orders/payouts-bf-1/order-1.json"
+    world.store.put(BUCKET, key, b"{}")
+    assert retained(world)[Kind.STAGING].objects == 0
+    grow_old(world)
+    assert retained(world)[Kind.STAGING].objects == 1
+    assert key not in world.keys("staging/")
+
+
 def test_uploads_that_a_killed_driver_or_copy_left_are_aborted_after_grace(world, driver):
     """As the magic committer's: parts of a file that no listing shows, and that are paid for."""
     places = ("staging/payouts/00000001/", "final/payouts/", "final/payouts_dead_letters/")

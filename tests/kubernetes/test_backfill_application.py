@@ -8,15 +8,22 @@ import pytest
 from builders import BUCKET, HOUR, partition
 from builders import spike as plain_spike
 
-from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.backfill_files import (
+    HourAnswerFile,
+    HourOrderFile,
+    SurveyAnswerFile,
+    told_order,
+)
 from spike_pipelines.adapters.kubernetes import rereader as module
 from spike_pipelines.adapters.kubernetes.rereader import BACKFILL_LABEL, KubernetesRereader
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
 from spike_pipelines.adapters.order_box import OrderBox, serve_box
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.errors import InvalidSpec, LeaseLost, Transient
 from spike_pipelines.domain.offsets import OffsetRange
-from spike_pipelines.ports import BackfillOrder
+from spike_pipelines.domain.retention import OrdersPlace, place_of
+from spike_pipelines.ports import BackfillOrder, Surveyed, SurveyOrder
 
 ARGUMENTS = ["/etc/spike/applications/payouts.yaml"]
 FILE = StagedFile("a/f.parquet", FileKind.FINAL, HOUR, 3, 9, "etag")
@@ -230,8 +237,43 @@ def test_a_place_for_orders_is_a_prefix_of_a_bucket(uri):
         OrderBox.at(uri, MemoryObjectStore(BUCKET))
 
 
-def test_what_is_left_of_the_orders_lies_where_the_files_of_the_swap_lie(bench):
-    """So retention sweeps it with them, once the swap is over."""
+def test_what_is_left_of_the_orders_lies_where_retention_sweeps_it(bench):
     bench.reread(order())
-    assert all(o.key.startswith("staging/payouts/backfill-7/") for o in bench.store.list(BUCKET, ""))
+    keys = [o.key.removeprefix("staging/payouts/") for o in bench.store.list(BUCKET, "")]
+    assert {place_of(key) for key in keys} == {OrdersPlace()}
     assert module.TTL_SECONDS <= 3600
+
+
+def test_the_same_application_is_asked_where_older_hours_lie(bench):
+    pieces = (OffsetRange(partition(), 0, 9),)
+    asked = SurveyOrder("payouts", pieces, HOUR, HOUR + timedelta(hours=2))
+    found = Surveyed((Place(HOUR, OffsetRange(partition(), 2, 5), 3),), 9)
+    seen = []
+
+    def answer():
+        for number in (1, 2):
+            if (told := bench.box.order(number)) is not None and bench.box.answered(number) is None:
+                one = told_order(told)
+                survey = isinstance(one, SurveyOrder)
+                seen.append(one)
+                reply = SurveyAnswerFile.of(found) if survey else HourAnswerFile.of(BATCH)
+                bench.box.answer(number, reply.model_dump_json())
+
+    bench.meanwhile = answer
+    assert bench.rereader.survey(asked, lambda: None) == found
+    assert bench.reread(order()) == [BATCH]
+    assert seen == [asked, order()]
+    assert len(bench.made) == 1
+
+
+def test_whoever_waits_is_told_how_far_the_job_is(bench):
+    heard, answer = [], bench.answer
+
+    def reading():
+        bench.box.tell(1, "1200")
+        if heard:
+            answer()
+
+    bench.meanwhile = reading
+    bench.reread(order(), keep_alive=lambda so_far=None: heard.append(so_far))
+    assert set(heard) == {1200}

@@ -1,4 +1,4 @@
-"""What the operator itself made of applications, as `record.py` wrote it down, seen by the adapter, judged."""
+"""What the operator itself made of applications, as `record.py` wrote it down, seen and judged."""
 
 import json
 from pathlib import Path

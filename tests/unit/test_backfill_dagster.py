@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import HourPlan
+from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.errors import Refused, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
@@ -32,7 +33,7 @@ RANGE = {
 }
 
 
-def swap(number=1, hour=HOUR, state=SwapState.SWAPPED, kind=SwapKind.BACKFILL):
+def swap(number=1, hour=HOUR, state=SwapState.SWAPPED, kind=SwapKind.BACKFILL, so_far=0):
     return Swap(
         number,
         "payouts",
@@ -44,24 +45,34 @@ def swap(number=1, hour=HOUR, state=SwapState.SWAPPED, kind=SwapKind.BACKFILL):
         "2",
         Scope(hour, hour + timedelta(hours=1)),
         HOUR,
+        so_far=so_far,
     )
 
 
 class Platform:
     """Refuses the hours in `refused`."""
 
-    def __init__(self, *, now=NEXT_HOUR, refused=(), error=Refused):
-        self.asked, self.closed = [], 0
+    def __init__(self, *, now=NEXT_HOUR, refused=(), error=Refused, unseen=None):
+        self.asked, self.surveyed, self.closed = [], [], 0
+        self._unseen = unseen
         self.ledger = SimpleNamespace(now=lambda: now, datasets=lambda: ())
         self.publisher = Publisher(self.ledger, catalog=None, store=None)  # no dataset: nothing to show
         self.backfiller = self
         self._refused, self._error = refused, error
 
-    def backfill(self, spike, hour, ask):
+    def survey(self, spike, hours):
+        self.surveyed.append(tuple(hours))
+        if self._unseen:
+            raise Refused(self._unseen)
+        return Survey()
+
+    def backfill(self, spike, hour, ask, survey):
+        assert survey == Survey()
         self.asked.append((hour, ask))
         if hour in self._refused:
             raise self._error("it cannot be")
-        return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9)
+        earlier = swap(9, hour, kind=SwapKind.EARLIER) if hour == NEXT_HOUR else None
+        return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9, earlier)
 
     def close(self):
         self.closed += 1
@@ -90,12 +101,13 @@ def test_a_range_of_partitions_is_one_run_hour_by_hour():
     done = run(platform)
     assert done.success
     assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
+    assert platform.surveyed == [(HOUR, NEXT_HOUR)], "what lies below is looked through once for all"
     events = done.asset_materializations_for_node(op_name(spike()))
     assert {(e.asset_key.path[-1], e.partition) for e in events} == {
         (table, key) for table in ("payouts", "payouts_dead_letters") for key in RANGE.values()
     }
     assert events[0].metadata["rows"].value == 6
-    assert events[0].metadata["swaps"].value == "1, 2"
+    assert events[0].metadata["swaps"].value == "1, 2, 9"
 
 
 def test_one_table_alone_may_be_asked_for():
@@ -127,6 +139,12 @@ def test_an_hour_that_is_refused_fails_the_run_and_stops_no_other():
     assert not done.success
     assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
     assert "1 hours stay as they were: 2026-11-22T21: it cannot be" in failure(done)
+
+
+def test_where_older_hours_cannot_be_looked_for_every_hour_stays_as_it_was():
+    platform = Platform(unseen="read 13 records from 14 offsets")
+    assert "2 hours stay as they were: 2026-11-22T21: read 13 records from 14" in failure(run(platform))
+    assert (platform.asked, platform.closed) == ([], 1)
 
 
 def test_what_does_not_answer_stops_the_run():
@@ -218,35 +236,60 @@ def test_why_a_run_failed_is_said_in_its_own_words(error, said):
     assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
 
 
-def plan(hour=HOUR, expected=10, **changes):
-    return HourPlan(hour, (1,), (), (), expected, (), **changes)
+def plan(hour=HOUR, offsets=10, **changes):
+    pieces = (OffsetRange(partition(), 0, offsets),)
+    return HourPlan(hour, (1,), pieces, (), 10, (), **changes)
+
+
+def told(plans, *swaps, older=()):
+    """Five seconds after the first swap was planned."""
+    asked = command.Asked({p.hour: p for p in plans}, older)
+    return command.progress(asked, swaps, after=5).line(HOUR + timedelta(seconds=5))
 
 
 def test_progress_counts_the_hours_that_were_swapped_in_since_the_command_began():
-    plans = {HOUR: plan(), NEXT_HOUR: plan(NEXT_HOUR, 30)}
-    swaps = (
-        swap(7, HOUR), swap(3, NEXT_HOUR), swap(8, NEXT_HOUR, SwapState.STAGED),
-        swap(9, NEXT_HOUR, kind=SwapKind.REPLAY),
-    )  # fmt: skip
-    found = command.progress(plans, swaps, after=5)
+    plans = (plan(), plan(NEXT_HOUR, 30))
+    others = (swap(3, NEXT_HOUR), swap(9, NEXT_HOUR, kind=SwapKind.REPLAY))
+    assert told(plans) == "0 of 2 hours, 0 of 40 records read"
+    assert told(plans, swap(7), *others) == "1 of 2 hours, 10 of 40 records read, 15 s to go"
     doing = "; counting and copying 2026-11-22T22"
-    assert found.line(timedelta(seconds=5)) == f"1 of 2 hours, 10 of 40 records, 15 s to go{doing}"
-    assert command.progress(plans, (), 5).line(timedelta(seconds=5)) == "0 of 2 hours, 0 of 40 records"
+    staged = swap(8, NEXT_HOUR, SwapState.STAGED)
+    assert told(plans, swap(7), staged, *others) == f"1 of 2 hours, 40 of 40 records read{doing}"
 
 
-def test_progress_says_which_hour_is_read_before_any_is_done():
-    found = command.progress({HOUR: plan()}, (swap(7, HOUR, SwapState.PLANNED),), after=5)
-    assert found.line(timedelta(seconds=5)) == "0 of 1 hours, 0 of 10 records; reading 2026-11-22T21"
+def test_progress_says_how_many_records_of_an_hour_are_read_while_it_is_read():
+    plans = (plan(), plan(NEXT_HOUR, 30))
+    begun, on = (swap(8, NEXT_HOUR, SwapState.PLANNED, so_far=n) for n in (0, 10))
+    reading = "reading 2026-11-22T22"
+    assert told(plans, swap(7), begun) == f"1 of 2 hours, 10 of 40 records read, 15 s to go; {reading}"
+    assert told(plans, swap(7), on) == (
+        f"1 of 2 hours, 20 of 40 records read, 5 s to go; {reading}: 10 of 30 records"
+    )
+
+
+def test_progress_tells_of_hours_that_are_older_than_the_ledger():
+    done = swap(7, kind=SwapKind.EARLIER)
+    at_work = swap(8, NEXT_HOUR, SwapState.PLANNED, SwapKind.EARLIER, so_far=1200)
+    assert told((), done, at_work, older=(HOUR, NEXT_HOUR)) == (
+        "0 of 0 hours, 0 of 0 records read; 1 hours below where the spike began; "
+        "reading 2026-11-22T22 below where the spike began: 1,200 records"
+    )
 
 
 @pytest.fixture
-def platform(monkeypatch):
+def older():
+    """Hours older than the ledger, and where their records may lie."""
+    return (), ()
+
+
+@pytest.fixture
+def platform(monkeypatch, older):
     fake = SimpleNamespace(
         spikes={"payouts": spike()},
         ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: ()),
         backfiller=SimpleNamespace(
             rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
-            never_read=lambda *_: (OffsetRange(partition(), 3, 8),),
+            older=lambda *_: older,
         ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)
@@ -261,9 +304,21 @@ def say(*words):
 def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "1 hours with 10 records in 0 files; 0 offsets to read again" in done.output
+    assert "1 hours with 10 records in 0 files; 10 offsets to read again" in done.output
     assert "empty, nothing was ever read for them: 2026-11-22T22\n" in done.output
-    assert "only what payouts has read is read again; Kafka has 5 offsets" in done.output
+    assert "older than the ledger" not in done.output
+
+
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize("older", [((NEXT_HOUR,), (OffsetRange(partition(), 3, 8),))], ids=["one hour"])
+def test_a_dry_run_says_what_is_looked_through_for_hours_older_than_the_ledger():
+    done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert (
+        "1 hours from 2026-11-22T22 on are older than the ledger: 5 offsets below where payouts began are "
+        "looked through for their records (events:0[3,8))\n"
+    ) in done.output
+    assert "empty" not in done.output
 
 
 @pytest.mark.usefixtures("platform")

@@ -48,7 +48,7 @@ def platform(tmp_path, monkeypatch):
             fed_hours=lambda *_: (HOUR, HOUR + timedelta(hours=1), HOUR + timedelta(hours=5)),
         ),
         backfiller=SimpleNamespace(
-            rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ()), never_read=lambda *_: ()
+            rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ()), older=lambda *_: ((), ())
         ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)

@@ -37,7 +37,7 @@ def test_ranges_are_half_open_and_of_the_topic_as_it_is():
         ("events:7:10-20", "no partition 7 that the spike reads: there are 0, 1"),
         ("events:2:10-20", "no partition 2 that the spike reads"),
         ("events:0:80-91", "91 is beyond 90, which the spike has committed"),
-        ("events:0:9-20", "9 is below 10, where the spike began: a rewind"),
+        ("events:0:9-20", "9 is below 10, where the spike began: ask for its hours"),
         (",".join(["events:0:10-20"] * 101), "101 ranges are too many"),
     ],
 )

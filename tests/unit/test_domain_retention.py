@@ -8,6 +8,7 @@ import pytest
 from spike_pipelines.domain.batch import BatchState
 from spike_pipelines.domain.retention import (
     EpochPlace,
+    OrdersPlace,
     StagedFacts,
     Staging,
     SwapPlace,
@@ -30,6 +31,8 @@ ORPHAN = StagedFacts(EpochPlace(3, "000007-"), OLD, over=True)
         ("00000003/__magic_job-1/x", EpochPlace(3, None)),
         (f"replay-12/000000-{UUID}/final/x", SwapPlace(12)),
         ("backfill-4/x", SwapPlace(4)),
+        ("earlier-5/x", SwapPlace(5)),
+        ("orders/payouts-bf-1/order-1.json", OrdersPlace()),
         ("notes.txt", None),
         ("3/000007-x", None),
         ("replay-x/000000", None),

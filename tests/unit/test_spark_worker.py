@@ -78,6 +78,29 @@ def test_one_whose_lease_is_lost_is_ended(tmp_path):
     assert not set(psutil.Process().children()) - set(before)
 
 
+def test_whoever_waits_is_told_how_far_it_is(tmp_path):
+    code = """
+        from spike_pipelines.adapters import spark_worker as w
+        w.TELL_SECONDS = 0.01
+        def answer(gate):
+            open(gate).read()
+            return "done"
+        w.serve(answer, lambda: 1200)
+    """
+    gate, heard = tmp_path / "gate", []
+    os.mkfifo(gate)
+
+    def hear(so_far=None):
+        if so_far is not None and not heard:
+            heard.append(so_far)
+            gate.write_text("go on")
+
+    one = worker(tmp_path, textwrap.dedent(code))
+    assert one.do("payouts", str(gate), hear) == b"done"
+    assert heard == [1200]
+    one.close()
+
+
 def test_an_order_has_a_bound(tmp_path):
     with pytest.raises(Transient, match="choose fewer hours"):
         worker(tmp_path, HANG, longest_seconds=0.1).do("payouts", "a", nothing)

@@ -10,15 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from spike_pipelines.adapters.backfill_files import HourAnswerFile, HourOrderFile
+from spike_pipelines.adapters.backfill_files import (
+    HourAnswerFile,
+    HourOrderFile,
+    SurveyAnswerFile,
+    SurveyOrderFile,
+)
 from spike_pipelines.adapters.kubernetes.api import Api, Json
 from spike_pipelines.adapters.order_box import OrderBox
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import InvalidSpec, ObjectMissing, Transient
 from spike_pipelines.domain.kubernetes_names import GROUP, PART_OF_LABEL, PLURAL, VERSION
+from spike_pipelines.domain.retention import ORDERS
 from spike_pipelines.domain.spark_application import AppState
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import BackfillOrder, ObjectStore
+from spike_pipelines.ports import BackfillOrder, KeepAlive, ObjectStore, Surveyed, SurveyOrder
 
 BACKFILL_LABEL = "spike-pipelines.io/backfill"
 NETWORK = dict((PART_OF_LABEL,))  # its executors reach its driver where a policy asks for it
@@ -49,35 +55,40 @@ class KubernetesRereader:
     longest_seconds: float = LONGEST_SECONDS
     _open: _Session | None = field(default=None, init=False)
 
-    def reread(self, order: BackfillOrder, keep_alive: Callable[[], None]) -> NewBatch:
+    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
+        answer = self._do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
+        return HourAnswerFile.model_validate_json(answer).new_batch()
+
+    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
+        answer = self._do(order.spike, SurveyOrderFile.of(order).model_dump_json(), keep_alive)
+        return SurveyAnswerFile.model_validate_json(answer).surveyed()
+
+    def _do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
         try:
-            session = self._next(order)
-            session.box.give(session.orders, HourOrderFile.of(order).model_dump_json())
-            answer = self._await(session, keep_alive)
+            session = self._next(spike)
+            session.box.give(session.orders, order)
+            return self._await(session, keep_alive)
         except BaseException:
             self.close()
             raise
-        return HourAnswerFile.model_validate_json(answer).new_batch()
 
     def close(self) -> None:
         session, self._open = self._open, None
         if session is not None:
             session.box.end()
 
-    def _next(self, order: BackfillOrder) -> _Session:
-        if self._open is not None and self._open.spike != order.spike:
+    def _next(self, name: str) -> _Session:
+        if self._open is not None and self._open.spike != name:
             self.close()
         if self._open is None:
-            self._open = self._start(order)
+            self._open = self._start(self.spikes[name])
         old = self._open
         self._open = _Session(old.spike, old.name, old.box, old.orders + 1)
         return self._open
 
-    def _start(self, order: BackfillOrder) -> _Session:
-        """The box lies with the first hour's files: what is left of it is swept with them."""
-        spike = self.spikes[order.spike]
+    def _start(self, spike: Spike) -> _Session:
         name = f"{spike.resource_name[:40].rstrip('-')}-bf-{secrets.token_hex(3)}"
-        box = OrderBox(self.store, spike.staging.bucket, f"{order.prefix}orders/{name}/")
+        box = OrderBox(self.store, spike.staging.bucket, f"{spike.staging.key(spike.name)}/{ORDERS}{name}/")
         try:
             live = self.api.get(f"{self._path()}/{spike.resource_name}")
         except ObjectMissing as error:
@@ -88,7 +99,7 @@ class KubernetesRereader:
         self.api.post(self._path(), finite(live, name, box.uri))
         return _Session(spike.name, name, box)
 
-    def _await(self, session: _Session, keep_alive: Callable[[], None]) -> bytes:
+    def _await(self, session: _Session, keep_alive: KeepAlive) -> bytes:
         until = monotonic() + self.longest_seconds
         while (answer := session.box.answered(session.orders)) is None:
             if problem := self._problem(session.name):
@@ -102,7 +113,8 @@ class KubernetesRereader:
                     "choose fewer hours"
                 )
             self.pause(LOOK_SECONDS)
-            keep_alive()
+            told = session.box.so_far(session.orders)
+            keep_alive() if told is None else keep_alive(told)
         return answer
 
     def _problem(self, name: str) -> str | None:

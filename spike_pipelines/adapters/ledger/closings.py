@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.adapters.ledger.hours import reads_kafka_first
 from spike_pipelines.domain.batch import LIVE_LANE, FileKind, FileState
 from spike_pipelines.domain.closed import Closing, reopened
 from spike_pipelines.domain.offsets import Partition, Position
@@ -207,8 +208,8 @@ class ClosingStatements:
         self._db.execute(sa.insert(s.closings).from_select(same, again))
 
 
-# After the hour was closed, by a live batch: what a swap puts there only takes another's place.
-_LATE = sa.and_(s.files.c.added > _C.sequence, s.batches.c.lane == LIVE_LANE)
+# After the hour was closed, by who read it first: what another swap puts there only takes another's place.
+_LATE = sa.and_(s.files.c.added > _C.sequence, reads_kafka_first(s.batches.c.lane))
 
 
 def _with_closing(files: sa.Table) -> sa.Join:

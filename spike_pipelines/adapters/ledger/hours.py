@@ -10,12 +10,15 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved, joined
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState, hour_of
+from spike_pipelines.domain.earlier import EarlierFacts
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import SwapKind, SwapState
 
 MOST_DEAD = 20_000  # dead-letter files that tell where records belong
+
+EARLIER_LANES = f"{SwapKind.EARLIER}-%"  # SQL's LIKE
 
 _read = s.batch_hours.c.records_final + s.batch_hours.c.records_dead_letter + s.batch_hours.c.records_filtered
 
@@ -61,6 +64,26 @@ def fed_ranges(db: sa.Connection, spike: str, since: datetime) -> tuple[OffsetRa
     return joined(rows.offset_range(row) for row in db.execute(query).mappings())
 
 
+def earlier_facts(db: sa.Connection, spike: str) -> EarlierFacts:
+    b, p, w = s.batches, s.positions, s.swaps
+    began = sa.select(sa.func.min(b.c.committed_at)).where(
+        b.c.spike == spike, b.c.lane == LIVE_LANE, sa.not_(b.c.lost)
+    )
+    begun = sa.select(p).where(p.c.spike == spike, p.c.lane == LIVE_LANE, p.c.closed_by.is_(None))
+    read = (
+        sa.select(w.c.since)
+        .select_from(w.join(b, b.c.number == w.c.batch))
+        .where(w.c.spike == spike, w.c.kind == SwapKind.EARLIER, w.c.state == SwapState.SWAPPED)
+        .where(b.c.removed.is_(None))
+    )
+    positions = [rows.position(row) for row in db.execute(begun).mappings()]
+    return EarlierFacts(
+        db.execute(began).scalar_one(),
+        {x.partition: x.baseline for x in positions},
+        frozenset(db.execute(read).scalars()),
+    )
+
+
 def _committed_ranges() -> sa.Join:
     return s.batch_ranges.join(s.batches, s.batches.c.number == s.batch_ranges.c.batch)
 
@@ -68,18 +91,23 @@ def _committed_ranges() -> sa.Join:
 def _live_of(spike: str) -> tuple[sa.ColumnElement[bool], ...]:
     b, r = s.batches, s.batch_ranges
     return (
-        r.c.spike == spike, r.c.lane == LIVE_LANE, r.c.live,
+        r.c.spike == spike, reads_kafka_first(r.c.lane), r.c.live,
         b.c.state == BatchState.COMMITTED, b.c.removed.is_(None),
     )  # fmt: skip
 
 
+def reads_kafka_first(lane: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """A driver's batch, or one that read an hour below where the spike began: its records were nobody's."""
+    return sa.or_(lane == LIVE_LANE, lane.like(EARLIER_LANES))
+
+
 def _records(db: sa.Connection, spike: str, hour: datetime) -> Mapping[int, int]:
-    """By committed driver's batch, its records of the hour."""
+    """By committed batch that read them first, its records of the hour."""
     b, h = s.batches, s.batch_hours
     query = (
         sa.select(b.c.number, _read)
         .select_from(h.join(b, b.c.number == h.c.batch))
-        .where(h.c.hour == hour, b.c.spike == spike, b.c.lane == LIVE_LANE)
+        .where(h.c.hour == hour, b.c.spike == spike, reads_kafka_first(b.c.lane))
         .where(b.c.state == BatchState.COMMITTED, b.c.removed.is_(None))
     )
     return {number: records for number, records in db.execute(query) if records}
@@ -123,7 +151,7 @@ def _touching(spike: str, hour: datetime) -> sa.Select[tuple[object, ...]]:
         sa.select(w)
         .select_from(w.join(b, b.c.number == w.c.batch))
         .where(w.c.spike == spike, w.c.state == SwapState.SWAPPED, b.c.removed.is_(None))
-        .where(sa.or_(into, out_of))
+        .where(w.c.kind != SwapKind.EARLIER, sa.or_(into, out_of))
         .order_by(w.c.number)
     )
 

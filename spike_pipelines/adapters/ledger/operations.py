@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.batches import insert_ranges
+from spike_pipelines.adapters.ledger.hours import EARLIER_LANES
 from spike_pipelines.domain.batch import UNFINISHED, Batch, BatchState, FileState, identity
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, Refused
@@ -138,6 +139,16 @@ class OperationStatements:
             .order_by(b.c.number)
         )
         return rows.load_batches(self._db, query)
+
+    def earlier_batches(self, spike: str) -> tuple[Batch, ...]:
+        b = s.batches
+        query = sa.select(b).where(
+            b.c.spike == spike,
+            b.c.lane.like(EARLIER_LANES),
+            b.c.state == BatchState.COMMITTED,
+            b.c.removed.is_(None),
+        )
+        return rows.load_batches(self._db, query.order_by(b.c.number))
 
     def abort(self, batches: Collection[int], operation: int) -> None:
         """Give unfinished batches up: their offsets may be read again, their final keys stay known."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
+from spike_pipelines.adapters.ledger.hours import EARLIER_LANES
 from spike_pipelines.domain.batch import LIVE_LANE, Batch, BatchState
 from spike_pipelines.domain.offsets import Position
 from spike_pipelines.domain.operations import Operation
@@ -62,7 +63,8 @@ class ProvenanceQueries(ABC):
 
     def covering(self, topic: str, partition: int, offset: int) -> tuple[int, ...]:
         """Two index scans for each reader of the topic: live ranges are disjoint, so that the last one to
-        begin at or before the offset is the only candidate; past ranges are few."""
+        begin at or before the offset is the only candidate; past ranges are few, and so are those of hours
+        that were read below where a spike began, of which several may have the offset."""
         p, r = s.positions, s.batch_ranges
         at = (r.c.partition == partition, r.c.start_offset <= offset)
         with self._read() as db:
@@ -84,6 +86,14 @@ class ProvenanceQueries(ABC):
                 r.c.end_offset > offset,
                 *at,
             )
+            earlier = sa.select(r.c.batch).where(
+                r.c.topic_id.in_({topic_id for _, _, topic_id in readers}),
+                r.c.lane.like(EARLIER_LANES),
+                r.c.live,
+                r.c.end_offset > offset,
+                *at,
+            )
+            live += db.execute(earlier).scalars()
             return (*sorted(live), *db.execute(past.order_by(r.c.batch.desc())).scalars())
 
     def readers(self, topic: str) -> Mapping[str, tuple[Position, ...]]:

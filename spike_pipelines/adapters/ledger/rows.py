@@ -145,6 +145,7 @@ def swap(row: Row) -> Swap:
         problem=row["problem"],
         expected=row["records_expected"],
         elsewhere=row["records_elsewhere"] or 0,
+        so_far=row["records_so_far"] or 0,
     )
 
 

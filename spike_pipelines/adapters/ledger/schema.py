@@ -313,14 +313,16 @@ swaps = sa.Table(
     sa.Column("batch", sa.BigInteger, sa.ForeignKey("batches.number"), unique=True),
     sa.Column("ended_at", Time),
     sa.Column("problem", sa.Text),
-    # Of a backfill: how many records its hour had when it was planned (its batch must have as many), and
+    # Not of a replay: how many records its hour had when it was planned (its batch must have as many), and
     # those of other hours that it read beside them.
     sa.Column("records_expected", sa.BigInteger),
     sa.Column("records_elsewhere", sa.BigInteger),
+    # A note for whoever waits: of its hour and others, how many it has read as yet.
+    sa.Column("records_so_far", sa.BigInteger),
     # With which its batch was registered; null before that, and for swaps older than this column.
     sa.Column("schema", sa.Text),
-    sa.CheckConstraint("(kind = 'backfill') = (records_expected is not null)", name="swaps_expected"),
-    sa.CheckConstraint("kind in ('replay', 'backfill')", name="swaps_kind"),
+    sa.CheckConstraint("(kind = 'replay') = (records_expected is null)", name="swaps_expected"),
+    sa.CheckConstraint("kind in ('replay', 'backfill', 'earlier')", name="swaps_kind"),
     sa.CheckConstraint("state in ('planned', 'staged', 'swapped', 'aborted')", name="swaps_state"),
     sa.CheckConstraint(
         "case state when 'planned' then batch is null when 'aborted' then true else batch is not null end",

@@ -10,13 +10,15 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.adapters.ledger.hours import fed_hours, fed_ranges, hour_facts
+from spike_pipelines.adapters.ledger.hours import earlier_facts, fed_hours, fed_ranges, hour_facts
 from spike_pipelines.domain.backfill import HourFacts
-from spike_pipelines.domain.batch import FileKind, FileState
+from spike_pipelines.domain.batch import LIVE_LANE, FileKind, FileState
+from spike_pipelines.domain.earlier import EarlierFacts
 from spike_pipelines.domain.errors import Conflict
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import (
+    HOURLY,
     OPEN_SWAPS,
     NewSwap,
     NotLive,
@@ -37,10 +39,10 @@ class SwapStatements:
     _db: sa.Connection
 
     def add_swap(self, new: NewSwap) -> Swap:
-        """Freeze the files. Raises `SwapBusy` if an open swap has one of them, or is the backfill of the same
-        hours (which may have no file); `NotLive`."""
+        """Freeze the files. Raises `SwapBusy` if an open swap has one of them, or reads the same hours (which
+        may have no file); `NotLive`."""
         ids = list(new.replaces)
-        if new.kind is SwapKind.BACKFILL:
+        if new.kind in HOURLY:
             self._require_alone(new)
         self._require_free(ids)
         self._require_live(ids)
@@ -88,6 +90,13 @@ class SwapStatements:
         values = {"batch": batch, "schema": schema, "records_elsewhere": elsewhere}
         self._move(swap, SwapState.PLANNED, SwapState.STAGED, **values)
 
+    def note_read(self, swap: int, records: int) -> None:
+        w = s.swaps
+        self._db.execute(sa.update(w).where(w.c.number == swap).values(records_so_far=records))
+
+    def earlier_facts(self, spike: str) -> EarlierFacts:
+        return earlier_facts(self._db, spike)
+
     def require_frozen(self, swap: int) -> None:
         self._require_sources(swap)
         x = s.swap_files
@@ -96,8 +105,10 @@ class SwapStatements:
 
     def finish_swap(self, swap: int, dataset: str, sequence: int) -> None:
         """Supersede exactly what was frozen, at `sequence`. Raises `NotLive` if one no longer is live, or a
-        batch that was read again is no longer part of the dataset."""
+        batch that was read again is no longer part of the dataset, or the live stream reads what the swap
+        has read below where it began."""
         self._require_sources(swap)
+        self._require_below(swap)
         f, x = s.files, s.swap_files
         frozen = sa.select(x.c.file).where(x.c.swap == swap, x.c.held)
         done = self._db.execute(
@@ -129,6 +140,8 @@ class SwapStatements:
                 .where(f.c.batch == swap.batch, f.c.state == FileState.STAGED)
                 .values(state=FileState.ABORTED)
             )
+            r = s.batch_ranges
+            self._db.execute(sa.update(r).where(r.c.batch == swap.batch).values(live=False))
 
     def _move(self, number: int, old: SwapState, new: SwapState, **values: object) -> None:
         check_swap_transition(old, new)
@@ -150,11 +163,25 @@ class SwapStatements:
         if gone := self._db.execute(query.limit(1)).scalar_one_or_none():
             raise NotLive(f"batch {gone}, which swap {swap} read again, was superseded by a rewind meanwhile")
 
+    def _require_below(self, swap: int) -> None:
+        """A rewind may have taken the beginning of the spike back since the swap was planned."""
+        w, r = s.swaps, s.batch_ranges
+        query = (
+            sa.select(r.c.topic, r.c.partition)
+            .select_from(w.join(r, r.c.batch == w.c.batch))
+            .where(w.c.number == swap, sa.not_(_below_start()))
+        )
+        if taken := self._db.execute(query.limit(1)).one_or_none():
+            raise NotLive(
+                f"what swap {swap} has read of {taken[0]}:{taken[1]} was taken into the live stream by a "
+                "rewind meanwhile"
+            )
+
     def _require_alone(self, new: NewSwap) -> None:
         w = s.swaps
         query = sa.select(w).where(
             w.c.dataset == new.dataset,
-            w.c.kind == SwapKind.BACKFILL,
+            w.c.kind.in_(sorted(HOURLY)),
             w.c.state.in_(_OPEN),
             w.c.since < new.scope.until,
             w.c.until > new.scope.since,
@@ -216,6 +243,10 @@ class SwapQueries(ABC):
         with self._read() as db:
             return tuple(rows.file(row) for row in db.execute(query).mappings())
 
+    def earlier_facts(self, spike: str) -> EarlierFacts:
+        with self._read() as db:
+            return earlier_facts(db, spike)
+
     def swap_books(self) -> tuple[SwapBook, ...]:
         with self._read() as db:
             found = db.execute(_BOOKS).mappings()
@@ -238,9 +269,20 @@ class SwapQueries(ABC):
             return tuple(rows.swap(row) for row in db.execute(query).mappings())
 
 
+def _below_start() -> sa.ColumnElement[bool]:
+    """Of a range: that it ends where the live stream began, or before."""
+    r, p = s.batch_ranges, s.positions
+    return (
+        sa.exists()
+        .where(p.c.spike == r.c.spike, p.c.lane == LIVE_LANE, p.c.topic_id == r.c.topic_id)
+        .where(p.c.partition == r.c.partition, p.c.baseline >= r.c.end_offset)
+        .correlate(r)
+    )
+
+
 def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
     """A replay took the records of the files it replaced; a backfill those of the batches it read again,
-    of which some may have had no file."""
+    of which some may have had no file. One that read earlier records took them of nobody: it is a source."""
     w, x, f, y = s.swaps, s.swap_files, s.files, s.swap_sources
     done = (w.c.spike == spike) & (w.c.state == SwapState.SWAPPED)
     replaced = w.join(x, x.c.swap == w.c.number).join(f, f.c.id == x.c.file)
@@ -255,7 +297,7 @@ def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
         found.join(edges, edges.c.made == found.c.source)
     )
     found = found.union(further)
-    swapped = sa.select(w.c.batch).where(done)
+    swapped = sa.select(w.c.batch).where(done, w.c.kind != SwapKind.EARLIER)
     sources: dict[int, set[int]] = defaultdict(set)
     for made, source in db.execute(sa.select(found).where(found.c.source.not_in(swapped))):
         sources[made].add(source)
@@ -263,7 +305,7 @@ def _sources(db: sa.Connection, spike: str) -> Mapping[int, frozenset[int]]:
 
 
 def _books() -> sa.Select[tuple[object, ...]]:
-    w, x, f, b, c = s.swaps, s.swap_files, s.files, s.batches, s.commits
+    w, x, f, b, c, r = s.swaps, s.swap_files, s.files, s.batches, s.commits, s.batch_ranges
     old = s.files.alias("old")
     replaced = sa.select(old).select_from(old.join(x, x.c.file == old.c.id)).where(x.c.swap == w.c.number)
     superseded = (old.c.state == FileState.SUPERSEDED) & (old.c.removed == c.c.sequence)
@@ -287,6 +329,13 @@ def _books() -> sa.Select[tuple[object, ...]]:
             b.c.records_dead_letter.label("dead_letter"),
             b.c.records_filtered.label("filtered"),
             sa.select(made).where(f.c.batch == b.c.number).correlate(b).scalar_subquery().label("file_rows"),
+            sa.case((b.c.removed.is_(None), w.c.since)).label("hour"),
+            sa.select(sa.func.count())
+            .select_from(r)
+            .where(r.c.batch == b.c.number, r.c.live, sa.not_(_below_start()))
+            .correlate(b)
+            .scalar_subquery()
+            .label("above"),
         )
         .select_from(w.join(b, b.c.number == w.c.batch).join(c, c.c.batch == b.c.number))
         .where(w.c.state == SwapState.SWAPPED)

@@ -1,0 +1,342 @@
+"""Hours that are older than the ledger, over a real one: read below where the spike began, each record once,
+beside rewinds of before and behind it, and killed anywhere.
+
+Kafka's log below is in no order; one record of far ahead lies early in it, which blinds every lookup for
+where an hour ends.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+from builders import HOUR, NEXT_HOUR, empty
+from dying import Dead, Trap, Trapped, expire_leases
+from test_backfill import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, rows
+from test_operate import ask, operator
+from test_swap import producing
+
+from spike_pipelines.domain.backfill import Expired
+from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
+from spike_pipelines.domain.operations import OperationKind
+from spike_pipelines.domain.rewind import Earliest, ToOffsets
+from spike_pipelines.domain.spike import Start
+from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
+from spike_pipelines.services.backfill import Ask
+from spike_pipelines.services.swap import Swapper, SwapRefused
+
+pytestmark = pytest.mark.real
+
+A, B = HOUR - timedelta(hours=2), HOUR - timedelta(hours=1)
+AHEAD = HOUR + timedelta(hours=50)
+BELOW = (
+    (A, A, B, A, AHEAD, B, A, B, B, HOUR, A, B, B, B, HOUR, HOUR, B, HOUR, A, HOUR, B),
+    (B,) * 7,
+)
+LIVE = (HOUR, HOUR, NEXT_HOUR, NEXT_HOUR, HOUR, HOUR, HOUR)
+
+
+def count(hour):
+    return sum(log.count(hour) for log in BELOW)
+
+
+@dataclass
+class Seeing(Reading):
+    """A record is of the hour of its timestamp in Kafka."""
+
+    topic: str = "payouts-topic"
+
+    def _hour_at(self, index, offset):
+        return hour_of(self.world.broker._topics[self.topic].logs[index].records[offset])
+
+
+def begun(world):
+    """A spike that began behind `BELOW`, and has read a batch since."""
+    spike = world.spike(start=Start.LATEST, partitions=2, records=0)
+    for index, log in enumerate(BELOW):
+        world.broker.append(spike.topic, index, *log)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *LIVE)
+    driver.stage(4, 2, 1)
+    world.settle(spike)
+    return driver
+
+
+@pytest.fixture
+def ran(world):
+    return begun(world)
+
+
+def earlier(world, spike, *hours, fates=ALL_GOOD, accept_loss=False, **how):
+    """Hours of one run."""
+    reading = Seeing(world, fates, **how)
+    parts = backfiller(world, reading)
+    survey = parts.survey(spike, hours)
+    done = [parts.backfill(spike, hour, Ask(ask(), accept_loss), survey) for hour in hours]
+    world.settle(spike)
+    return done, reading
+
+
+def pieces(order):
+    return [(r.partition.index, r.start, r.end) for r in order.pieces]
+
+
+def committed(world):
+    return {p.index: x.committed_end for p, x in world.ledger.all_positions()["payouts"].items()}
+
+
+def test_an_hour_older_than_the_ledger_is_read_and_nothing_but_it(world, ran):
+    before = rows(world, ran.spike)
+    (done,), reading = earlier(world, ran.spike, A)
+    assert (done.swap, done.final, done.scanned) == (None, count(A), 19)
+    assert [pieces(order) for order in reading.orders] == [[(0, 0, 19)]]
+    assert rows(world, ran.spike) == (before[0] + count(A), before[1])
+    assert str(done) == (
+        f"2026-11-22T19: {count(A)} rows, 0 dead letters, 0 filtered (swap {done.earlier.number}, "
+        "below where the spike began)"
+    )
+    assert breaches(world) == {}
+
+
+def test_what_lies_below_is_looked_through_once_for_all_hours_of_a_run_and_each_record_is_once(world, ran):
+    done, reading = earlier(world, ran.spike, A, B, HOUR, NEXT_HOUR)
+    assert [pieces(survey) for survey in reading.surveys] == [[(0, 0, 21), (1, 0, 7)]]
+    assert [one.final for one in done] == [count(A), count(B), 5 + count(HOUR), 2]
+    assert rows(world, ran.spike) == (sum(map(len, BELOW)) - 1 + 7, 0), "all but the one of far ahead"
+    assert breaches(world) == {}
+
+
+def test_an_hour_that_the_spike_began_within_gets_both_parts(world, ran):
+    (done,), reading = earlier(world, ran.spike, HOUR, fates=AS_BEFORE)
+    assert [swap.kind for swap in done.swaps] == [SwapKind.BACKFILL, SwapKind.EARLIER]
+    assert [pieces(order) for order in reading.orders] == [[(0, 21, 28)], [(0, 9, 20)]]
+    assert f"(swap {done.swap.number} and {done.earlier.number}, below where" in str(done)
+    assert breaches(world) == {}
+
+
+def test_from_then_on_the_hour_is_backfilled_like_any_other(world, ran):
+    for fates in (AS_BEFORE, MENDED, ALL_GOOD):
+        done, reading = earlier(world, ran.spike, A, HOUR, B, fates=fates)
+        assert breaches(world) == {}
+    assert reading.surveys == []
+    assert [one.earlier for one in done] == [None] * 3
+    assert [one.final for one in done] == [count(A), 5 + count(HOUR), count(B)]
+    assert [pieces(order) for order in reading.orders][1] == [(0, 9, 20), (0, 21, 28)]
+
+
+def test_hours_that_nobody_has_records_of_are_empty_and_cost_a_look_only(world, ran):
+    (done,), reading = earlier(world, ran.spike, A - timedelta(hours=1))
+    assert str(done) == "2026-11-22T18: empty, nothing was ever read for it"
+    assert (len(reading.surveys), reading.orders) == (1, [])
+
+
+def test_an_hour_long_after_the_spike_began_is_not_looked_for_below(world, ran):
+    world.execute("UPDATE batches SET committed_at = '2026-11-22 20:30:00+00'")
+    done, reading = earlier(world, ran.spike, HOUR, NEXT_HOUR)
+    assert [pieces(survey) for survey in reading.surveys] == [[(0, 4, 21)]]
+    assert reading.surveys[0].until == NEXT_HOUR
+    assert done[0].earlier is not None
+
+
+def test_a_spike_that_has_read_nothing_has_no_older_hours(world):
+    spike = world.spike(start=Start.LATEST, records=9)
+    world.driver(spike)
+    assert backfiller(world).older(spike, [HOUR]) == ((), ())
+
+
+def test_dead_letters_of_an_older_hour_can_be_replayed_and_found(world, ran):
+    (done,), _ = earlier(world, ran.spike, A, fates=AS_BEFORE)
+    files = world.ledger.dead_letter_files("payouts", A, B, 9)
+    assert sum(f.rows for f in files) == done.dead_letter > 0
+    new = NewSwap(
+        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
+    )
+    swapper = Swapper(world.ledger, world.promoter())
+    swap, lease = swapper.plan(ran.spike, new)
+    swap = swapper.finish(
+        ran.spike, swap.number, producing(world, ran.spike, final=done.dead_letter, filtered=0), lease
+    )
+    assert world.ledger.sources("payouts")[swap.batch] == {done.earlier.batch}
+    assert world.ledger.covering("payouts-topic", 0, 0) == (done.earlier.batch,)
+
+
+def test_what_another_dataset_would_lack_of_it_is_known(world, ran):
+    earlier(world, ran.spike, A)
+    assert [(r.start, r.end) for r in world.ledger.fed_ranges("payouts", A)] == [(0, 19), (21, 28)]
+
+
+# beside a rewind
+
+
+def test_a_rewind_to_below_the_begin_takes_along_what_was_read_there(world, ran):
+    earlier(world, ran.spike, A, B)
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 12}), ask())
+    assert committed(world) == {0: 0, 1: 0}, "hours lie within each other: whole ones are taken back"
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (0, 0)
+    assert breaches(world) == {}
+    assert earlier(world, ran.spike, A, B)[0][0].swaps == ()
+    assert breaches(world) == {}
+
+
+def test_a_rewind_that_stays_behind_what_was_read_there_leaves_it(world, ran):
+    earlier(world, ran.spike, A)
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 19}), ask())
+    assert committed(world) == {0: 19, 1: 7}
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (count(A), 0)
+    assert breaches(world) == {}
+    (done,), _ = earlier(world, ran.spike, B)
+    assert done.final == count(B) - 1, "the last one of them is the live stream's now"
+    assert breaches(world) == {}
+
+
+def test_a_rewind_of_live_batches_takes_along_older_hours_that_a_backfill_tied_to_them(world, ran):
+    earlier(world, ran.spike, A, HOUR)
+    earlier(world, ran.spike, HOUR)
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 21}), ask())
+    assert committed(world) == {0: 0, 1: 7}
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (0, 0)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_to_the_earliest_leaves_hours_that_cannot_be_read_again(world, ran):
+    earlier(world, ran.spike, A)
+    world.broker.delete_records(ran.spike.topic, 0, before=5)
+    operator(world).rewind(ran.spike, Earliest(), ask())
+    assert committed(world) == {0: 19, 1: 0}
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (count(A), 0)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_while_an_older_hour_is_read_wins(world, ran):
+    def rewind():
+        operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 10}), ask())
+
+    with pytest.raises(SwapRefused, match="taken into the live stream by a rewind meanwhile"):
+        earlier(world, ran.spike, A, meanwhile=rewind)
+    world.settle(ran.spike)
+    assert rows(world, ran.spike) == (0, 0)
+    assert breaches(world) == {}
+
+
+def test_a_rewind_between_the_look_and_the_plan_wins_too(world, ran):
+    parts = backfiller(world, Seeing(world))
+    survey = parts.survey(ran.spike, [A])
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 10}), ask())
+    with pytest.raises(Refused, match="was taken into the live stream meanwhile, by a rewind"):
+        parts.backfill(ran.spike, A, Ask(ask()), survey)
+
+
+def test_of_two_that_looked_at_once_the_second_reads_nothing(world, ran):
+    first, second = (backfiller(world, Seeing(world, ALL_GOOD)) for _ in range(2))
+    surveys = [one.survey(ran.spike, [A]) for one in (first, second)]
+    assert first.backfill(ran.spike, A, Ask(ask()), surveys[0]).earlier is not None
+    assert second.backfill(ran.spike, A, Ask(ask()), surveys[1]).earlier is None
+    world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+# what Kafka no longer has
+
+
+def test_an_hour_that_kafkas_log_begins_within_is_refused_unless_its_loss_is_accepted(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    with pytest.raises(
+        Expired, match=r"begins with a record of it \(payouts-topic:0 at 3\), so more of it may"
+    ):
+        earlier(world, ran.spike, A)
+    (done,), _ = earlier(world, ran.spike, A, accept_loss=True)
+    assert done.final == count(A) - 2
+    (told,) = world.ledger.operations("payouts", 9)
+    assert (told.kind, told.author.who) == (OperationKind.ACCEPT_LOSS, "ann@desk")
+    assert f"swap {done.earlier.number} backfills 2026-11-22T19 though Kafka's log begins" in told.summary
+    assert breaches(world) == {}
+
+
+@dataclass
+class Short(Seeing):
+    """Compaction takes a record between the look and the read."""
+
+    def reread(self, order, keep_alive):
+        self.lose = 1
+        return Seeing.reread(self, order, keep_alive)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_an_older_hour_is_refused_unless_all_that_was_counted_is_found(world, ran, gaps):
+    spike = replace(ran.spike, topic_has_gaps=gaps)
+    why = "found 5 records of the hour, the ledger has 6" if gaps else "read 18 records from 19 offsets"
+    assert count(A) == 6
+    with pytest.raises(SwapRefused, match=why):
+        backfiller(world, Short(world, ALL_GOOD)).backfill(spike, A, Ask(ask()))
+    assert world.ledger.open_swaps("payouts") == ()
+    assert breaches(world) == {}
+
+
+# the audit
+
+
+def test_the_audit_tells_of_an_older_hour_that_the_live_stream_reads_too(world, ran):
+    earlier(world, ran.spike, A)
+    world.execute("UPDATE positions SET baseline = 18 WHERE partition = 0")
+    assert "payouts: swap 1 read what" in str(breaches(world)["I2"]).replace(
+        str(world.ledger.swaps("payouts", 1)[0].number), "1"
+    )
+
+
+def test_the_audit_tells_of_an_hour_that_was_read_twice(world, ran):
+    (first, second), _ = earlier(world, ran.spike, A, B)
+    world.execute(f"UPDATE swaps SET since = '{A}' WHERE number = {second.earlier.number}")
+    assert "payouts: 2026-11-22T19 was read 2 times below where the spike began" in breaches(world)["I2"]
+    assert first.earlier is not None
+
+
+def test_the_deep_audit_tells_of_a_record_that_two_older_hours_have(world, ran):
+    class Wrong(Seeing):
+        def _hour_at(self, index, offset):
+            return hour if (index, offset) == (0, 2) else Seeing._hour_at(self, index, offset)
+
+    for hour in (A, B):
+        backfiller(world, Wrong(world, ALL_GOOD)).backfill(ran.spike, hour, Ask(ask()))
+    world.settle(ran.spike)
+    (found,) = breaches(world).values()
+    assert [b.partition(" in batch")[0] for b in found] == ["partition 0 offset 2 is there again"]
+
+
+# killed anywhere
+
+
+@pytest.mark.parametrize(
+    ("after", "error"), [(False, Dead), (True, Transient)], ids=["killed before it", "no answer to it"]
+)
+def test_whatever_effect_it_dies_at_nothing_shows_and_the_next_one_ends_it(world, after, error):
+    for at in range(1, 100):
+        empty(world.ledger)
+        fresh = type(world)(world.ledger)
+        spike = begun(fresh).spike
+        trap = Trap(None, at, after, error)
+        trapped = Trapped(fresh, trap)
+        dying = replace(
+            backfiller(fresh, Dying(Seeing(fresh, ALL_GOOD), trap)),
+            ledger=trapped.ledger,
+            swapper=Swapper(trapped.ledger, trapped.promoter()),
+        )
+        with contextlib.suppress(error, LeaseLost):
+            dying.backfill(spike, A, Ask(ask()))
+        place = f"died {'after' if after else 'before'} effect {at}"
+        if not trap.sprung:
+            assert at > 8
+            return
+        live = fresh.ledger.live_files("payouts", fresh.dataset(spike).sequence)
+        assert sum(f.rows for f in live) in {6, 6 + count(A)}, place
+        expire_leases(fresh)
+        earlier(fresh, spike, A)
+        assert fresh.ledger.open_swaps("payouts") == (), place
+        assert [s.state for s in fresh.ledger.swaps("payouts", 9)].count(SwapState.SWAPPED) in {1, 2}, place
+        assert rows(fresh, spike) == (4 + count(A), 2), place
+        assert breaches(fresh) == {}, place
+    pytest.fail("a backfill has no bound")
