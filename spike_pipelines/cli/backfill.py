@@ -23,6 +23,7 @@ from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
@@ -31,6 +32,7 @@ from spike_pipelines.platform import Platform
 if TYPE_CHECKING:
     import dagster as dg
 
+ENOUGH_READ = 0.05  # of the records: before that the time to go says nothing
 LOOK_SECONDS = 2.0
 LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
@@ -64,9 +66,9 @@ class Progress:
 
     def line(self, at: datetime) -> str:
         text = f"{self.hours} of {self.of_hours} hours, {self.read:,} of {self.of_read:,} records read"
-        if self.since and 0 < self.read < self.of_read:
+        if self.since and ENOUGH_READ * self.of_read <= self.read < self.of_read:
             left = (at - self.since) * ((self.of_read - self.read) / self.read)
-            text += f", {left.total_seconds():.0f} s to go"
+            text += f", {human(left.total_seconds())} to go"
         if self.earlier:
             text += f"; {self.earlier} hours below where the spike began"
         return f"{text}; {self.now}" if self.now else text
@@ -210,8 +212,12 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     typer.echo(
         f"{len(plans)} hours with {sum(p.expected for p in plans.values()):,} records in "
         f"{sum(len(p.replaces) for p in plans.values()):,} files; "
-        f"{sum(len(r) for p in plans.values() for r in p.pieces):,} offsets to read again"
+        f"{sum(len(r) for p in plans.values() for r in p.pieces):,} offsets to read again: whole batches, of "
+        "which each hour takes its own records"
     )
+    epoch = platform.ledger.epochs().get(spike.name)
+    if epoch is not None and epoch.application_version != spike.version:
+        typer.echo(_other_version(spike, epoch.application_version))
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         typer.echo(f"empty, nothing was ever read for them: {shown}")
@@ -226,6 +232,15 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
             typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
     return Asked(plans, older, below)
+
+
+def _other_version(spike: Spike, runs: str) -> str:
+    return (
+        f"the driver runs with version {runs}, the file is at {spike.version}: what it commits now stays "
+        f"as that version makes it. Begin with the driver (`spike stack kill {spike.name}`, on Kubernetes "
+        f"`spike deploy {spike.name}`), or read such hours again afterwards: "
+        f"`spike affected {spike.name} --version {runs}`"
+    )
 
 
 def launch(spike: Spike, since: datetime, until: datetime, config: Mapping[str, object]) -> str:

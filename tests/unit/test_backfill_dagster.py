@@ -286,7 +286,7 @@ def older():
 def platform(monkeypatch, older):
     fake = SimpleNamespace(
         spikes={"payouts": spike()},
-        ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: ()),
+        ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: (), epochs=dict),
         backfiller=SimpleNamespace(
             rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
             older=lambda *_: older,
@@ -305,8 +305,17 @@ def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "1 hours with 10 records in 0 files; 10 offsets to read again" in done.output
+    assert "the driver runs with version" not in done.output
     assert "empty, nothing was ever read for them: 2026-11-22T22\n" in done.output
     assert "older than the ledger" not in done.output
+
+
+@pytest.mark.parametrize("version", ["v0", spike().version])
+def test_a_driver_that_still_has_the_file_as_it_was_is_told_of(platform, version):
+    platform.ledger.epochs = lambda: {"payouts": SimpleNamespace(application_version=version)}
+    done = say("--from", "2026-11-22T21", "--dry-run")
+    assert ("the driver runs with version v0, the file is at" in done.output) is (version == "v0")
+    assert ("`spike affected payouts --version v0`" in done.output) is (version == "v0")
 
 
 @pytest.mark.usefixtures("platform")
