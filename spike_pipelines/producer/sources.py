@@ -1,5 +1,6 @@
 """Where records come from: made-up events of one topic, or the lines of a file."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +14,10 @@ from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.producer.events import MAKERS
 from spike_pipelines.producer.records import Shares, make
 
+log = logging.getLogger(__name__)
 Now: TypeAlias = Callable[[], datetime]
 MAX_LINE_BYTES = 1024 * 1024  # what a broker takes by default
+MOST_TOLD = 5  # lines that become dead letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,9 @@ def events(
 
 
 def lines(path: Path, *, key_field: str | None, now: Now) -> Iterator[Outgoing]:
-    """The lines of a JSON-lines file as they are, but for empty ones. Raises `InvalidSpec` with the line."""
+    """The lines of a JSON-lines file as they are, but for empty ones; of the first few that no spike makes a row
+    of it is said. Raises `InvalidSpec` with the line."""
+    strange = 0
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -65,10 +70,22 @@ def lines(path: Path, *, key_field: str | None, now: Now) -> Iterator[Outgoing]:
                     raise InvalidSpec(
                         f"{path}:{number}: {len(value)} bytes; Kafka takes at most {MAX_LINE_BYTES}"
                     )
+                if value and strange < MOST_TOLD and not _is_object(value):
+                    strange += 1
+                    log.warning(
+                        "%s:%d: no JSON object: sent as it is, it becomes a dead letter", path, number
+                    )
                 if value:
                     yield Outgoing(_key(value, key_field, f"{path}:{number}"), value, now())
     except OSError as error:
         raise InvalidSpec(f"--replay {path}: cannot be read: {error.strerror}") from error
+
+
+def _is_object(value: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(value), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _key(value: bytes, field: str | None, where: str) -> bytes | None:

@@ -182,6 +182,15 @@ def test_replay_sends_lines_as_they_are_with_a_field_as_key(tmp_path):
         list(lines(path, key_field="n", now=lambda: AT))
 
 
+def test_lines_that_become_dead_letters_are_sent_and_the_first_few_are_told(tmp_path, caplog):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b'{"id": 1}\n' + b"[1]\n{oh\n" * 4)
+    assert len(list(lines(path, key_field=None, now=lambda: AT))) == 9
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == f"{path}:2: no JSON object: sent as it is, it becomes a dead letter"
+    assert len(told) == 5
+
+
 def test_line_that_kafka_would_not_take_is_refused_with_its_number(tmp_path):
     path = tmp_path / "big.jsonl"
     path.write_bytes(b"{}\n" + b"x" * 2**21)
