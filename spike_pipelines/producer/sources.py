@@ -59,8 +59,8 @@ def events(
 
 
 def lines(path: Path, *, key_field: str | None, now: Now) -> Iterator[Outgoing]:
-    """The lines of a JSON-lines file as they are, but for empty ones; of the first few that no spike makes a row
-    of it is said. Raises `InvalidSpec` with the line."""
+    """The lines of a JSON-lines file as they are, but for empty ones; the first few that no spike can make a
+    row of are told. Raises `InvalidSpec` with the line."""
     strange = 0
     try:
         with path.open("rb") as file:
@@ -72,9 +72,7 @@ def lines(path: Path, *, key_field: str | None, now: Now) -> Iterator[Outgoing]:
                     )
                 if value and strange < MOST_TOLD and not _is_object(value):
                     strange += 1
-                    log.warning(
-                        "%s:%d: no JSON object: sent as it is, it becomes a dead letter", path, number
-                    )
+                    log.warning("%s:%d: no JSON object: sent as it is, a dead letter", path, number)
                 if value:
                     yield Outgoing(_key(value, key_field, f"{path}:{number}"), value, now())
     except OSError as error:

@@ -187,7 +187,7 @@ def test_lines_that_become_dead_letters_are_sent_and_the_first_few_are_told(tmp_
     path.write_bytes(b'{"id": 1}\n' + b"[1]\n{oh\n" * 4)
     assert len(list(lines(path, key_field=None, now=lambda: AT))) == 9
     told = [record.getMessage() for record in caplog.records]
-    assert told[0] == f"{path}:2: no JSON object: sent as it is, it becomes a dead letter"
+    assert told[0] == f"{path}:2: no JSON object: sent as it is, a dead letter"
     assert len(told) == 5
 
 
