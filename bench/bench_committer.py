@@ -174,14 +174,23 @@ def main() -> None:
     print(f"{'way':<30} {'first s':>8} {'then s':>8} {'CPU s/1M':>9}  requests a batch")
     with parts() as (kafka, s3):
         produce(kafka, options.records * options.batches // PARTITIONS, options.hours)
+        proxy = Proxy(
+            s3.endpoint, options.latency_ms / 1000
+        )  # one: Hadoop keeps a store by its bucket's name
         for name, (way, committer) in WAYS.items():
-            measure(name, way, dict(committer), kafka, s3=s3, options=options)
+            measure(name, way, dict(committer), kafka, s3=s3, proxy=proxy, options=options)
 
 
 def measure(
-    name: str, way: Way, committer: dict[str, str], kafka: Kafka, *, s3: S3, options: argparse.Namespace
+    name: str,
+    way: Way,
+    committer: dict[str, str],
+    kafka: Kafka,
+    *,
+    s3: S3,
+    proxy: Proxy,
+    options: argparse.Namespace,
 ) -> None:
-    proxy = Proxy(s3.endpoint, options.latency_ms / 1000)
     spark = session(proxy, s3, committer)
     spark.sparkContext.setLogLevel("ERROR")
     step, seconds, cpu = options.records // PARTITIONS, [], []
@@ -195,7 +204,6 @@ def measure(
         cpu.append(cpu_seconds() - used)
         requests = proxy.requests - requests
     spark.stop()
-    proxy.server.shutdown()
     later = seconds[1:]
     million = sum(cpu[1:]) / len(later) / options.records * 1e6
     counts = " ".join(f"{kind} {n}" for kind, n in sorted(requests.items()))
