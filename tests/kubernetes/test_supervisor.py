@@ -349,6 +349,18 @@ def test_a_crash_loop_that_no_look_falls_into_is_read_and_mended_while_the_next_
     assert hours.site.get()["spec"]["driver"]["memory"] == "1152m"
 
 
+def test_an_ending_is_read_while_the_operator_submits_anew(hours):
+    """Which takes it seconds, in a state that says nothing of it any more."""
+    hours.deploy()
+    for _ in range(3):
+        hours.site.submit()
+        assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+        hours.site.fails(code=137, reason="OOMKilled")
+        hours.site.status(state="PENDING_RERUN")
+        seen = hours.tick()["payouts"]
+    assert seen == (Verdict.CRASHING, "more-memory")
+
+
 def test_several_lives_between_two_looks_are_all_read(hours):
     """As after minutes without Dagster."""
     hours.deploy()
