@@ -150,12 +150,10 @@ def ending_of(app: ObservedApplication | None, pod: PodSight | None = None) -> T
     return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
 
 
-def retraced(
-    before: Sighting | None, passed: Iterable[ObservedApplication], now: datetime
-) -> Sighting | None:
+def retraced(before: Sighting, passed: Iterable[ObservedApplication], now: datetime) -> Sighting:
     """What would be remembered if a look had fallen on each of these, which passed between two looks."""
     for then in passed:
-        before = sight(before, then, ending_of(then), now)
+        before = sight(before, then, ending_of(then), now) or before
     return before
 
 

@@ -6,11 +6,11 @@ at the next look, and a driver that is only suspended is resumed at the next loo
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
+from time import monotonic
 from typing import Protocol
 
 from spike_pipelines.domain.application_supervision import (
@@ -172,17 +172,16 @@ class ApplicationSupervisor:
     def _retraced(self, found: Mapping[str, ObservedApplication], now: datetime) -> Mapping[str, Sighting]:
         """What is remembered, brought up to where this look begins: what passed since the last one is asked
         for where a driver's ending did. Best effort: an ending that cannot be had is unseen."""
-        before, until = dict(self.ledger.sightings()), time.monotonic() + HISTORY_SECONDS
+        before, until = dict(self.ledger.sightings()), monotonic() + HISTORY_SECONDS
         lost = [app for s, app in found.items() if s in self.spikes and missed(app, before.get(s))]
         since = self.ledger.last_look() if lost else None
-        for app in lost[:HISTORIES_AT_ONCE] if since else ():
+        for app in lost[:HISTORIES_AT_ONCE]:
+            if since is None or monotonic() > until:
+                break
             try:
-                passed = self.cluster.history(app, since or "") if time.monotonic() < until else ()
+                before[app.spike] = retraced(before[app.spike], self.cluster.history(app, since), now)
             except SpikeError as error:
                 log.info("how the last driver of %s ended is not known: %s", app.spike, error)
-                continue
-            if (then := retraced(before[app.spike], passed, now)) is not None:
-                before[app.spike] = then
         return before
 
     # remember

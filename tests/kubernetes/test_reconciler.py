@@ -44,14 +44,7 @@ class Operated:
         return [then.state for then in self.site.cluster.history(self.seen(), since.as_of)]
 
     def pod_is(self, phase, code=None, reason="Error"):
-        status = {"phase": phase}
-        if code is not None:
-            ended = {"terminated": {"exitCode": code, "reason": reason}}
-            status["containerStatuses"] = [
-                {"name": "spark-kubernetes-driver", "image": "i", "imageID": "", "ready": False,
-                 "restartCount": 0, "state": ended}
-            ]  # fmt: skip
-        self.site.api.patch(f"{self.site.pods}/{POD}/status", {"status": status})
+        self.site.pod_is(phase, code, reason)
 
     def pod(self):
         return self.site.api.get(f"{self.site.pods}/{POD}")["metadata"]["uid"]

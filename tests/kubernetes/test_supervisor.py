@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from builders import Driver, World
+from reconciler import Reconciler
 from sites import Site
 from typer.testing import CliRunner
 
@@ -347,6 +348,35 @@ def test_a_crash_loop_that_no_look_falls_into_is_read_and_mended_while_the_next_
     dies_between_two_looks(hours)
     assert hours.tick(20)["payouts"] == (Verdict.CRASHING, "more-memory")
     assert hours.site.get()["spec"]["driver"]["memory"] == "1152m"
+
+
+def test_under_an_operator_that_submits_anew_at_once_drivers_out_of_memory_get_more(hours):
+    """As recorded: lives that are longer than the operator's wait, and a look every five seconds."""
+    policy = {"type": "Always", "onFailureRetryInterval": 10}
+    hours.deploy(restartPolicy=policy)
+    site, states = hours.site, set()
+    operator = Reconciler(
+        site.api, site.namespace, lambda _, submission: site.pod(submission), lambda: hours.at
+    )
+
+    def look():
+        operator.reconcile()
+        seen = hours.tick()["payouts"]
+        states.add(hours.supervisor.ledger.sightings()["payouts"].state_text)
+        return seen
+
+    look()
+    for _ in range(3):
+        for _ in range(8):
+            assert look()[1] is None
+        site.pod_is("Failed", 137, "OOMKilled")
+        seen = look()
+    assert states == {"SUBMITTED", "RUNNING"}
+    assert seen == (Verdict.CRASHING, "more-memory")
+    operator.reconcile()
+    look()
+    assert site.get()["spec"]["driver"]["memory"] == "768m"
+    assert hours.recoveries() == ["more-memory"]
 
 
 def test_an_ending_is_read_while_the_operator_submits_anew(hours):
