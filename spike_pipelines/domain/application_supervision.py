@@ -26,6 +26,7 @@ from spike_pipelines.domain.spark_application import (
     ObservedApplication,
     PodSight,
     Sighting,
+    sight,
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, SpikeFacts, Verdict, judge
@@ -39,6 +40,7 @@ LOOP: dict[Trouble, int] = {
 }  # fmt: skip
 LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
+BEGUN = frozenset({AppState.SUBMITTED, AppState.RUNNING})
 _OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
 _VERDICTS = {
     Trouble.STUCK: Verdict.STUCK,
@@ -143,6 +145,18 @@ def suspect(
     return epoch.driver not in known or now - epoch.heartbeat_at > hang
 
 
+def ending_of(app: ObservedApplication | None, pod: PodSight | None = None) -> Trouble | None:
+    """How its present submission ended, by what is seen now; None while it has not, or nothing tells."""
+    return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
+
+
+def retraced(before: Sighting, passed: Iterable[ObservedApplication], now: datetime) -> Sighting:
+    """What would be remembered if a look had fallen on each of these, which passed between two looks."""
+    for then in passed:
+        before = sight(before, then, ending_of(then), now) or before
+    return before
+
+
 def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
     app = facts.app
     if app is None:
@@ -237,6 +251,8 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
         ) or Trouble.ENDED, f"the operator gave up ({app.state}): {in_words(evidence)}"
     if app.state in BETWEEN_LIVES and (loop := _loop(facts, now)):
         return loop[0], f"{loop[1]}; the last: {in_words(evidence)}"
+    if _unproven(facts, app) and (loop := _loop(facts, now)):
+        return loop[0], f"{loop[1]}; another one has begun and has shown nothing yet"
     if (trouble := _drifted(facts, app, now)) is not None:
         return trouble
     patience, since = STATES[app.state].patience, facts.sighting.since if facts.sighting else now
@@ -251,6 +267,21 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     if found in _OF_PODS:
         return found, f"{stuck}: {in_words(evidence)}"
     return Trouble.STUCK, stuck
+
+
+def _unproven(facts: ApplicationFacts, app: ObservedApplication) -> bool:
+    """The next driver has begun and nobody has heard of it: no epoch but that of one that ended, no refusal,
+    no heartbeat or commit since it was first seen. The operator goes from one life to the next faster than
+    we look; and what is done ends a driver."""
+    *past, mine = facts.sighting.lives if facts.sighting and facts.sighting.lives else (None,)
+    if app.state not in BEGUN or mine is None or mine.submission != app.submission or mine.ending:
+        return False
+    if facts.refusal is not None and facts.refusal.driver in {mine.submission, mine.uid}:
+        return False
+    ended = {name for life in past if life for name in (life.submission, life.uid)}
+    beat = facts.epoch.heartbeat_at if facts.epoch and facts.owner else None
+    signs = [at for at in (beat, facts.worked_at) if at is not None and at > mine.seen_at]
+    return ended.issuperset(facts.owner) and not signs
 
 
 def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:

@@ -82,7 +82,8 @@ class ObservedApplication:
     """One SparkApplication, as far as supervision needs it. `submission` is the identity of its driver at
     the appender; `state_text` is what `state` was read from; `problem` is why it could not be understood.
     `spec_hash` is the version of the application file, `digest` names the spec as it was rendered from it and
-    from what all spikes share, `live` the spec as it stands, whoever changed it."""
+    from what all spikes share, `live` the spec as it stands, whoever changed it. `as_of` is the version of
+    the cluster that the look saw."""
 
     spike: str
     name: str
@@ -103,6 +104,7 @@ class ObservedApplication:
     live: str | None = None
     controls: Controls = Controls()
     problem: str | None = None
+    as_of: str = ""
 
     @property
     def deployed(self) -> str | None:
@@ -204,12 +206,31 @@ def sight(
     return replace(before, lives=_lives(lives, app.submission, ending, uid, now))
 
 
+def missed(app: ObservedApplication, before: Sighting | None) -> bool:
+    """Whether its driver ended since the last look, and this one does not show how: what there was in between
+    is worth a request."""
+    if before is None or before.uid != app.uid or app.problem is not None or not _may_have_ended(before, app):
+        return False
+    reruns = app.state is AppState.PENDING_RERUN
+    return _succeeded(before, app) or (reruns and before.state_text != AppState.PENDING_RERUN)
+
+
+def _may_have_ended(before: Sighting, app: ObservedApplication) -> bool:
+    """Of itself, and nobody saw it: an end that was asked for is none."""
+    if not before.lives or before.lives[-1].ending is not None:
+        return False
+    return before.spec_hash == app.deployed and before.state_text not in ON_PURPOSE
+
+
+def _succeeded(before: Sighting, app: ObservedApplication) -> bool:
+    """The operator runs another driver of the same spec: for a new one it counts from 1."""
+    return app.submission not in {None, before.lives[-1].submission} and app.executions > 1
+
+
 def _replaced(before: Sighting, app: ObservedApplication) -> tuple[Life, ...]:
     """A driver that nobody asked to end has ended, if the operator runs another one of the same spec."""
     lives = before.lives
-    if not lives or lives[-1].ending is not None or app.submission in {None, lives[-1].submission}:
-        return lives
-    if app.executions <= 1 or before.spec_hash != app.deployed or before.state_text in ON_PURPOSE:
+    if not _may_have_ended(before, app) or not _succeeded(before, app):
         return lives
     return (*lives[:-1], replace(lives[-1], ending=UNSEEN))
 

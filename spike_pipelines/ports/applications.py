@@ -30,6 +30,10 @@ class ApplicationCluster(Cluster, Protocol):
         """Every one that carries our label, from one list. One that cannot be understood has a `problem`.
         Raises `Transient` rather than leaving any out."""
 
+    def history(self, app: ObservedApplication, since: str) -> tuple[ObservedApplication, ...]:
+        """What this resource was after that version (`as_of` of an earlier look) and before it became what it
+        is, oldest first, as far as the API server remembers. Within seconds; raises `Transient`."""
+
     def pods(self, names: Collection[str]) -> Mapping[str, tuple[PodSight, ...]]:
         """Driver pods by resource name, oldest first, also of resources without one. Raises `Transient`."""
 

@@ -38,6 +38,11 @@ class SupervisionLedger(Ledger, Protocol):
 
     def note_sightings(self, sightings: Iterable[Sighting]) -> None: ...
 
+    def last_look(self) -> str | None:
+        """The version of the cluster that the sightings are of."""
+
+    def note_look(self, as_of: str) -> None: ...
+
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         """By spike, those that have not ended, expired ones included; oldest first."""
 

@@ -4,28 +4,31 @@ Killed at any point: what was noted counts for the back-off, an overlay that onl
 at the next look, and a driver that is only suspended is resumed at the next look.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
+from time import monotonic
 from typing import Protocol
 
 from spike_pipelines.domain.application_supervision import (
     ApplicationFacts,
+    ending_of,
     newest,
     one_each,
+    retraced,
     supervise_application,
     suspect,
 )
-from spike_pipelines.domain.causes import Evidence, trouble_of
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
 from spike_pipelines.domain.fleet import FLEET, Noted, Plan, ration, to_note
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
-from spike_pipelines.domain.spark_application import ENDING, ObservedApplication, PodSight, Sighting, sight
+from spike_pipelines.domain.spark_application import ObservedApplication, Sighting, missed, sight
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
 from spike_pipelines.ports import (
@@ -42,8 +45,10 @@ from spike_pipelines.ports import (
 from spike_pipelines.services.promote import released
 from spike_pipelines.services.supervise import Recovered, unread_by_the_still
 
+log = logging.getLogger(__name__)
 STABLE_AFTER = timedelta(minutes=10)
 NEW_SPECS_AT_ONCE = 20  # each costs a request
+HISTORIES_AT_ONCE, HISTORY_SECONDS = 20, 5.0  # all of them; an ending not read in time is unseen
 LOG_LINES = 20
 TOLD_NAMES = 20
 LEASE, LEASE_SECONDS = "supervision", 60.0
@@ -64,6 +69,7 @@ class Look:
     known: Mapping[str, Specs]
     incidents: Sequence[Recovery]  # what was noted of them
     now: datetime
+    as_of: str  # the version of the cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class ApplicationSupervisor:
         look = self._look()
         before = self.ledger.sightings()
         self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
+        if look.as_of:  # after them: what is read twice between two looks does no harm, a gap would
+            self.ledger.note_look(look.as_of)
         self._end_overlays(look)
         self._note_specs(look)
         self._note_incident(look)
@@ -120,7 +128,7 @@ class ApplicationSupervisor:
         since = self.appender.since()
         now = self.ledger.now()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
-        before, known = self.ledger.sightings(), self.ledger.specs()
+        before, known = self._retraced(found, now), self.ledger.specs()
         recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
         overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
         doubtful = [
@@ -140,7 +148,7 @@ class ApplicationSupervisor:
             facts[name] = ApplicationFacts(
                 spike=spike,
                 app=app,
-                sighting=sight(before.get(name), app, _ending(app, mine), now, mine.uid if mine else None),
+                sighting=sight(before.get(name), app, ending_of(app, mine), now, mine.uid if mine else None),
                 pods=seen,
                 epoch=epochs.get(name),
                 recoveries=recoveries.get(name, ()),
@@ -158,7 +166,23 @@ class ApplicationSupervisor:
         decisions = [supervise_application(f, now) for f in facts.values()]
         plan = ration(decisions, recoveries, now, commits)
         sightings = {name: f.sighting for name, f in facts.items() if f.sighting is not None}
-        return Look(facts, plan, sightings, known, recoveries.get(FLEET, ()), now)
+        as_of = next((app.as_of for app in found.values()), "")
+        return Look(facts, plan, sightings, known, recoveries.get(FLEET, ()), now, as_of)
+
+    def _retraced(self, found: Mapping[str, ObservedApplication], now: datetime) -> Mapping[str, Sighting]:
+        """What is remembered, brought up to where this look begins: what passed since the last one is asked
+        for where a driver's ending did. Best effort: an ending that cannot be had is unseen."""
+        before, until = dict(self.ledger.sightings()), monotonic() + HISTORY_SECONDS
+        lost = [app for s, app in found.items() if s in self.spikes and missed(app, before.get(s))]
+        since = self.ledger.last_look() if lost else None
+        for app in lost[:HISTORIES_AT_ONCE]:
+            if since is None or monotonic() > until:
+                break
+            try:
+                before[app.spike] = retraced(before[app.spike], self.cluster.history(app, since), now)
+            except SpikeError as error:
+                log.info("how the last driver of %s ended is not known: %s", app.spike, error)
+        return before
 
     # remember
 
@@ -304,10 +328,6 @@ class ApplicationSupervisor:
             for driver in action.stop:
                 tx.retire_epoch(action.spike, driver)
         return noted
-
-
-def _ending(app: ObservedApplication | None, pod: PodSight | None) -> str | None:
-    return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
 
 
 def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:

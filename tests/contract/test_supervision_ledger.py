@@ -38,6 +38,14 @@ def test_a_sighting_comes_back_as_it_was_written_and_the_newest_counts(ledger):
     ledger.note_sightings([])
 
 
+def test_a_look_is_remembered_by_what_it_was_of_and_is_no_sighting(ledger):
+    assert ledger.last_look() is None
+    ledger.note_look("100")
+    ledger.note_look("117")
+    ledger.note_sightings([SEEN])
+    assert (ledger.last_look(), ledger.sightings()) == ("117", {"payouts": SEEN})
+
+
 def test_what_was_not_done_is_told_from_what_was(ledger):
     with ledger.begin() as tx:
         first = Recovery("payouts", tx.now(), "kick", "stuck", "STUCK")

@@ -1,4 +1,5 @@
-"""An API server of a few hundred objects, over HTTP: lists, merge patches, conflicts, and faults on demand.
+"""An API server of a few hundred objects, over HTTP: lists, merge patches, conflicts, watches from what it
+remembers, and faults on demand.
 
 What a real one does only on a bad day (429, 410, an expired token, half an answer) this one does when told.
 Wherever it behaves as a real one would, the tests of `test_cluster.py` hold the two together.
@@ -37,6 +38,8 @@ class FakeApi:
     token: str = "good"
     paged: bool = False  # in pages also from the cache
     version: int = 100
+    history: list = field(default_factory=list)  # (version, collection path, event as JSON)
+    oldest: int = 0  # what was written up to this version is forgotten
     connections: list = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -106,10 +109,17 @@ class FakeApi:
 
         self.faults.append(Fault(answer, lambda method, path: True, 1))
 
-    def stamp(self, found):
+    def stamp(self, found, collection, kind):
+        """As it is written, and remembered as it is now."""
         self.version += 1
-        found["metadata"]["resourceVersion"] = str(self.version)
+        found = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
+        event = json.dumps({"type": kind, "object": found}).encode() + b"\n"
+        self.history.append((self.version, collection, event))
         return found
+
+    def forget(self):
+        """As a server's cache does with what is old."""
+        self.oldest = self.version
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return fault.answer(self)
         if self.headers.get("Authorization") not in {None, f"Bearer {self.api.token}"}:
             return self.status(401, "Unauthorized")
+        if query.get("watch"):
+            return self.on_watch(url.path, query)
         with self.api.lock:
             return getattr(self, f"on_{self.command.lower()}")(url.path, query, body)
 
@@ -163,6 +175,26 @@ class _Handler(BaseHTTPRequestHandler):
         meta = {"resourceVersion": str(self.api.version), "continue": more}
         self.json(200, {"kind": "List", "metadata": meta, "items": items[start : start + limit]})
 
+    def on_watch(self, path, query):
+        """What was written since, at once, and then nothing until the time is over. A real one refuses what
+        it has forgotten in an event as well."""
+        since = int(query["resourceVersion"])
+        with self.api.lock:
+            events = [(n, e) for n, where, e in self.api.history if n > since and where == path]
+        told = [e for _, e in events if _selected(json.loads(e)["object"], query)]
+        if since < self.api.oldest:
+            status = {"kind": "Status", "code": 410, "message": f"too old resource version: {since}"}
+            told = [json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"".join(told))
+        self.wfile.flush()
+        if since >= self.api.oldest:
+            self.connection.settimeout(float(query["timeoutSeconds"]))
+            with contextlib.suppress(OSError):
+                self.connection.recv(1)  # until the other side has read enough, or the time is over
+        self.close_connection = True
+
     def on_post(self, path, _, body):
         meta = body["metadata"]
         name = meta.setdefault("name", f"{meta.get('generateName', '')}{uuid.uuid4().hex[:6]}")
@@ -170,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in collection:
             return self.status(409, f"{name} already exists", reason="AlreadyExists")
         made = {"uid": str(uuid.uuid4()), "creationTimestamp": datetime.now(UTC).isoformat()}
-        collection[name] = self.api.stamp({**body, "metadata": {**meta, **made}})
+        collection[name] = self.api.stamp({**body, "metadata": {**meta, **made}}, path, "ADDED")
         return self.json(201, collection[name])
 
     def on_patch(self, path, _, body):
@@ -183,8 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
             if meta.get(key) not in {None, found["metadata"][key]}:
                 return self.status(409, f"the object has been modified ({key})", reason="Conflict")
         kept = {"status": found.get("status", {})} if not status else {"spec": found.get("spec", {})}
-        changed = self.api.stamp({**merged(found, body), **kept})
         collection, _, name = path.rpartition("/")
+        changed = self.api.stamp({**merged(found, body), **kept}, collection, "MODIFIED")
         self.api.objects[collection][name] = changed
         return self.json(200, changed)
 
@@ -195,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.status(404, f"{path} not found")
         if (body.get("preconditions") or {}).get("uid") not in {None, found["metadata"]["uid"]}:
             return self.status(409, "the UID in the precondition is another one", reason="Conflict")
-        del self.api.objects[collection][name]
+        self.api.stamp(self.api.objects[collection].pop(name), collection, "DELETED")
         return self.json(200, {"kind": "Status", "status": "Success"})
 
     def find(self, path):
@@ -230,8 +262,8 @@ def _selected(found, query):
                 return False
         elif part not in labels:
             return False
-    wanted = query.get("fieldSelector", "").partition("=")[2]
-    return not wanted or found.get("involvedObject", {}).get("name") == wanted
+    place, _, wanted = query.get("fieldSelector", "").partition("=")
+    return not wanted or found.get(place.partition(".")[0], {}).get("name") == wanted
 
 
 def _terms(selector):

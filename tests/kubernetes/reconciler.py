@@ -18,6 +18,7 @@ from spike_pipelines.domain.errors import Conflict, ObjectMissing, Transient
 from spike_pipelines.domain.kubernetes_names import GROUP, PLURAL, VERSION
 
 POLL_SECONDS = 0.3
+UNSEEN = {"FAILING", "PENDING_RERUN"}  # left within less than a second, as soon as it is due
 GONE = {
     "sparkApplicationId": None, "terminationTime": None, "executorState": None,
     "driverInfo": {"podName": None},  # required, if empty
@@ -137,10 +138,13 @@ class Reconciler:
         self.unseen[name] = None
 
     def reconcile(self) -> None:
-        """One step of each application."""
+        """One step of each application, and those that follow so fast that no look falls in between."""
         for name in [item["metadata"]["name"] for item in self.api.list(self.apps, {})]:
             with contextlib.suppress(Conflict, ObjectMissing):
-                self._reconcile(self.api.get(f"{self.apps}/{name}"))
+                for _ in range(3):
+                    self._reconcile(self.api.get(f"{self.apps}/{name}"))
+                    if _state(self.api.get(f"{self.apps}/{name}")) not in UNSEEN:
+                        break
 
     def _reconcile(self, app: dict) -> None:
         uid, spec = app["metadata"]["uid"], {k: v for k, v in app["spec"].items() if k != "suspend"}

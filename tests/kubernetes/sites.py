@@ -128,6 +128,17 @@ class Site:
         self.api.patch(f"{self.pods}/{pod}/status", {"status": {"phase": "Running", **status}})
         return made["metadata"]["uid"]
 
+    def pod_is(self, phase, code=None, reason="Error", pod="payouts-driver"):
+        """As its kubelet writes it; `code` is what its container ended with."""
+        status = {"phase": phase}
+        if code is not None:
+            ended = {"terminated": {"exitCode": code, "reason": reason}}
+            status["containerStatuses"] = [
+                {"name": "spark-kubernetes-driver", "image": "i", "imageID": "", "ready": False,
+                 "restartCount": 0, "state": ended}
+            ]  # fmt: skip
+        self.api.patch(f"{self.pods}/{pod}/status", {"status": status})
+
     def delete(self, name="payouts"):
         self.api.delete(f"{self.apps}/{name}")
         self._until(lambda: all(a.name != name for a in self._seen()))

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from sites import Site, fake_connection
@@ -152,6 +153,49 @@ def test_a_conflict_is_not_repeated(site, fake):
     with pytest.raises(Conflict):
         site.cluster.kick(app)
     assert len(fake.requests) == before + 1
+
+
+@pytest.fixture
+def changed(site):
+    """A resource that was changed since, and since when."""
+    site.deploy()
+    before = site.cluster.applications()[0].as_of
+    site.submit()
+    return site.cluster.applications()[0], before
+
+
+def test_what_the_server_has_forgotten_is_no_history(site, fake, changed):
+    fake.forget()
+    with pytest.raises(api.Expired, match="too old"):
+        site.cluster.history(*changed)
+
+
+@pytest.mark.parametrize("status", [403, 410, 429, 500])
+def test_a_refused_watch_is_not_repeated(site, fake, changed, status):
+    before = len(fake.requests)
+    fake.fail(status, "no", times=2, Retry_After="1")
+    with pytest.raises(Transient, match=str(status)):
+        site.cluster.history(*changed)
+    assert len(fake.requests) == before + 1
+
+
+@pytest.mark.parametrize("slow", ["hang", "trickle"])
+def test_a_watch_has_a_hard_end(site, fake, changed, slow):
+    getattr(fake, slow)(9)
+    began = time.monotonic()
+    with pytest.raises(Transient):
+        site.cluster.history(*changed)
+    assert time.monotonic() - began < 5
+
+
+def test_a_version_that_does_not_come_by_is_not_waited_for(site, changed):
+    """As where another API server is behind: what is told within the time is what there is."""
+    app, before = changed
+    began = time.monotonic()
+    site.annotate(note="somebody")
+    found = site.cluster.history(replace(app, resource_version="never"), before)
+    assert found[0].resource_version == app.resource_version
+    assert time.monotonic() - began < 5
 
 
 def lists(fake):

@@ -296,6 +296,37 @@ def test_an_event_is_told_on_the_resource(site):
     assert site.cluster.clues(one(site), 5).events == ("SpikeStuck: kick: PENDING_RERUN for 61 s",)
 
 
+def test_what_passed_between_two_looks_is_told_oldest_first(site):
+    site.deploy(), site.deploy("session")
+    first, before = site.submit(), one_of(site, "payouts").as_of
+    site.fails(code=137, reason="OOMKilled")
+    site.submit("session")
+    site.status(state="PENDING_RERUN")
+    site.submit(state="SUBMITTED")
+    now = one_of(site, "payouts")
+    failing, rerun = site.cluster.history(now, before)
+    assert (failing.state, failing.submission, rerun.state) == (AppState.FAILING, first, "PENDING_RERUN")
+    assert failing.error == "driver container failed with ExitCode: 137, Reason: OOMKilled"
+    site.status(state="RUNNING")
+    assert site.cluster.history(now, before) == (failing, rerun)
+
+
+def test_what_a_resource_of_the_same_name_was_before_is_another_ones_history(site):
+    site.deploy()
+    site.submit()
+    before = one(site).as_of
+    site.fails()
+    site.delete()
+    site.deploy()
+    site.submit(state="SUBMITTED")
+    assert [then.state for then in site.cluster.history(one(site), before)] == [AppState.NEW]
+
+
+def one_of(site, spike):
+    site.settle()
+    return next(app for app in site.cluster.applications() if app.spike == spike)
+
+
 # as a `Cluster`, like local processes
 
 

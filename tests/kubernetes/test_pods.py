@@ -50,8 +50,11 @@ dataset: {{ name: {dataset}, start: 2026-01-01T00:00:00Z }}
 objectives: {{ lag: 5m, warn: 2m, hang: 3m }}
 """
 PLAIN, HUNGRY = "pods-v1-1.0", "hungry-v1-1.0"
-# A heap that is touched as a whole, beside which there is no room; with half as much again there is.
-STARVED = "memory: 450m, memoryOverhead: 200m, javaOptions: -Xss4m -Xms450m -XX:+AlwaysPreTouch"
+# A heap that is touched as a whole, beside which 100 MiB are left: JVM and Python take more than 200 before a
+# session is made. With half as much again as memory 550 are, and a driver at work takes less. The heap is
+# larger than the least that Spark accepts (450 MiB), so that it fails for no other reason.
+HEAP, OVERHEAD = 900, 100  # MiB
+STARVED = f"memory: {HEAP}m, memoryOverhead: {OVERHEAD}m, javaOptions: -Xss4m -Xms{HEAP}m -XX:+AlwaysPreTouch"
 
 
 def kubectl(*arguments, given=None):
@@ -348,5 +351,5 @@ def test_a_driver_that_runs_out_of_memory_again_and_again_gets_more(outside):
     assert "more-memory" in hungry.recovered()
     (overlay,) = hungry.ledger.open_overlays()[hungry.name]
     limit = hungry.driver()["spec"]["containers"][0]["resources"]["limits"]["memory"]
-    assert int(limit.removesuffix("Mi")) == int(overlay.value.removesuffix("m")) + 200
+    assert int(limit.removesuffix("Mi")) == int(overlay.value.removesuffix("m")) + OVERHEAD
     hungry.each_record_is_there_once()

@@ -35,15 +35,16 @@ class Operated:
     def status(self):
         return self.site.get()["status"]
 
+    def seen(self):
+        (app,) = self.site.cluster.applications()
+        return app
+
+    def passed(self, since):
+        """The states that no look saw."""
+        return [then.state for then in self.site.cluster.history(self.seen(), since.as_of)]
+
     def pod_is(self, phase, code=None, reason="Error"):
-        status = {"phase": phase}
-        if code is not None:
-            ended = {"terminated": {"exitCode": code, "reason": reason}}
-            status["containerStatuses"] = [
-                {"name": "spark-kubernetes-driver", "image": "i", "imageID": "", "ready": False,
-                 "restartCount": 0, "state": ended}
-            ]  # fmt: skip
-        self.site.api.patch(f"{self.site.pods}/{POD}/status", {"status": status})
+        self.site.pod_is(phase, code, reason)
 
     def pod(self):
         return self.site.api.get(f"{self.site.pods}/{POD}")["metadata"]["uid"]
@@ -78,11 +79,21 @@ def test_a_driver_that_failed_is_told_as_the_operator_tells_it_and_run_again_aft
     error = operated.status["applicationState"]["errorMessage"]
     assert error == "driver container failed with ExitCode: 137, Reason: OOMKilled"
     assert operated.look(seconds=9) == "FAILING"
-    assert operated.look(seconds=2) == "PENDING_RERUN"
-    assert operated.look() == "SUBMITTED"
+    before = operated.seen()
+    assert operated.look(seconds=2) == "SUBMITTED"
+    assert operated.passed(before) == ["PENDING_RERUN"]
     assert operated.status["submissionID"] != first
     assert operated.pod() != pod
     assert (operated.status["submissionAttempts"], operated.status["executionAttempts"]) == (2, 2)
+
+
+def test_how_a_driver_ended_that_outlived_its_wait_is_gone_before_anybody_looks(operated):
+    first, before = running(operated), operated.seen()
+    operated.pod_is("Failed", 137, "OOMKilled")
+    assert operated.look(seconds=11) == "SUBMITTED"
+    assert operated.status["submissionID"] != first
+    assert not operated.status["applicationState"].get("errorMessage")
+    assert operated.passed(before) == ["FAILING", "PENDING_RERUN"]
 
 
 def test_the_wait_grows_with_the_attempts(operated):
@@ -91,14 +102,14 @@ def test_the_wait_grows_with_the_attempts(operated):
         operated.pod_is("Failed", 1)
         assert operated.look() == "FAILING"
         assert operated.look(seconds=seconds - 2) == "FAILING"
-        assert operated.look(seconds=2) == "PENDING_RERUN"
+        assert operated.look(seconds=2) == "SUBMITTED"
 
 
 def test_a_stream_that_ended_well_is_run_again_at_once(operated):
     running(operated)
     operated.pod_is("Succeeded", 0, "Completed")
     assert operated.look() == "SUCCEEDING"
-    assert operated.look(2) == "SUBMITTED"
+    assert operated.look() == "SUBMITTED"
 
 
 def test_a_driver_pod_deleted_by_hand_is_made_again(operated):
@@ -106,7 +117,7 @@ def test_a_driver_pod_deleted_by_hand_is_made_again(operated):
     operated.site.api.delete(f"{operated.site.pods}/{POD}")
     assert operated.look() == "FAILING"
     assert operated.status["applicationState"]["errorMessage"] == "driver pod not found"
-    assert operated.look(2, seconds=11) == "SUBMITTED"
+    assert operated.look(seconds=11) == "SUBMITTED"
     assert operated.pod()
 
 
@@ -127,8 +138,6 @@ def test_another_spec_ends_the_driver_and_counts_attempts_from_nothing(operated)
     running(operated)
     operated.site.change("payouts", {"spec": {"driver": {"memory": "1g"}}})
     assert operated.look() == "INVALIDATING"
-    assert operated.look() == "PENDING_RERUN"
-    assert operated.status["submissionAttempts"] == 0
     assert operated.look() == "SUBMITTED"
     assert operated.status["submissionAttempts"] == 1
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from builders import Driver, World
+from reconciler import Reconciler
 from sites import Site
 from typer.testing import CliRunner
 
@@ -317,14 +318,145 @@ def test_what_crashes_whatever_is_tried_is_put_away_and_tried_again_an_hour_late
     assert not hours.site.get()["spec"].get("suspend")
 
 
-def test_drivers_that_end_between_two_looks_are_told(hours):
-    """As the operator does where a driver lived longer than its wait: how it ended is gone at once."""
+def dies_between_two_looks(hours, name="payouts", code=137, reason="OOMKilled"):
+    """As with an operator whose wait is over when the driver ends: all of it within a second."""
+    hours.site.fails(name, code, reason)
+    hours.site.status(name, state="PENDING_RERUN")
+    return hours.site.submit(name, state="SUBMITTED")
+
+
+def test_a_crash_loop_that_no_look_falls_into_is_read_and_mended_while_the_next_driver_begins(hours):
     hours.deploy()
-    for _ in range(5):
+    hours.site.submit()
+    hours.tick()
+    for _ in range(2):
+        submission = dies_between_two_looks(hours)
+        assert hours.tick(20)["payouts"] == (Verdict.STARTING, None)
+        hours.site.status(state="RUNNING")
+        hours.tick()
+    hours.driver(submission)
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+    dies_between_two_looks(hours)
+    assert hours.tick(20)["payouts"] == (Verdict.CRASHING, "more-memory")
+    assert hours.world.ledger.epochs()["payouts"].state is EpochState.RETIRED
+    assert hours.site.get()["spec"]["driver"]["memory"] == "768m"
+    (told,) = hours.world.ledger.recoveries(hours.since())["payouts"]
+    assert "3 drivers within 30 min ended out of memory" in told.cause
+    hours.site.attempts["payouts"] = 0  # another spec
+    hours.site.submit(state="SUBMITTED")
+    assert hours.tick(40)["payouts"] == (Verdict.STARTING, None)
+    dies_between_two_looks(hours)
+    assert hours.tick(20)["payouts"] == (Verdict.CRASHING, "more-memory")
+    assert hours.site.get()["spec"]["driver"]["memory"] == "1152m"
+
+
+def test_under_an_operator_that_submits_anew_at_once_drivers_out_of_memory_get_more(hours):
+    """As recorded: lives that are longer than the operator's wait, and a look every five seconds."""
+    policy = {"type": "Always", "onFailureRetryInterval": 10}
+    hours.deploy(restartPolicy=policy)
+    site, states = hours.site, set()
+    operator = Reconciler(
+        site.api, site.namespace, lambda _, submission: site.pod(submission), lambda: hours.at
+    )
+
+    def look():
+        operator.reconcile()
+        seen = hours.tick()["payouts"]
+        states.add(hours.supervisor.ledger.sightings()["payouts"].state_text)
+        return seen
+
+    look()
+    for _ in range(3):
+        for _ in range(8):
+            assert look()[1] is None
+        site.pod_is("Failed", 137, "OOMKilled")
+        seen = look()
+    assert states == {"SUBMITTED", "RUNNING"}
+    assert seen == (Verdict.CRASHING, "more-memory")
+    operator.reconcile()
+    look()
+    assert site.get()["spec"]["driver"]["memory"] == "768m"
+    assert hours.recoveries() == ["more-memory"]
+
+
+def test_an_ending_is_read_while_the_operator_submits_anew(hours):
+    """Which takes it seconds, in a state that says nothing of it any more."""
+    hours.deploy()
+    for _ in range(3):
+        hours.site.submit()
+        assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+        hours.site.fails(code=137, reason="OOMKilled")
+        hours.site.status(state="PENDING_RERUN")
+        seen = hours.tick()["payouts"]
+    assert seen == (Verdict.CRASHING, "more-memory")
+
+
+def test_several_lives_between_two_looks_are_all_read(hours):
+    """As after minutes without Dagster."""
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    for _ in range(3):
+        dies_between_two_looks(hours)
+    assert hours.tick(120)["payouts"] == (Verdict.CRASHING, "more-memory")
+
+
+def test_a_driver_that_is_heard_is_left_alone_however_its_forerunners_ended(hours):
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    for _ in range(3):
+        submission = dies_between_two_looks(hours)
+    hours.driver(submission)
+    hours.site.status(state="RUNNING")
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
+def test_what_the_api_server_has_forgotten_is_unseen_and_fails_no_look(hours, fake):
+    if hours.site.fake is None:
+        pytest.skip("a real API server does not forget when told to")
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    dies_between_two_looks(hours)
+    fake.forget()
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+    assert [li.ending for li in hours.world.ledger.sightings()["payouts"].lives] == ["unseen", None]
+
+
+def test_histories_are_asked_for_where_an_ending_was_missed_and_so_many_a_look(hours):
+    if hours.site.fake is None:
+        pytest.skip("a real API server does not tell what it was asked")
+    names = [f"spike-{i:02}" for i in range(25)]
+    hours.deploy(*names, "fine")
+    for name in (*names, "fine"):
+        hours.site.submit(name)
+    hours.tick()
+    assert watched(hours) == []
+    for name in names:
+        dies_between_two_looks(hours, name)
+    hours.supervisor.watch()
+    assert watched(hours) == names[:20]
+    endings = [hours.world.ledger.sightings()[name].lives[0].ending for name in names]
+    assert endings == ["out of memory"] * 20 + ["unseen"] * 5
+    hours.supervisor.watch()
+    assert len(watched(hours)) == 20
+
+
+def watched(hours):
+    asked = [q["fieldSelector"] for _, _, q in hours.site.fake.requests if "watch" in q]
+    return [selector.removeprefix("metadata.name=") for selector in asked]
+
+
+def test_drivers_that_end_between_two_looks_are_told(hours):
+    """Though nothing says how they ended."""
+    hours.deploy()
+    for _ in range(4):
         hours.site.submit()
         assert hours.tick(30)["payouts"] == (Verdict.STARTING, None)
-    hours.site.status(state="PENDING_RERUN")
-    assert hours.tick()["payouts"] == (Verdict.CRASHING, "page")
+    hours.site.submit()
+    assert hours.tick(30)["payouts"] == (Verdict.CRASHING, "page")
     (told,) = hours.world.ledger.recoveries(hours.since())["payouts"]
     assert "4 drivers within 30 min ended unseen" in told.cause
 

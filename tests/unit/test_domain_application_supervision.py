@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from spike_pipelines.domain.application_supervision import (
     ApplicationFacts,
     one_each,
+    retraced,
     supervise_application,
     suspect,
 )
@@ -28,6 +29,7 @@ from spike_pipelines.domain.spark_application import (
     ObservedApplication,
     PodSight,
     Sighting,
+    missed,
     sight,
 )
 from spike_pipelines.domain.supervision import MENDED, ActionKind, Verdict
@@ -91,6 +93,14 @@ def crashed(*endings, state=AppState.FAILING, **changes):
     return facts(app(state, submission=f"s{len(endings)}"), seen(state, 5, *endings), **changes)
 
 
+def begun(*endings, state=AppState.SUBMITTED, **changes):
+    """The same, and the next driver began five seconds ago."""
+    mine = f"s{len(endings) + 1}"
+    sighting = seen(state, 5, *endings)
+    sighting = replace(sighting, lives=(*sighting.lives, Life(mine, ago(5))))
+    return facts(app(state, submission=mine, submitted_at=ago(5)), sighting, **changes)
+
+
 UNSEEN = Trouble.UNSEEN
 GONE = Sighting("payouts", "u", "absent", ago(61), "v2", ago(9000))
 OOM = Trouble.OUT_OF_MEMORY
@@ -149,6 +159,38 @@ TABLE = {
     ),
     "and what was not seen adds nothing to what was": (
         crashed(UNSEEN, Trouble.CRASHING, UNSEEN, UNSEEN), Verdict.STARTING, None,
+    ),
+    "what came again and again is mended also when the next driver has begun": (
+        begun(OOM, OOM, OOM), Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
+    "and runs, but nobody has heard of it": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, epoch=heard(6, "s3")),
+        Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
+    "unless the one before it beats on": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, epoch=heard(4, "s3")), Verdict.UNKNOWN, None,
+    ),
+    "by none of the names it could have": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, epoch=heard(1, "its pod's uid")), Verdict.UNKNOWN, None,
+    ),
+    "one that is heard is left alone": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, epoch=heard(1, "s4")), Verdict.RUNNING, None,
+    ),
+    "as is one that has committed since it began": (
+        begun(OOM, OOM, OOM, worked_at=ago(3)), Verdict.STARTING, None,
+    ),
+    "what was committed before it began is another's": (
+        begun(OOM, OOM, OOM, worked_at=ago(6)), Verdict.CRASHING, Rung.MORE_MEMORY,
+    ),
+    "one that was told something is judged by that": (
+        begun(
+            OOM, OOM, OOM, state=AppState.RUNNING,
+            refusal=Refusal(ago(1), "topic_changed", "another topic", "s4"),
+        ), Verdict.BLOCKED, None,
+    ),
+    "two endings are no loop for the next one either": (begun(OOM, OOM), Verdict.STARTING, None),
+    "and what was done about them has its chance": (
+        begun(OOM, OOM, OOM, recoveries=[did(20, "more-memory")]), Verdict.STARTING, None,
     ),
     "a stuck PENDING_RERUN is kicked": (late(AppState.PENDING_RERUN, 61), Verdict.STUCK, Rung.KICK),
     "but not before its time": (late(AppState.PENDING_RERUN, 59), Verdict.STARTING, None),
@@ -432,3 +474,70 @@ def test_a_driver_that_was_replaced_between_two_looks_has_ended_unseen():
 )
 def test_a_driver_that_was_ended_on_purpose_has_not(on_purpose):
     assert replaced(**on_purpose) is None
+
+
+def life(number, state, error="", **changes):
+    """What the operator writes in the course of one submission."""
+    written = {"submission": f"s{number}", "executions": number, "error": error, **changes}
+    return app(AppState(state), **written)
+
+
+BEFORE = Sighting("payouts", "u", "RUNNING", ago(60), "v2", ago(9000), (Life("s1", ago(60)),))
+KILLED = "driver container failed with ExitCode: 137, Reason: OOMKilled"
+
+
+def test_what_passed_between_two_looks_is_remembered_as_if_it_had_been_seen():
+    passed = [life(1, "FAILING", KILLED), life(1, "PENDING_RERUN"), life(2, "SUBMITTED"),
+              life(2, "FAILING", "driver container failed with ExitCode: 1, Reason: Error"),
+              life(2, "PENDING_RERUN")]  # fmt: skip
+    then = sight(retraced(BEFORE, passed, HOUR), life(3, "SUBMITTED"), None, HOUR)
+    assert [(li.submission, li.ending) for li in then.lives] == [
+        ("s1", OOM),
+        ("s2", "crashing"),
+        ("s3", None),
+    ]
+    assert (then.state_text, then.since) == ("SUBMITTED", HOUR)
+    assert retraced(BEFORE, (), HOUR) == BEFORE
+
+
+def test_a_driver_that_was_ended_for_another_spec_has_not_ended_of_itself():
+    passed = [life(1, "INVALIDATING"), life(0, "PENDING_RERUN", submission="s1")]
+    then = sight(retraced(BEFORE, passed, HOUR), life(1, "SUBMITTED", submission="s2"), None, HOUR)
+    assert [li.ending for li in then.lives] == [None, None]
+
+
+MISSED = {
+    "another submission": (life(2, "SUBMITTED"), BEFORE, True),
+    "nothing new": (life(1, "RUNNING"), BEFORE, False),
+    "an ending that is seen": (life(1, "FAILING", KILLED), BEFORE, False),
+    "a rerun, the ending of which was not": (life(1, "PENDING_RERUN"), BEFORE, True),
+    "the same rerun again": (
+        life(1, "PENDING_RERUN"), replace(BEFORE, state_text="PENDING_RERUN"), False,
+    ),
+    "an ending that was seen": (
+        life(2, "SUBMITTED"), replace(BEFORE, lives=(Life("s1", ago(60), OOM),)), False,
+    ),
+    "the first submission of a spec": (life(1, "SUBMITTED", submission="s2"), BEFORE, False),
+    "another deployment": (life(2, "SUBMITTED", spec_hash="v3"), BEFORE, False),
+    "an end on purpose": (life(2, "SUBMITTED"), replace(BEFORE, state_text="SUSPENDED"), False),
+    "another resource": (life(2, "SUBMITTED", uid="w"), BEFORE, False),
+    "one that is not understood": (life(2, "SUBMITTED", problem="?"), BEFORE, False),
+    "nothing remembered": (life(2, "SUBMITTED"), None, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSED)
+def test_an_ending_is_asked_for_where_it_was_missed(case):
+    now, before, expected = MISSED[case]
+    assert missed(now, before) is expected
+
+
+@given(
+    endings=st.lists(st.sampled_from([OOM, UNSEEN, Trouble.CRASHING, Trouble.EVICTED]), max_size=8),
+    state=st.sampled_from([AppState.SUBMITTED, AppState.RUNNING, AppState.UNKNOWN]),
+    silent=st.integers(0, 59),
+)
+def test_a_driver_that_is_heard_is_never_ended_for_the_endings_before_it(endings, state, silent):
+    mine = f"s{len(endings) + 1}"
+    action = supervise_application(begun(*endings, state=state, epoch=heard(silent, mine)), HOUR).action
+    assert action is None

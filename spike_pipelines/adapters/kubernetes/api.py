@@ -6,7 +6,8 @@ server asks to be (429, 503 with Retry-After), and a token that has expired.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from spike_pipelines.domain.errors import AlreadyExists, Conflict, InvalidSpec, 
 Json = dict[str, Any]
 SECONDS = 10.0  # for one request, body included
 LIST_SECONDS = 30.0  # for all pages of a list
+WATCH_GRACE_SECONDS = 1.0  # over what the server was told
 PAGE = 500
 PAGES = 200
 _CHUNK = 1 << 20
@@ -28,7 +30,7 @@ MERGE_PATCH = "application/merge-patch+json"
 
 
 class Expired(Transient):
-    """410: the list that was begun cannot be finished. It is begun again."""
+    """410: the server has it no more. A list that was begun is begun again."""
 
 
 @dataclass(slots=True)
@@ -75,7 +77,13 @@ class Api:
         self.call("DELETE", path, body=body)
 
     def list(self, path: str, params: Mapping[str, str]) -> Iterator[Json]:
-        """Every item, or an error before the last one: the caller keeps nothing of a list that broke off.
+        """Every item, or an error before the last one: the caller keeps nothing of a list that broke off."""
+        for _, item in self.listed(path, params):
+            yield item
+
+    def listed(self, path: str, params: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
+        """As `list`, each item with the version that the list is of: all that was written up to it, and no
+        more.
 
         From the server's cache (resourceVersion 0), which serves it whole; from etcd in pages where it
         does not.
@@ -87,14 +95,31 @@ class Api:
             items = page.get("items")
             if not isinstance(items, list):
                 raise Transient(f"{path}: the answer is no list")
-            yield from items
-            token = (page.get("metadata") or {}).get("continue")
+            meta = page.get("metadata") or {}
+            version = str(meta.get("resourceVersion") or "")
+            yield from ((version, item) for item in items)
+            token = meta.get("continue")
             if not token:
                 return
             if time.monotonic() > deadline:
                 raise Transient(f"{path}: not listed within {LIST_SECONDS:.0f} s")
             query = {**params, "limit": str(PAGE), "continue": token}
         raise Transient(f"{path}: more than {PAGES} pages")
+
+    def watch(self, path: str, params: Mapping[str, str], since: str, seconds: int) -> Generator[Json]:
+        """What was written after that version, as events, oldest first, until the time is over: first what
+        the server remembers, at once. Raises `Expired` where it does not reach back so far; tried once."""
+        query = {**params, "watch": "1", "resourceVersion": since, "timeoutSeconds": str(seconds)}
+        deadline = time.monotonic() + seconds + WATCH_GRACE_SECONDS
+        try:
+            answer = self._open("GET", path, query, seconds=seconds + WATCH_GRACE_SECONDS)
+            with closing(_parts(answer, deadline, path)) as parts:
+                for line in _lines(parts):
+                    yield _event(_parsed(line), path)
+        except ApiException as error:
+            raise _translated(error, "GET", path) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Transient(f"GET {path}: the watch broke off: {error}") from error
 
     def call(
         self,
@@ -135,20 +160,33 @@ class Api:
     ) -> bytes:
         deadline = time.monotonic() + self.seconds
         try:
-            answer = self.connection.call_api(
-                path,
-                method,
-                query_params=list((params or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content},
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=(min(3.0, self.seconds), self.seconds),
-            )
-            return _body(answer, deadline, path)
+            answer = self._open(method, path, params, seconds=self.seconds, body=body, content=content)
+            return b"".join(_parts(answer, deadline, path))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Transient(f"{method} {path}: the API server did not answer: {error}") from error
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        *,
+        seconds: float,
+        body: Json | None = None,
+        content: str = "application/json",
+    ) -> urllib3.BaseHTTPResponse:
+        answer: urllib3.BaseHTTPResponse = self.connection.call_api(
+            path,
+            method,
+            query_params=list((params or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=(min(3.0, seconds), seconds),
+        )
+        return answer
 
 
 def _find(settings: client.Configuration) -> None:
@@ -158,17 +196,32 @@ def _find(settings: client.Configuration) -> None:
         config.load_kube_config(client_configuration=settings)
 
 
-def _body(answer: urllib3.BaseHTTPResponse, deadline: float, path: str) -> bytes:
-    """All of it: a body that ends early is an error of urllib3, one that trickles is ours."""
-    parts = []
+def _parts(answer: urllib3.BaseHTTPResponse, deadline: float, path: str) -> Generator[bytes]:
+    """Of the body: one that ends early is an error of urllib3, one that trickles is ours."""
     try:
         while part := answer.read1(_CHUNK):  # `read` would wait for a whole chunk, however long it takes
-            parts.append(part)
+            yield part
             if time.monotonic() > deadline:
                 raise Transient(f"{path}: the answer takes too long")
     finally:
         answer.release_conn() if answer.closed else answer.close()
-    return b"".join(parts)
+
+
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Whole ones: what follows the last end of a line was cut off."""
+    rest = b""
+    for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        yield from filter(None, lines)
+
+
+def _event(event: Json, path: str) -> Json:
+    """An error comes as an event of a watch that was granted."""
+    if event.get("type") != "ERROR":
+        return event
+    status = event.get("object") or {}
+    said = f"{path}: the watch ended: {status.get('code')} {status.get('message')}"
+    raise Expired(said) if status.get("code") == 410 else Transient(said)
 
 
 def _parsed(body: bytes) -> Json:

@@ -7,6 +7,7 @@ seen: if anybody changed the resource since, it is a `Conflict`, and the next ti
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,6 +32,7 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Clues, Manifest, ObservedDriver
 
 NAMES_AT_ONCE = 50  # in one label selector
+HISTORY_SECONDS = 1  # what the server remembers it sends at once
 STATES = {
     AppState.SUBMITTED: DriverState.PENDING,
     AppState.RUNNING: DriverState.RUNNING,
@@ -60,11 +62,23 @@ class KubernetesCluster:
             return tuple(self._list())
 
     def _list(self) -> Iterator[ObservedApplication]:
-        for item in self.api.list(self._path(), {"labelSelector": SPIKE_LABEL}):
+        for version, item in self.api.listed(self._path(), {"labelSelector": SPIKE_LABEL}):
             try:
-                yield fields.application(item)
+                yield fields.application(item, version)
             except (ValidationError, KeyError) as error:
                 raise Transient(f"a SparkApplication in {self.namespace} has no name: {error}") from error
+
+    def history(self, app: ObservedApplication, since: str) -> tuple[ObservedApplication, ...]:
+        passed: list[ObservedApplication] = []
+        one = {"fieldSelector": f"metadata.name={app.name}"}
+        with closing(self.api.watch(self._path(), one, since, HISTORY_SECONDS)) as events:
+            for event in events:
+                then = _then(event)
+                if then.resource_version == app.resource_version:
+                    break
+                if then.uid == app.uid and then.problem is None:
+                    passed.append(then)
+        return tuple(passed)
 
     def pods(self, names: Collection[str]) -> Mapping[str, tuple[PodSight, ...]]:
         found: dict[str, list[tuple[datetime, PodSight]]] = defaultdict(list)
@@ -263,6 +277,13 @@ class KubernetesCluster:
             found += self.api.list(path, {"fieldSelector": f"involvedObject.name={name}"})
         found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
         return tuple(f"{event.get('reason')}: {event.get('message')}" for event in found[-20:])
+
+
+def _then(event: Json) -> ObservedApplication:
+    try:
+        return fields.application(event.get("object"))
+    except (ValidationError, KeyError) as error:
+        raise Transient(f"an event of a SparkApplication is not understood: {error}") from error
 
 
 def _driver(app: ObservedApplication) -> ObservedDriver:

@@ -1,7 +1,7 @@
 """The few fields of SparkApplications and pods that supervision needs, as values of the domain."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,12 +71,14 @@ class _App(_Part):
     status: _AppStatus = _AppStatus()
 
 
-def application(item: Any) -> ObservedApplication:
-    """One that is not as the operator writes it has a `problem`, so that the others are served (I11)."""
+def application(item: Any, as_of: str = "") -> ObservedApplication:
+    """`as_of` is the version of the list that it was in.
+
+    One that is not as the operator writes it has a `problem`, so that the others are served (I11)."""
     try:
-        return _observed(_App.model_validate(item), digest(item.get("spec") or {}))
+        return replace(_observed(_App.model_validate(item), digest(item.get("spec") or {})), as_of=as_of)
     except ValidationError as error:
-        return _misshapen(item, error)
+        return replace(_misshapen(item, error), as_of=as_of)
 
 
 def _observed(app: _App, live: str) -> ObservedApplication:

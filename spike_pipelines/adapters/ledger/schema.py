@@ -373,6 +373,7 @@ recoveries = sa.Table(
 )
 
 # What the supervisor remembers of each SparkApplication: since when it is as it is. A note, not a record.
+# The row of `*` is the look itself: its uid is the version of the cluster that the other rows are of.
 sightings = sa.Table(
     "sightings",
     metadata,

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.fleet import FLEET
 from spike_pipelines.domain.observed import NOT_DONE, Recovery
 from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.spark_application import Life, Sighting
@@ -37,7 +38,8 @@ class SupervisionQueries(ABC):
 
     def sightings(self) -> Mapping[str, Sighting]:
         with self._read() as db:
-            return {row.spike: _sighting(row) for row in db.execute(sa.select(s.sightings))}
+            query = sa.select(s.sightings).where(s.sightings.c.spike != FLEET)
+            return {row.spike: _sighting(row) for row in db.execute(query)}
 
     def note_sightings(self, sightings: Iterable[Sighting]) -> None:
         values = [_values(sighting) for sighting in sightings]
@@ -47,6 +49,20 @@ class SupervisionQueries(ABC):
         changed = {c.name: new.excluded[c.name] for c in s.sightings.c if c.name != "spike"}
         with translated(), self._engine.begin() as db:
             db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed), values)
+
+    def last_look(self) -> str | None:
+        query = sa.select(s.sightings.c.uid).where(s.sightings.c.spike == FLEET)
+        with self._read() as db:
+            return db.execute(query).scalar_one_or_none()
+
+    def note_look(self, as_of: str) -> None:
+        clock = sa.func.clock_timestamp()
+        new = insert(s.sightings).values(
+            spike=FLEET, uid=as_of, state="looked", since=clock, spec_since=clock, lives=[]
+        )
+        changed = {"uid": new.excluded.uid, "since": new.excluded.since}
+        with translated(), self._engine.begin() as db:
+            db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed))
 
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         o = s.overlays
