@@ -127,8 +127,8 @@ class ApplicationSupervisor:
         found = one_each(self.cluster.applications())
         since = self.appender.since()
         now = self.ledger.now()
-        epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
         before, known = self._retraced(found, now), self.ledger.specs()
+        epochs, refusals = self.ledger.epochs(), self.ledger.refusals()  # after what may take seconds
         recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
         overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
         doubtful = [
