@@ -101,8 +101,11 @@ def _doing(swap: Swap, read: Mapping[datetime, int]) -> str:
     if swap.kind is SwapKind.EARLIER:
         text += " below where the spike began"
     if swap.state is SwapState.PLANNED and swap.so_far:
-        of = f" of {read[_hour(swap)]:,}" if swap.kind is SwapKind.BACKFILL else ""
-        text += f": {swap.so_far:,}{of} records"
+        known = read.get(_hour(swap), swap.so_far) if swap.kind is SwapKind.BACKFILL else None
+        # A consumer reads ahead of what it was asked for.
+        text += (
+            f": {min(swap.so_far, known):,} of {known:,} records" if known else f": {swap.so_far:,} records"
+        )
     return text
 
 

@@ -259,12 +259,13 @@ def test_progress_counts_the_hours_that_were_swapped_in_since_the_command_began(
 
 def test_progress_says_how_many_records_of_an_hour_are_read_while_it_is_read():
     plans = (plan(), plan(NEXT_HOUR, 30))
-    begun, on = (swap(8, NEXT_HOUR, SwapState.PLANNED, so_far=n) for n in (0, 10))
+    begun, on, ahead = (swap(8, NEXT_HOUR, SwapState.PLANNED, so_far=n) for n in (0, 10, 99))
     reading = "reading 2026-11-22T22"
     assert told(plans, swap(7), begun) == f"1 of 2 hours, 10 of 40 records read, 15 s to go; {reading}"
     assert told(plans, swap(7), on) == (
         f"1 of 2 hours, 20 of 40 records read, 5 s to go; {reading}: 10 of 30 records"
     )
+    assert told(plans, swap(7), ahead) == f"1 of 2 hours, 40 of 40 records read; {reading}: 30 of 30 records"
 
 
 def test_progress_tells_of_hours_that_are_older_than_the_ledger():
