@@ -22,6 +22,7 @@ from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
 from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
+from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
@@ -219,7 +220,7 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
         "which each hour takes its own records"
     )
     epoch = platform.ledger.epochs().get(spike.name)
-    if epoch is not None and epoch.application_version != spike.version:
+    if epoch and epoch.state is EpochState.OPEN and epoch.application_version != spike.version:
         typer.echo(_other_version(spike, epoch.application_version))
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")

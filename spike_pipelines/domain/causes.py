@@ -104,9 +104,7 @@ def trouble_of(evidence: Evidence) -> Trouble | None:
 def _told(error: str) -> str:
     """Of a submission that failed the operator keeps its whole log: what the API server said, or else the
     line with the exception."""
-    lines = error.splitlines()
-    if len(lines) == 1:
-        return error
+    lines = error.strip().splitlines() or [""]
     told = next((line for line in lines if line.startswith("Exception in thread")), lines[0])
     said = re.search(r" Message: (.+?)\.? Received status:", told)
     return (said[1] if said else told)[:_MOST_TOLD]

@@ -172,7 +172,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         eta_seconds=sight.eta_seconds if seen else None,
         retention_seconds=facts.retention.total_seconds() if facts.retention else None,
         commit_age_seconds=sight.commit_age_seconds,
-        stalled=sight.stalled,
+        stalled=sight.stalled and _beginning(sight) is None,
         running=facts.life.running,
         waiting_batches=facts.waiting.batches if facts.waiting else 0,
         held_reason=facts.waiting.held_reason if facts.waiting else None,
@@ -437,7 +437,7 @@ def _beginning(s: Sight) -> tuple[LagVerdict, str] | None:
     began = min((at for at in (s.facts.created_at, life.opened_at, *life.tried_at) if at), default=None)
     if began is None or s.now - began > FIRST_COMMIT or s.facts.last_commit_at is not None:
         return None
-    if not _late(s) or (s.stalled and s.facts.waiting):
+    if not _late(s) or (s.stalled and s.facts.waiting) or _partly_observed(s) is not None:
         return None
     age = human((s.now - began).total_seconds())
     return LagVerdict.CATCHING_UP, f"{s.behind}{_objective(s)}; it began {age} ago and has not committed yet"

@@ -39,12 +39,10 @@ class SparkEnvironment(BaseModel):
             raise InvalidSpec(f"environment of the driver: {fields}. `spike up` sets these") from error
 
     def jars(self) -> tuple[str, ...]:
-        if not self.spark_jars:
-            return ()
-        folder = Path(self.spark_jars)
-        if folder.is_dir():
+        given = [part.strip() for part in (self.spark_jars or "").split(",") if part.strip()]
+        if len(given) == 1 and (folder := Path(given[0])).is_dir():
             return tuple(str(jar) for jar in sorted(folder.glob("*.jar")))
-        return tuple(jar.strip() for jar in self.spark_jars.split(",") if jar.strip())
+        return tuple(given)
 
 
 class Environment(SparkEnvironment):

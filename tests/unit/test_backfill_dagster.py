@@ -19,6 +19,7 @@ from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import HourPlan
 from spike_pipelines.domain.earlier import Survey
+from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Refused, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
@@ -313,10 +314,13 @@ def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
 
 @pytest.mark.parametrize("version", ["v0", spike().version])
 def test_a_driver_that_still_has_the_file_as_it_was_is_told_of(platform, version):
-    platform.ledger.epochs = lambda: {"payouts": SimpleNamespace(application_version=version)}
+    epoch = SimpleNamespace(application_version=version, state=EpochState.OPEN)
+    platform.ledger.epochs = lambda: {"payouts": epoch}
     done = say("--from", "2026-11-22T21", "--dry-run")
     assert ("the driver runs with version v0, the file is at" in done.output) is (version == "v0")
     assert ("`spike affected payouts --version v0`" in done.output) is (version == "v0")
+    epoch.state = EpochState.SUPERSEDED
+    assert "the driver runs with" not in say("--from", "2026-11-22T21", "--dry-run").output
 
 
 @pytest.mark.usefixtures("platform")

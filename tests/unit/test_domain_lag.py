@@ -192,7 +192,9 @@ def test_a_first_batch_that_takes_longer_than_any_other_may_is_no_standstill():
     slow = replace(RUNS, started_at=ago(280), opened_at=ago(270), tried_at=(ago(280), ago(270)))
     spike = replace(SPIKE, objectives=replace(SPIKE.objectives, hang=timedelta(minutes=1)))
     report = judge(facts(**new, spike=spike, created_at=ago(280), life=slow), HOUR)
-    assert (report.verdict, report.stalled) == (LagVerdict.CATCHING_UP, True)
+    assert (report.verdict, report.stalled) == (LagVerdict.CATCHING_UP, False)
+    unseen = replace(slow, running=None)
+    assert verdict(facts(**new, spike=spike, created_at=ago(280), life=unseen)) is LagVerdict.UNKNOWN
     again = replace(slow, tried_at=(ago(400), ago(280)))  # it is not the first driver's
     assert verdict(facts(**new, spike=spike, created_at=ago(280), life=again)) is LagVerdict.STALLED
 
