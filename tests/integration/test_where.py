@@ -258,7 +258,7 @@ def test_a_publication_of_a_rewind_that_dies_at_any_effect_is_finished_by_the_ne
             assert ran.rows() in (4, 8), "a reader saw part of a rewind"
         if not catalog.died:
             break
-    assert at > 3
+    assert at > 2  # each of the two tables' publications
     assert ran.rows() == 4
     assert ran.audit() == {}
 

@@ -44,6 +44,7 @@ def platform(tmp_path, monkeypatch):
         ledger=SimpleNamespace(
             now=lambda: HOUR + timedelta(days=1),
             swaps=lambda *_: (),
+            epochs=dict,
             all_positions=lambda: {OLD: {P: Position(P, 0, 100, 100)}},
             fed_hours=lambda *_: (HOUR, HOUR + timedelta(hours=1), HOUR + timedelta(hours=5)),
         ),
