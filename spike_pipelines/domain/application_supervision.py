@@ -41,6 +41,7 @@ LOOP: dict[Trouble, int] = {
 LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
 BEGUN = frozenset({AppState.SUBMITTED, AppState.RUNNING})
+ENDS_A_DRIVER = frozenset({ActionKind.RESTART, ActionKind.RESUBMIT, ActionKind.OVERLAY, ActionKind.STOP})
 _OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
 _VERDICTS = {
     Trouble.STUCK: Verdict.STUCK,
@@ -168,6 +169,28 @@ def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
     if app.controls.paused is not None:
         return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
     return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)
+
+
+def outdated(facts: ApplicationFacts, decision: Decision, newest: Epoch | None) -> str | None:
+    """What the spike's driver said since the look, in the ledger alone, that a decision to end one does not
+    know of: an epoch was opened, or whoever was taken for silent or ended was heard. None: nothing."""
+    if decision.action is None or decision.action.kind not in ENDS_A_DRIVER:
+        return None
+    if newest is None or newest.state is not EpochState.OPEN:
+        return None
+    if facts.epoch is None or newest.number != facts.epoch.number:
+        return f"driver {newest.driver} has opened epoch {newest.number} meanwhile"
+    heard = newest.heartbeat_at > facts.epoch.heartbeat_at
+    if heard and _takes_for_silent(facts, decision):
+        return f"driver {newest.driver} was heard meanwhile"
+    return None
+
+
+def _takes_for_silent(facts: ApplicationFacts, decision: Decision) -> bool:
+    """Not so what a person asks for, what is done to a driver because of what it says, and what the operator
+    is done with."""
+    over = facts.app is None or facts.app.state in TERMINAL
+    return not over and decision.trouble not in {None, Trouble.DRIFTED, Trouble.TWO_DRIVERS}
 
 
 def _say(facts: ApplicationFacts, verdict: Verdict, cause: str) -> Decision:

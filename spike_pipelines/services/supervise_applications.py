@@ -18,6 +18,7 @@ from spike_pipelines.domain.application_supervision import (
     ending_of,
     newest,
     one_each,
+    outdated,
     retraced,
     supervise_application,
     suspect,
@@ -259,7 +260,7 @@ class ApplicationSupervisor:
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
         else:
-            noted = self._note(decision, action, None, None)
+            noted = self._note(facts, decision, action, None, None)
             try:
                 self._change(facts, action, decision.cause)
             except Conflict:
@@ -301,7 +302,7 @@ class ApplicationSupervisor:
         else:
             stable = self._gone_back_to(app.spike, (action.overlay, *carried))
             before = self.cluster.replaced_by(app, action.overlay, carried, stable)
-        self._note(decision, action, kind, before)
+        self._note(facts, decision, action, kind, before)
         overlays = self.ledger.open_overlays().get(app.spike, ())
         self._converge(replace(facts, overlays=overlays), app)
 
@@ -317,10 +318,18 @@ class ApplicationSupervisor:
         return None if spec is None else self.ledger.manifest(spike, spec)
 
     def _note(
-        self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None
+        self,
+        facts: ApplicationFacts,
+        decision: Decision,
+        action: Action,
+        overlay: OverlayKind | None,
+        before: str | None,
     ) -> Recovery:
-        """One transaction: the recovery, its overlay, and the fence around the driver that is to end."""
+        """One transaction: the recovery, its overlay, and the fence around the driver that is to end. Raises
+        `Conflict` if that one was heard since the look, of which the resource does not tell."""
         with self.ledger.begin() as tx:
+            if (why := outdated(facts, decision, tx.latest_epoch(decision.spike))) is not None:
+                raise Conflict(why)
             noted = Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
             tx.add_recovery(noted)
             if action.overlay is not None and overlay is not None:

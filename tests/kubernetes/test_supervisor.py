@@ -413,6 +413,41 @@ def test_a_driver_that_is_heard_is_left_alone_however_its_forerunners_ended(hour
     assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
 
 
+@pytest.mark.parametrize("sign", ["opens an epoch", "beats"])
+def test_a_driver_that_is_heard_between_look_and_act_is_left_alone(hours, monkeypatch, sign):
+    """Which the resource does not show: its version is that of the look."""
+    hours.deploy()
+    submission = hours.site.submit()
+    hours.tick()
+    if sign == "beats":
+        hours.driver(submission)
+        hours.at += timedelta(seconds=65)
+    else:
+        for _ in range(3):
+            submission = dies_between_two_looks(hours)
+        hours.site.status(state="RUNNING")
+    clues = KubernetesCluster.clues
+
+    def meanwhile(cluster, seen, lines):
+        if sign == "beats":
+            hours.beats()
+        else:
+            hours.driver(submission)
+        return clues(cluster, seen, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesCluster, "clues", meanwhile)
+        (done,) = hours.supervisor.recover_all(["payouts"])
+    assert "not done: driver" in done.decision.cause
+    epoch = hours.world.ledger.epochs()["payouts"]
+    assert (epoch.driver, epoch.state) == (submission, EpochState.OPEN)
+    spec = hours.site.get()["spec"]
+    assert (spec["driver"]["memory"], spec.get("suspend", False)) == ("512m", False)
+    assert (hours.recoveries(), hours.world.ledger.open_overlays()) == ([], {})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
 def test_what_the_api_server_has_forgotten_is_unseen_and_fails_no_look(hours, fake):
     if hours.site.fake is None:
         pytest.skip("a real API server does not forget when told to")

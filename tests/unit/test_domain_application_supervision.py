@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from spike_pipelines.domain.application_supervision import (
     ApplicationFacts,
     one_each,
+    outdated,
     retraced,
     supervise_application,
     suspect,
 )
 from spike_pipelines.domain.causes import Trouble
-from spike_pipelines.domain.epochs import Phase
+from spike_pipelines.domain.epochs import EpochState, Phase
 from spike_pipelines.domain.ladder import Rung
 from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
@@ -372,6 +373,51 @@ def test_memory_grows_by_half_to_a_cap_of_what_the_file_says():
         held = (lying(OverlayKind.MEMORY, asked[-1]),)
     assert asked == ["768m", "1152m", "1728m", "2048m"]
     assert action.overlay.kind is OverlayKind.QUARANTINE
+
+
+NEXT = replace(heard(0, "s4"), number=2)
+STILL = heard(61)
+OUTDATED = {
+    "an epoch was opened": (begun(OOM, OOM, OOM), NEXT, True),
+    "after one that ended": (begun(OOM, OOM, OOM, epoch=heard(6)), NEXT, True),
+    "and was ended again": (begun(OOM, OOM, OOM), replace(NEXT, state=EpochState.RETIRED), False),
+    "nothing was opened": (begun(OOM, OOM, OOM), None, False),
+    "the epoch is as it was": (begun(OOM, OOM, OOM, epoch=heard(6)), heard(6), False),
+    "the one that ended beat once more": (begun(OOM, OOM, OOM, epoch=heard(6)), heard(1), True),
+    "the silent one was heard": (facts(epoch=STILL), heard(1), True),
+    "it is as silent as it was": (facts(epoch=STILL), STILL, False),
+    "a kick ends nobody": (late(AppState.SUBMITTED), NEXT, False),
+    "what drifts is heard all the while": (
+        facts(
+            app(spec_hash="v3"), replace(seen("RUNNING", 400), spec_since=ago(400)),
+            epoch=heard(2), recoveries=[did(200, "kick")],
+        ), heard(1), False,
+    ),
+    "the one with the epoch is heard while the other is ended": (
+        facts(
+            epoch=heard(2),
+            pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")],
+        ), heard(1), False,
+    ),
+    "the other one got the epoch": (
+        facts(
+            epoch=heard(2),
+            pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")],
+        ), replace(heard(0, "s2"), number=2), True,
+    ),
+    "who is asked to restart a driver that works does not wait until it is silent": (
+        facts(app(controls=Controls(restart="now")), epoch=heard(2)), heard(1), False,
+    ),
+    "what the operator is done with": (late(AppState.FAILED, epoch=heard(2)), heard(1), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OUTDATED)
+def test_what_would_end_a_driver_is_out_of_date_once_one_was_heard_that_was_not(case):
+    given_facts, newest, expected = OUTDATED[case]
+    decision = supervise_application(given_facts, HOUR)
+    assert decision.action is not None
+    assert (outdated(given_facts, decision, newest) is not None) is expected
 
 
 STUCKABLE = [s for s in AppState if s != AppState.UNSEEN]
