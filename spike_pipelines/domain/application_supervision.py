@@ -102,9 +102,16 @@ class ApplicationFacts:
         """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
         if not self.owner or self.heard(now):
             return bool(self.owner)
+        since = self.listened_since
+        return since is None or now - since <= self.spike.objectives.hang
+
+    @property
+    def listened_since(self) -> datetime | None:
+        """As `SpikeFacts.listened_since`."""
         unheard = self.refusal.unheard_at if self.refusal else None
-        since = max(filter(None, (self.appender_since, unheard)), default=None)
-        return self.appender_since is None or since is None or now - since <= self.spike.objectives.hang
+        if self.appender_since is None or unheard is None:
+            return self.appender_since
+        return max(self.appender_since, unheard)
 
     @property
     def owner(self) -> tuple[str, ...]:
@@ -293,13 +300,16 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
 
 
 def _unproven(facts: ApplicationFacts, app: ObservedApplication) -> bool:
-    """The next driver has begun and nobody has heard of it: no epoch but that of one that ended, no refusal,
-    no heartbeat or commit since it was first seen. The operator goes from one life to the next faster than
-    we look; and what is done ends a driver."""
+    """The next driver has begun and nobody has heard of it, though somebody listened all its life: no epoch
+    but that of one that ended, no refusal, no heartbeat or commit since it was first seen. The operator goes
+    from one life to the next faster than we look; and what is done ends a driver."""
     *past, mine = facts.sighting.lives if facts.sighting and facts.sighting.lives else (None,)
     if app.state not in BEGUN or mine is None or mine.submission != app.submission or mine.ending:
         return False
     if facts.refusal is not None and facts.refusal.driver in {mine.submission, mine.uid}:
+        return False
+    listened, began = facts.listened_since, min(mine.seen_at, app.submitted_at or mine.seen_at)
+    if listened is None or listened > began:
         return False
     ended = {name for life in past if life for name in (life.submission, life.uid)}
     beat = facts.epoch.heartbeat_at if facts.epoch and facts.owner else None

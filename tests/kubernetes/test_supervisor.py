@@ -413,6 +413,23 @@ def test_a_driver_that_is_heard_is_left_alone_however_its_forerunners_ended(hour
     assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
 
 
+def test_while_nobody_listens_no_driver_is_ended_for_those_before_it(hours, monkeypatch):
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    for _ in range(3):
+        dies_between_two_looks(hours)
+    hours.site.status(state="RUNNING")
+    with monkeypatch.context() as patch:
+        patch.setattr(Hours, "since", lambda _: None)
+        assert hours.tick()["payouts"] == (Verdict.UNKNOWN, None)
+        assert hours.tick(600)["payouts"] == (Verdict.UNKNOWN, None)
+    back = hours.at + timedelta(seconds=3)
+    monkeypatch.setattr(Hours, "since", lambda _: back)
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+    assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
+
+
 @pytest.mark.parametrize("sign", ["opens an epoch", "beats"])
 def test_a_driver_that_is_heard_between_look_and_act_is_left_alone(hours, monkeypatch, sign):
     """Which the resource does not show: its version is that of the look."""

@@ -94,12 +94,12 @@ def crashed(*endings, state=AppState.FAILING, **changes):
     return facts(app(state, submission=f"s{len(endings)}"), seen(state, 5, *endings), **changes)
 
 
-def begun(*endings, state=AppState.SUBMITTED, **changes):
-    """The same, and the next driver began five seconds ago."""
+def begun(*endings, state=AppState.SUBMITTED, since=5, seen_at=None, **changes):
+    """The same, and the next driver began five seconds ago, when it was seen."""
     mine = f"s{len(endings) + 1}"
-    sighting = seen(state, 5, *endings)
-    sighting = replace(sighting, lives=(*sighting.lives, Life(mine, ago(5))))
-    return facts(app(state, submission=mine, submitted_at=ago(5)), sighting, **changes)
+    sighting = seen(state, since, *endings)
+    sighting = replace(sighting, lives=(*sighting.lives, Life(mine, seen_at or ago(since))))
+    return facts(app(state, submission=mine, submitted_at=ago(since)), sighting, **changes)
 
 
 UNSEEN = Trouble.UNSEEN
@@ -188,6 +188,25 @@ TABLE = {
             OOM, OOM, OOM, state=AppState.RUNNING,
             refusal=Refusal(ago(1), "topic_changed", "another topic", "s4"),
         ), Verdict.BLOCKED, None,
+    ),
+    "nobody knows what it would have said while nobody listens": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=None), Verdict.UNKNOWN, None,
+    ),
+    "or only listened when it had begun": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(2)), Verdict.STARTING, None,
+    ),
+    "though it was seen later than it began": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, seen_at=ago(1), appender_since=ago(2)),
+        Verdict.STARTING, None,
+    ),
+    "it may have spoken and not been let in": (
+        begun(
+            OOM, OOM, OOM, state=AppState.RUNNING, refusal=Refusal(ago(1), "unjudged", "who is it?", ""),
+        ), Verdict.RETRYING, None,
+    ),
+    "it has had its say": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(600)),
+        Verdict.CRASHING, Rung.MORE_MEMORY,
     ),
     "two endings are no loop for the next one either": (begun(OOM, OOM), Verdict.STARTING, None),
     "and what was done about them has its chance": (
