@@ -92,10 +92,7 @@ class ApplicationSupervisor:
     def watch(self) -> tuple[Decision, ...]:
         """A look that is remembered: since when what is as it is, and which specs there were."""
         look = self._look()
-        before = self.ledger.sightings()
-        self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
-        if look.as_of:  # after them: what is read twice between two looks does no harm, a gap would
-            self.ledger.note_look(look.as_of)
+        self.ledger.note_look(look.as_of, look.now, look.sightings.values())
         self._end_overlays(look)
         self._note_specs(look)
         self._note_incident(look)
@@ -103,13 +100,16 @@ class ApplicationSupervisor:
 
     def recover_all(self, names: Iterable[str]) -> Iterator[Recovered]:
         """Look again, and do for each of these what is to be done now. One at a time in all the platform:
-        while another one is at it, there is nothing to be done here."""
+        while another one is at it, there is nothing to be done here. What this look saw is remembered before
+        anything is done: an ending that is only seen later would count as one that it did not help against.
+        """
         lease = self.ledger.acquire(LEASE, f"{gethostname()}-{os.getpid()}", LEASE_SECONDS)
         if lease is None:
             return
         failures: list[SpikeError] = []
         with released(self.ledger, lease):
             look, wanted = self._look(), set(names)
+            self.ledger.note_look(look.as_of, look.now, look.sightings.values())
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
                     lease = self.ledger.renew(lease, LEASE_SECONDS)

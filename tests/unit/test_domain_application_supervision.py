@@ -193,7 +193,8 @@ TABLE = {
         begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=None), Verdict.UNKNOWN, None,
     ),
     "or only listened when it had begun": (
-        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(2)), Verdict.STARTING, None,
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(2)),
+        Verdict.STARTING, None,
     ),
     "though it was seen later than it began": (
         begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, seen_at=ago(1), appender_since=ago(2)),
