@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
+from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of, untold
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
@@ -159,9 +159,11 @@ def ending_of(app: ObservedApplication | None, pod: PodSight | None = None) -> T
 
 
 def retraced(before: Sighting, passed: Iterable[ObservedApplication], now: datetime) -> Sighting:
-    """What would be remembered if a look had fallen on each of these, which passed between two looks."""
+    """What would be remembered if a look had fallen on each of these, which passed between two looks. Their
+    pods are gone: where only those would tell how one ended, nobody saw it."""
     for then in passed:
-        before = sight(before, then, ending_of(then), now) or before
+        ending = None if untold(Evidence(then)) else ending_of(then)
+        before = sight(before, then, ending, now) or before
     return before
 
 

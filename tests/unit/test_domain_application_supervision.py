@@ -566,6 +566,29 @@ def test_what_passed_between_two_looks_is_remembered_as_if_it_had_been_seen():
     assert retraced(BEFORE, (), HOUR) == BEFORE
 
 
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        ("driver container failed with ExitCode: 143, Reason: Error", UNSEEN),
+        ("driver container failed with ExitCode: 137, Reason: Error", UNSEEN),
+        (KILLED, OOM),
+        ("driver pod failed: Evicted, ExitCode: 143, Reason: Error", Trouble.EVICTED),
+        ("driver container failed with ExitCode: 1, Reason: Error", Trouble.CRASHING),
+    ],
+)
+def test_of_a_driver_that_was_killed_only_its_pod_could_tell_why(error, ending):
+    passed = [life(1, "FAILING", error), life(1, "PENDING_RERUN")]
+    then = sight(retraced(BEFORE, passed, HOUR), life(2, "SUBMITTED"), None, HOUR)
+    assert [li.ending for li in then.lives] == [ending, None]
+
+
+def test_one_that_ends_while_it_is_looked_at_is_told_by_its_pod():
+    killed = life(2, "FAILING", "driver container failed with ExitCode: 143, Reason: Error")
+    passed = [life(1, "FAILING", KILLED), life(1, "PENDING_RERUN"), life(2, "SUBMITTED"), killed]
+    then = sight(retraced(BEFORE, passed, HOUR), killed, Trouble.EVICTED, HOUR)
+    assert [li.ending for li in then.lives] == [OOM, Trouble.EVICTED]
+
+
 def test_a_driver_that_was_ended_for_another_spec_has_not_ended_of_itself():
     passed = [life(1, "INVALIDATING"), life(0, "PENDING_RERUN", submission="s1")]
     then = sight(retraced(BEFORE, passed, HOUR), life(1, "SUBMITTED", submission="s2"), None, HOUR)
