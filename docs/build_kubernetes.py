@@ -59,7 +59,8 @@ SEEN_ELSEWHERE: Mapping[Trouble, str] = {
     Trouble.HUNG: "no heartbeat, no epoch, or no progress though records wait",
     Trouble.DELETED: "no resource, and there was one",
     Trouble.DRIFTED: "the driver that is heard says another version than the resource has",
-    Trouble.UNSEEN: "the operator has submitted the same spec again, and what was in between cannot be read",
+    Trouble.UNSEEN: "the operator has submitted the same spec again, and what was in between cannot be read, "
+    "or is only that it was killed",
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
+from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of, untold
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
@@ -41,6 +41,7 @@ LOOP: dict[Trouble, int] = {
 LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
 BEGUN = frozenset({AppState.SUBMITTED, AppState.RUNNING})
+ENDS_A_DRIVER = frozenset({ActionKind.RESTART, ActionKind.RESUBMIT, ActionKind.OVERLAY, ActionKind.STOP})
 _OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
 _VERDICTS = {
     Trouble.STUCK: Verdict.STUCK,
@@ -101,9 +102,16 @@ class ApplicationFacts:
         """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
         if not self.owner or self.heard(now):
             return bool(self.owner)
+        since = self.listened_since
+        return since is None or now - since <= self.spike.objectives.hang
+
+    @property
+    def listened_since(self) -> datetime | None:
+        """As `SpikeFacts.listened_since`."""
         unheard = self.refusal.unheard_at if self.refusal else None
-        since = max(filter(None, (self.appender_since, unheard)), default=None)
-        return self.appender_since is None or since is None or now - since <= self.spike.objectives.hang
+        if self.appender_since is None or unheard is None:
+            return self.appender_since
+        return max(self.appender_since, unheard)
 
     @property
     def owner(self) -> tuple[str, ...]:
@@ -151,9 +159,11 @@ def ending_of(app: ObservedApplication | None, pod: PodSight | None = None) -> T
 
 
 def retraced(before: Sighting, passed: Iterable[ObservedApplication], now: datetime) -> Sighting:
-    """What would be remembered if a look had fallen on each of these, which passed between two looks."""
+    """What would be remembered if a look had fallen on each of these, which passed between two looks. Their
+    pods are gone: where only those would tell how one ended, nobody saw it."""
     for then in passed:
-        before = sight(before, then, ending_of(then), now) or before
+        ending = None if untold(Evidence(then)) else ending_of(then)
+        before = sight(before, then, ending, now) or before
     return before
 
 
@@ -168,6 +178,28 @@ def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
     if app.controls.paused is not None:
         return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
     return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)
+
+
+def outdated(facts: ApplicationFacts, decision: Decision, newest: Epoch | None) -> str | None:
+    """What the spike's driver said since the look, in the ledger alone, that a decision to end one does not
+    know of: an epoch was opened, or whoever was taken for silent or ended was heard. None: nothing."""
+    if decision.action is None or decision.action.kind not in ENDS_A_DRIVER:
+        return None
+    if newest is None or newest.state is not EpochState.OPEN:
+        return None
+    if facts.epoch is None or newest.number != facts.epoch.number:
+        return f"driver {newest.driver} has opened epoch {newest.number} meanwhile"
+    heard = newest.heartbeat_at > facts.epoch.heartbeat_at
+    if heard and _takes_for_silent(facts, decision):
+        return f"driver {newest.driver} was heard meanwhile"
+    return None
+
+
+def _takes_for_silent(facts: ApplicationFacts, decision: Decision) -> bool:
+    """Not so what a person asks for, what is done to a driver because of what it says, and what the operator
+    is done with."""
+    over = facts.app is None or facts.app.state in TERMINAL
+    return not over and decision.trouble not in {None, Trouble.DRIFTED, Trouble.TWO_DRIVERS}
 
 
 def _say(facts: ApplicationFacts, verdict: Verdict, cause: str) -> Decision:
@@ -270,13 +302,16 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
 
 
 def _unproven(facts: ApplicationFacts, app: ObservedApplication) -> bool:
-    """The next driver has begun and nobody has heard of it: no epoch but that of one that ended, no refusal,
-    no heartbeat or commit since it was first seen. The operator goes from one life to the next faster than
-    we look; and what is done ends a driver."""
+    """The next driver has begun and nobody has heard of it, though somebody listened all its life: no epoch
+    but that of one that ended, no refusal, no heartbeat or commit since it was first seen. The operator goes
+    from one life to the next faster than we look; and what is done ends a driver."""
     *past, mine = facts.sighting.lives if facts.sighting and facts.sighting.lives else (None,)
     if app.state not in BEGUN or mine is None or mine.submission != app.submission or mine.ending:
         return False
     if facts.refusal is not None and facts.refusal.driver in {mine.submission, mine.uid}:
+        return False
+    listened, began = facts.listened_since, min(mine.seen_at, app.submitted_at or mine.seen_at)
+    if listened is None or listened > began:
         return False
     ended = {name for life in past if life for name in (life.submission, life.uid)}
     beat = facts.epoch.heartbeat_at if facts.epoch and facts.owner else None

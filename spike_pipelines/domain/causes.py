@@ -96,6 +96,16 @@ CAUSES: Sequence[CauseRule] = (
 )
 
 
+KILLED = frozenset({128 + 9, 128 + 15})  # SIGKILL, SIGTERM
+
+
+def untold(evidence: Evidence) -> bool:
+    """Whether its error text alone does not tell why it ended: it was killed. Its pod would say by whom, such
+    as by a kubelet that evicts it."""
+    killed = evidence.pod is None and evidence.exit_code in KILLED
+    return killed and trouble_of(evidence) is Trouble.CRASHING
+
+
 def trouble_of(evidence: Evidence) -> Trouble | None:
     """None while nothing speaks of trouble: a driver that runs, or one that is only being started."""
     return next((rule.trouble for rule in CAUSES if rule.holds(evidence)), None)

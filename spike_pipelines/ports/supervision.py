@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from spike_pipelines.domain.observed import Recovery
@@ -41,7 +42,9 @@ class SupervisionLedger(Ledger, Protocol):
     def last_look(self) -> str | None:
         """The version of the cluster that the sightings are of."""
 
-    def note_look(self, as_of: str) -> None: ...
+    def note_look(self, as_of: str, at: datetime, sightings: Iterable[Sighting]) -> None:
+        """What a look at this time saw, and of which version of the cluster, together. Of a look that was
+        before the one that is remembered nothing is written."""
 
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         """By spike, those that have not ended, expired ones included; oldest first."""

@@ -18,6 +18,7 @@ from spike_pipelines.domain.application_supervision import (
     ending_of,
     newest,
     one_each,
+    outdated,
     retraced,
     supervise_application,
     suspect,
@@ -91,10 +92,7 @@ class ApplicationSupervisor:
     def watch(self) -> tuple[Decision, ...]:
         """A look that is remembered: since when what is as it is, and which specs there were."""
         look = self._look()
-        before = self.ledger.sightings()
-        self.ledger.note_sightings(s for s in look.sightings.values() if before.get(s.spike) != s)
-        if look.as_of:  # after them: what is read twice between two looks does no harm, a gap would
-            self.ledger.note_look(look.as_of)
+        self.ledger.note_look(look.as_of, look.now, look.sightings.values())
         self._end_overlays(look)
         self._note_specs(look)
         self._note_incident(look)
@@ -102,13 +100,16 @@ class ApplicationSupervisor:
 
     def recover_all(self, names: Iterable[str]) -> Iterator[Recovered]:
         """Look again, and do for each of these what is to be done now. One at a time in all the platform:
-        while another one is at it, there is nothing to be done here."""
+        while another one is at it, there is nothing to be done here. What this look saw is remembered before
+        anything is done: an ending that is only seen later would count as one that it did not help against.
+        """
         lease = self.ledger.acquire(LEASE, f"{gethostname()}-{os.getpid()}", LEASE_SECONDS)
         if lease is None:
             return
         failures: list[SpikeError] = []
         with released(self.ledger, lease):
             look, wanted = self._look(), set(names)
+            self.ledger.note_look(look.as_of, look.now, look.sightings.values())
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
                     lease = self.ledger.renew(lease, LEASE_SECONDS)
@@ -259,7 +260,7 @@ class ApplicationSupervisor:
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
         else:
-            noted = self._note(decision, action, None, None)
+            noted = self._note(facts, decision, action, None, None)
             try:
                 self._change(facts, action, decision.cause)
             except Conflict:
@@ -301,7 +302,7 @@ class ApplicationSupervisor:
         else:
             stable = self._gone_back_to(app.spike, (action.overlay, *carried))
             before = self.cluster.replaced_by(app, action.overlay, carried, stable)
-        self._note(decision, action, kind, before)
+        self._note(facts, decision, action, kind, before)
         overlays = self.ledger.open_overlays().get(app.spike, ())
         self._converge(replace(facts, overlays=overlays), app)
 
@@ -317,10 +318,18 @@ class ApplicationSupervisor:
         return None if spec is None else self.ledger.manifest(spike, spec)
 
     def _note(
-        self, decision: Decision, action: Action, overlay: OverlayKind | None, before: str | None
+        self,
+        facts: ApplicationFacts,
+        decision: Decision,
+        action: Action,
+        overlay: OverlayKind | None,
+        before: str | None,
     ) -> Recovery:
-        """One transaction: the recovery, its overlay, and the fence around the driver that is to end."""
+        """One transaction: the recovery, its overlay, and the fence around the driver that is to end. Raises
+        `Conflict` if that one was heard since the look, of which the resource does not tell."""
         with self.ledger.begin() as tx:
+            if (why := outdated(facts, decision, tx.latest_epoch(decision.spike))) is not None:
+                raise Conflict(why)
             noted = Recovery(decision.spike, tx.now(), action.noted, decision.cause, decision.verdict)
             tx.add_recovery(noted)
             if action.overlay is not None and overlay is not None:

@@ -40,9 +40,27 @@ def test_a_sighting_comes_back_as_it_was_written_and_the_newest_counts(ledger):
 
 def test_a_look_is_remembered_by_what_it_was_of_and_is_no_sighting(ledger):
     assert ledger.last_look() is None
-    ledger.note_look("100")
-    ledger.note_look("117")
-    ledger.note_sightings([SEEN])
+    ledger.note_look("100", HOUR, [])
+    ledger.note_look("117", HOUR, [SEEN])
+    assert (ledger.last_look(), ledger.sightings()) == ("117", {"payouts": SEEN})
+    other = replace(SEEN, spike="session")
+    ledger.note_look("118", HOUR + timedelta(seconds=1), [SEEN, other])
+    assert (ledger.last_look(), ledger.sightings()) == ("118", {"payouts": SEEN, "session": other})
+    ledger.note_look("", HOUR + timedelta(seconds=2), [])
+    assert ledger.last_look() is None
+
+
+def test_a_look_is_noted_with_all_that_it_saw_or_not_at_all(ledger):
+    ledger.note_look("100", HOUR, [SEEN])
+    unfit = replace(SEEN, spike=None)
+    with pytest.raises(Exception, match="spike"):
+        ledger.note_look("117", HOUR + timedelta(seconds=1), [replace(SEEN, uid="w"), unfit])
+    assert (ledger.last_look(), ledger.sightings()) == ("100", {"payouts": SEEN})
+
+
+def test_a_look_that_took_longer_than_a_later_one_does_not_replace_it(ledger):
+    ledger.note_look("117", HOUR, [SEEN])
+    ledger.note_look("100", HOUR - timedelta(seconds=1), [replace(SEEN, state_text="FAILING")])
     assert (ledger.last_look(), ledger.sightings()) == ("117", {"payouts": SEEN})
 
 

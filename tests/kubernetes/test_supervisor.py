@@ -413,6 +413,100 @@ def test_a_driver_that_is_heard_is_left_alone_however_its_forerunners_ended(hour
     assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
 
 
+def test_a_look_of_which_nothing_could_be_noted_is_read_again_and_counted_once(hours, monkeypatch):
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    dies_between_two_looks(hours)
+
+    def lost(*_):
+        raise Transient("the ledger is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryLedger, "note_look", lost)
+        with pytest.raises(Transient):
+            hours.tick(20)
+    hours.site.status(state="RUNNING")
+    dies_between_two_looks(hours)
+    assert hours.tick(20)["payouts"] == (Verdict.STARTING, None)
+    lives = hours.world.ledger.sightings()["payouts"].lives
+    assert [life.ending for life in lives] == ["out of memory", "out of memory", None]
+
+
+def test_what_ended_before_something_was_done_about_it_calls_for_nothing_more(hours):
+    """Also where the recovery's own look was the first to see it."""
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    for _ in range(3):
+        dies_between_two_looks(hours)
+    hours.at += timedelta(seconds=5)
+    hours.supervisor.watch()
+    dies_between_two_looks(hours)
+    hours.site.fails(code=137, reason="OOMKilled")
+    hours.site.status(state="PENDING_RERUN")
+    hours.at += timedelta(seconds=5)
+    (done,) = hours.supervisor.recover_all(["payouts"])
+    assert done.action.noted == "more-memory"
+    hours.tick()
+    hours.site.attempts["payouts"] = 0  # another spec
+    hours.site.submit(state="SUBMITTED")
+    assert hours.tick(40)["payouts"] == (Verdict.STARTING, None)
+    assert hours.recoveries() == ["more-memory"]
+
+
+def test_while_nobody_listens_no_driver_is_ended_for_those_before_it(hours, monkeypatch):
+    hours.deploy()
+    hours.site.submit()
+    hours.tick()
+    for _ in range(3):
+        dies_between_two_looks(hours)
+    hours.site.status(state="RUNNING")
+    with monkeypatch.context() as patch:
+        patch.setattr(Hours, "since", lambda _: None)
+        assert hours.tick()["payouts"] == (Verdict.UNKNOWN, None)
+        assert hours.tick(600)["payouts"] == (Verdict.UNKNOWN, None)
+    back = hours.at + timedelta(seconds=3)
+    monkeypatch.setattr(Hours, "since", lambda _: back)
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+    assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
+
+
+@pytest.mark.parametrize("sign", ["opens an epoch", "beats"])
+def test_a_driver_that_is_heard_between_look_and_act_is_left_alone(hours, monkeypatch, sign):
+    """Which the resource does not show: its version is that of the look."""
+    hours.deploy()
+    submission = hours.site.submit()
+    hours.tick()
+    if sign == "beats":
+        hours.driver(submission)
+        hours.at += timedelta(seconds=65)
+    else:
+        for _ in range(3):
+            submission = dies_between_two_looks(hours)
+        hours.site.status(state="RUNNING")
+    clues = KubernetesCluster.clues
+
+    def meanwhile(cluster, seen, lines):
+        if sign == "beats":
+            hours.beats()
+        else:
+            hours.driver(submission)
+        return clues(cluster, seen, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesCluster, "clues", meanwhile)
+        (done,) = hours.supervisor.recover_all(["payouts"])
+    assert "not done: driver" in done.decision.cause
+    epoch = hours.world.ledger.epochs()["payouts"]
+    assert (epoch.driver, epoch.state) == (submission, EpochState.OPEN)
+    spec = hours.site.get()["spec"]
+    assert (spec["driver"]["memory"], spec.get("suspend", False)) == ("512m", False)
+    assert (hours.recoveries(), hours.world.ledger.open_overlays()) == ([], {})
+    hours.beats()
+    assert hours.tick()["payouts"] == (Verdict.RUNNING, None)
+
+
 def test_what_the_api_server_has_forgotten_is_unseen_and_fails_no_look(hours, fake):
     if hours.site.fake is None:
         pytest.skip("a real API server does not forget when told to")

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from spike_pipelines.domain.application_supervision import (
     ApplicationFacts,
     one_each,
+    outdated,
     retraced,
     supervise_application,
     suspect,
 )
 from spike_pipelines.domain.causes import Trouble
-from spike_pipelines.domain.epochs import Phase
+from spike_pipelines.domain.epochs import EpochState, Phase
 from spike_pipelines.domain.ladder import Rung
 from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
@@ -93,12 +94,12 @@ def crashed(*endings, state=AppState.FAILING, **changes):
     return facts(app(state, submission=f"s{len(endings)}"), seen(state, 5, *endings), **changes)
 
 
-def begun(*endings, state=AppState.SUBMITTED, **changes):
-    """The same, and the next driver began five seconds ago."""
+def begun(*endings, state=AppState.SUBMITTED, since=5, seen_at=None, **changes):
+    """The same, and the next driver began five seconds ago, when it was seen."""
     mine = f"s{len(endings) + 1}"
-    sighting = seen(state, 5, *endings)
-    sighting = replace(sighting, lives=(*sighting.lives, Life(mine, ago(5))))
-    return facts(app(state, submission=mine, submitted_at=ago(5)), sighting, **changes)
+    sighting = seen(state, since, *endings)
+    sighting = replace(sighting, lives=(*sighting.lives, Life(mine, seen_at or ago(since))))
+    return facts(app(state, submission=mine, submitted_at=ago(since)), sighting, **changes)
 
 
 UNSEEN = Trouble.UNSEEN
@@ -187,6 +188,26 @@ TABLE = {
             OOM, OOM, OOM, state=AppState.RUNNING,
             refusal=Refusal(ago(1), "topic_changed", "another topic", "s4"),
         ), Verdict.BLOCKED, None,
+    ),
+    "nobody knows what it would have said while nobody listens": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=None), Verdict.UNKNOWN, None,
+    ),
+    "or only listened when it had begun": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(2)),
+        Verdict.STARTING, None,
+    ),
+    "though it was seen later than it began": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, seen_at=ago(1), appender_since=ago(2)),
+        Verdict.STARTING, None,
+    ),
+    "it may have spoken and not been let in": (
+        begun(
+            OOM, OOM, OOM, state=AppState.RUNNING, refusal=Refusal(ago(1), "unjudged", "who is it?", ""),
+        ), Verdict.RETRYING, None,
+    ),
+    "it has had its say": (
+        begun(OOM, OOM, OOM, state=AppState.RUNNING, since=600, appender_since=ago(600)),
+        Verdict.CRASHING, Rung.MORE_MEMORY,
     ),
     "two endings are no loop for the next one either": (begun(OOM, OOM), Verdict.STARTING, None),
     "and what was done about them has its chance": (
@@ -374,6 +395,51 @@ def test_memory_grows_by_half_to_a_cap_of_what_the_file_says():
     assert action.overlay.kind is OverlayKind.QUARANTINE
 
 
+NEXT = replace(heard(0, "s4"), number=2)
+STILL = heard(61)
+OUTDATED = {
+    "an epoch was opened": (begun(OOM, OOM, OOM), NEXT, True),
+    "after one that ended": (begun(OOM, OOM, OOM, epoch=heard(6)), NEXT, True),
+    "and was ended again": (begun(OOM, OOM, OOM), replace(NEXT, state=EpochState.RETIRED), False),
+    "nothing was opened": (begun(OOM, OOM, OOM), None, False),
+    "the epoch is as it was": (begun(OOM, OOM, OOM, epoch=heard(6)), heard(6), False),
+    "the one that ended beat once more": (begun(OOM, OOM, OOM, epoch=heard(6)), heard(1), True),
+    "the silent one was heard": (facts(epoch=STILL), heard(1), True),
+    "it is as silent as it was": (facts(epoch=STILL), STILL, False),
+    "a kick ends nobody": (late(AppState.SUBMITTED), NEXT, False),
+    "what drifts is heard all the while": (
+        facts(
+            app(spec_hash="v3"), replace(seen("RUNNING", 400), spec_since=ago(400)),
+            epoch=heard(2), recoveries=[did(200, "kick")],
+        ), heard(1), False,
+    ),
+    "the one with the epoch is heard while the other is ended": (
+        facts(
+            epoch=heard(2),
+            pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")],
+        ), heard(1), False,
+    ),
+    "the other one got the epoch": (
+        facts(
+            epoch=heard(2),
+            pods=[PodSight("p", "1", "s3", "Running"), PodSight("q", "2", "s2", "Running")],
+        ), replace(heard(0, "s2"), number=2), True,
+    ),
+    "who is asked to restart a driver that works does not wait until it is silent": (
+        facts(app(controls=Controls(restart="now")), epoch=heard(2)), heard(1), False,
+    ),
+    "what the operator is done with": (late(AppState.FAILED, epoch=heard(2)), heard(1), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OUTDATED)
+def test_what_would_end_a_driver_is_out_of_date_once_one_was_heard_that_was_not(case):
+    given_facts, newest, expected = OUTDATED[case]
+    decision = supervise_application(given_facts, HOUR)
+    assert decision.action is not None
+    assert (outdated(given_facts, decision, newest) is not None) is expected
+
+
 STUCKABLE = [s for s in AppState if s != AppState.UNSEEN]
 
 
@@ -498,6 +564,29 @@ def test_what_passed_between_two_looks_is_remembered_as_if_it_had_been_seen():
     ]
     assert (then.state_text, then.since) == ("SUBMITTED", HOUR)
     assert retraced(BEFORE, (), HOUR) == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        ("driver container failed with ExitCode: 143, Reason: Error", UNSEEN),
+        ("driver container failed with ExitCode: 137, Reason: Error", UNSEEN),
+        (KILLED, OOM),
+        ("driver pod failed: Evicted, ExitCode: 143, Reason: Error", Trouble.EVICTED),
+        ("driver container failed with ExitCode: 1, Reason: Error", Trouble.CRASHING),
+    ],
+)
+def test_of_a_driver_that_was_killed_only_its_pod_could_tell_why(error, ending):
+    passed = [life(1, "FAILING", error), life(1, "PENDING_RERUN")]
+    then = sight(retraced(BEFORE, passed, HOUR), life(2, "SUBMITTED"), None, HOUR)
+    assert [li.ending for li in then.lives] == [ending, None]
+
+
+def test_one_that_ends_while_it_is_looked_at_is_told_by_its_pod():
+    killed = life(2, "FAILING", "driver container failed with ExitCode: 143, Reason: Error")
+    passed = [life(1, "FAILING", KILLED), life(1, "PENDING_RERUN"), life(2, "SUBMITTED"), killed]
+    then = sight(retraced(BEFORE, passed, HOUR), killed, Trouble.EVICTED, HOUR)
+    assert [li.ending for li in then.lives] == [OOM, Trouble.EVICTED]
 
 
 def test_a_driver_that_was_ended_for_another_spec_has_not_ended_of_itself():

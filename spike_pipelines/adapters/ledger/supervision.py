@@ -38,31 +38,30 @@ class SupervisionQueries(ABC):
 
     def sightings(self) -> Mapping[str, Sighting]:
         with self._read() as db:
-            query = sa.select(s.sightings).where(s.sightings.c.spike != FLEET)
-            return {row.spike: _sighting(row) for row in db.execute(query)}
+            return _sightings(db)
 
     def note_sightings(self, sightings: Iterable[Sighting]) -> None:
-        values = [_values(sighting) for sighting in sightings]
-        if not values:
-            return
-        new = insert(s.sightings)
-        changed = {c.name: new.excluded[c.name] for c in s.sightings.c if c.name != "spike"}
         with translated(), self._engine.begin() as db:
-            db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed), values)
+            _write(db, sightings)
 
     def last_look(self) -> str | None:
         query = sa.select(s.sightings.c.uid).where(s.sightings.c.spike == FLEET)
         with self._read() as db:
-            return db.execute(query).scalar_one_or_none()
+            return db.execute(query).scalar_one_or_none() or None
 
-    def note_look(self, as_of: str) -> None:
-        clock = sa.func.clock_timestamp()
-        new = insert(s.sightings).values(
-            spike=FLEET, uid=as_of, state="looked", since=clock, spec_since=clock, lives=[]
+    def note_look(self, as_of: str, at: datetime, sightings: Iterable[Sighting]) -> None:
+        t = s.sightings
+        new = insert(t).values(spike=FLEET, uid=as_of, state="looked", since=at, spec_since=at, lives=[])
+        newest = new.on_conflict_do_update(
+            index_elements=["spike"],
+            set_={"uid": new.excluded.uid, "since": new.excluded.since},
+            where=t.c.since <= at,
         )
-        changed = {"uid": new.excluded.uid, "since": new.excluded.since}
         with translated(), self._engine.begin() as db:
-            db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed))
+            if db.execute(newest.returning(t.c.spike)).first() is None:
+                return
+            before = _sightings(db)  # nobody else notes a look until this is done
+            _write(db, (seen for seen in sightings if before.get(seen.spike) != seen))
 
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         o = s.overlays
@@ -119,6 +118,20 @@ class SupervisionQueries(ABC):
 
 def _is(spec: str) -> sa.ColumnElement[bool]:
     return s.specs.c.hash.startswith(f"{spec}{_AS}", autoescape=True)
+
+
+def _sightings(db: sa.Connection) -> Mapping[str, Sighting]:
+    query = sa.select(s.sightings).where(s.sightings.c.spike != FLEET)
+    return {row.spike: _sighting(row) for row in db.execute(query)}
+
+
+def _write(db: sa.Connection, sightings: Iterable[Sighting]) -> None:
+    values = [_values(sighting) for sighting in sightings]
+    if not values:
+        return
+    new = insert(s.sightings)
+    changed = {c.name: new.excluded[c.name] for c in s.sightings.c if c.name != "spike"}
+    db.execute(new.on_conflict_do_update(index_elements=["spike"], set_=changed), values)
 
 
 def _values(sighting: Sighting) -> dict[str, object]:
