@@ -283,7 +283,7 @@ def test_of_two_that_looked_at_once_the_second_reads_nothing(world, ran):
 def test_an_hour_that_kafkas_log_begins_within_is_refused_unless_its_loss_is_accepted(world, ran):
     world.broker.delete_records(ran.spike.topic, 0, before=3)
     with pytest.raises(
-        Expired, match=r"begins with a record of it \(payouts-topic:0 at 3\), so more of it may"
+        Expired, match=r"begins with nothing that is older \(payouts-topic:0 at 3\), so more of it may"
     ):
         earlier(world, ran.spike, A)
     (done,), _ = earlier(world, ran.spike, A, accept_loss=True)
@@ -291,6 +291,57 @@ def test_an_hour_that_kafkas_log_begins_within_is_refused_unless_its_loss_is_acc
     (told,) = world.ledger.operations("payouts", 9)
     assert (told.kind, told.author.who) == (OperationKind.ACCEPT_LOSS, "ann@desk")
     assert f"swap {done.earlier.number} backfills 2026-11-22T19 though Kafka's log begins" in told.summary
+    assert breaches(world) == {}
+
+
+@pytest.mark.parametrize(
+    ("gone", "hour", "left"),
+    [((0, 5), A, 3), ((0, 19), A, 0), ((1, 7), B, 9), ((1, 3), B, 13)],
+    ids=["it begins with another hour", "nothing is left", "nothing in one partition", "a part of one"],
+)
+def test_what_may_be_gone_of_an_hour_is_a_loss_wherever_the_log_begins(world, ran, gone, hour, left):
+    index, before = gone
+    world.broker.delete_records(ran.spike.topic, index, before=before)
+    with pytest.raises(Expired, match=rf"\(payouts-topic:{index} at {before}\), so more of it may be gone"):
+        earlier(world, ran.spike, hour)
+    assert world.ledger.swaps("payouts", 9) == ()
+    (done,), _ = earlier(world, ran.spike, hour, accept_loss=True)
+    assert (done.final, bool(done.earlier)) == (left, left > 0)
+    (told,) = world.ledger.operations("payouts", 9)
+    assert told.kind is OperationKind.ACCEPT_LOSS
+    assert f"payouts-topic:{index} at {before}" in told.summary
+    assert breaches(world) == {}
+
+
+def test_a_log_that_begins_with_the_end_of_a_transaction_may_have_lost_what_was_before_it(world):
+    spike = replace(world.spike(start=Start.LATEST, records=0), topic_has_gaps=True)
+    world.broker.append(spike.topic, 0, A, A)
+    world.broker.append_control(spike.topic, 0)
+    world.broker.append(spike.topic, 0, A, A)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *LIVE)
+    driver.stage(4, 2, 1)
+    world.settle(spike)
+    world.broker.delete_records(spike.topic, 0, before=2)
+    with pytest.raises(Expired, match="more of it may be gone"):
+        earlier(world, spike, A)
+
+
+def test_of_an_hour_that_was_cut_not_even_its_live_part_changes_unless_the_loss_is_accepted(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=9)
+    with pytest.raises(Expired, match=r"\(payouts-topic:0 at 9\)"):
+        earlier(world, ran.spike, HOUR)
+    assert world.ledger.swaps("payouts", 9) == ()
+    (done,), _ = earlier(world, ran.spike, HOUR, accept_loss=True)
+    assert (len(done.swaps), done.final) == (2, 5 + count(HOUR))
+    assert breaches(world) == {}
+
+
+def test_of_an_hour_that_begins_behind_older_records_nothing_is_thought_lost(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    (done,), _ = earlier(world, ran.spike, HOUR)
+    assert done.final == 5 + count(HOUR)
+    assert world.ledger.operations("payouts", 9) == ()
     assert breaches(world) == {}
 
 
