@@ -9,6 +9,7 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from builders import BUCKET, HOUR, NEXT_HOUR, empty
@@ -24,6 +25,7 @@ from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.rewind import Earliest, ToOffsets
 from spike_pipelines.domain.spike import Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
+from spike_pipelines.orchestration.backfill import HourFailed, run_backfill
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
@@ -201,6 +203,26 @@ def test_a_replay_of_several_hours_keeps_none_of_them_from_being_backfilled(worl
 def test_what_another_dataset_would_lack_of_it_is_known(world, ran):
     earlier(world, ran.spike, A)
     assert [(r.start, r.end) for r in world.ledger.fed_ranges("payouts", A)] == [(0, 19), (21, 28)]
+
+
+def test_a_look_that_is_refused_fails_the_older_hours_alone(world, ran):
+    class Compacted(Seeing):
+        def survey(self, order, keep_alive):
+            found = Seeing.survey(self, order, keep_alive)
+            return replace(found, scanned=found.scanned - 1)
+
+    world.execute("UPDATE batches SET committed_at = '2026-11-22 20:30:00+00'")
+    platform = SimpleNamespace(
+        ledger=world.ledger,
+        backfiller=backfiller(world, Compacted(world, ALL_GOOD)),
+        publisher=SimpleNamespace(show=lambda _: None),
+    )
+    spike = replace(ran.spike, dataset=replace(ran.spike.dataset, start=A))
+    older, newer = run_backfill(platform, spike, (HOUR, NEXT_HOUR), Ask(ask()), lambda _: None)
+    assert older == HourFailed(HOUR, "read 16 records from 17 offsets")
+    assert (newer.hour, newer.final) == (NEXT_HOUR, 2)
+    world.settle(ran.spike)
+    assert breaches(world) == {}
 
 
 # beside a rewind
