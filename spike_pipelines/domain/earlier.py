@@ -68,12 +68,15 @@ def check_still_below(places: Iterable[Place], facts: EarlierFacts) -> None:
             raise Refused(f"{r} was taken into the live stream meanwhile, by a rewind: look again")
 
 
-def cut_off(places: Iterable[Place], topic: TopicOffsets | None) -> tuple[Partition, ...]:
-    """Partitions in which the hour's first record is the first one of the log: Kafka deleted what was before
-    it, and nobody can tell whether that was of the hour too."""
-    starts = {} if topic is None else topic.log_start
-    return tuple(
-        p
-        for p, at in ((x.range.partition, x.range.start) for x in places)
-        if 0 < at <= starts.get(p.index, 0)
-    )
+def deleted_from(facts: EarlierFacts, topic: TopicOffsets | None) -> tuple[Partition, ...]:
+    """Partitions of which Kafka deleted something that lay below where the spike began."""
+    if topic is None:
+        return ()
+    return tuple(p for p in topic.partitions() if facts.baselines.get(p, 0) and topic.log_start[p.index])
+
+
+def cut_off(since: Mapping[Partition, int], first: Mapping[Partition, int]) -> tuple[Partition, ...]:
+    """Of partitions that were deleted from, those in which the hour begins (`since`, a lookup) no later than
+    the log's `first` record, which a lookup finds too: the log's start may be an offset without a record.
+    Nobody can tell whether what was before it was of the hour."""
+    return tuple(sorted(p for p, at in since.items() if at <= first[p]))

@@ -11,12 +11,13 @@ import dagster as dg
 
 from spike_pipelines.domain.backfill import check_hours
 from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.orchestration.assets import HOUR_FORMAT, dataset_key, dataset_specs
 from spike_pipelines.platform import Platform
-from spike_pipelines.services.backfill import Ask, Backfilled
+from spike_pipelines.services.backfill import Ask, Backfilled, Backfiller
 from spike_pipelines.services.operate import Request
 
 if TYPE_CHECKING:
@@ -122,13 +123,11 @@ def run_backfill(
     """One hour after the other. What is wrong with one alone stops no other; what did not answer, all."""
     check_hours(min(hours), max(hours), spike.dataset.start, platform.ledger.now())
     with closing(platform.backfiller) as backfiller:
-        try:
-            survey = backfiller.survey(spike, hours)
-        except (Conflict, Refused) as problem:
-            yield from (HourFailed(hour, str(problem)) for hour in hours)
-            return
+        survey, unseen = _surveyed(backfiller, spike, hours)
         for hour in hours:
             try:
+                if hour in unseen:
+                    raise unseen[hour]
                 done = backfiller.backfill(spike, hour, ask, survey)
             except (Conflict, Refused) as problem:
                 say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
@@ -138,6 +137,16 @@ def run_backfill(
             if why_not := platform.publisher.show(spike):
                 say(f"committed; the next appender run shows it to readers: {why_not}")
             yield done
+
+
+def _surveyed(
+    backfiller: Backfiller, spike: Spike, hours: Sequence[datetime]
+) -> tuple[Survey, Mapping[datetime, Conflict | Refused]]:
+    """What was found of hours older than the ledger; why not, for each of them, where it was refused."""
+    try:
+        return backfiller.survey(spike, hours), {}
+    except (Conflict, Refused) as problem:
+        return Survey(), dict.fromkeys(backfiller.maybe_older(spike, hours), problem)
 
 
 def fail_with(found: Iterable[Backfilled | HourFailed]) -> None:

@@ -15,7 +15,7 @@ The next backfill then plans anew: what was begun goes by the file, and the acce
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from spike_pipelines.domain.backfill import HOUR, Expired, HourPlan, plan_hour, rounds, scan_problem
 from spike_pipelines.domain.batch import NewBatch
@@ -26,6 +26,7 @@ from spike_pipelines.domain.earlier import (
     below,
     check_still_below,
     cut_off,
+    deleted_from,
     older_hours,
 )
 from spike_pipelines.domain.errors import Refused, TopicChanged
@@ -50,6 +51,8 @@ from spike_pipelines.services.promote import NotConserved
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 log = logging.getLogger(__name__)
+
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)  # no record has a timestamp of before
 
 Ranges = tuple[OffsetRange, ...]
 
@@ -129,14 +132,17 @@ class Backfiller:
         `Transient`.
         """
         self._end_left(spike, hour)
+        survey = self.survey(spike, [hour]) if survey is None else survey
+        cut = self._cut(spike, hour)
+        if cut and not ask.accept_loss:
+            raise Expired(f"{hour:%Y-%m-%dT%H}: {cut}; to read what is left say --accept-loss --why …")
         planned = self._planned(spike, hour, ask)
         done = Backfilled(hour)
         if planned is not None:
             plan, swap, lease = planned
             end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
             done = replace(self._told(hour, end), swap=end, plan=plan)
-        survey = self.survey(spike, [hour]) if survey is None else survey
-        earlier = self._earlier(spike, hour, ask, survey.of(hour))
+        earlier = self._earlier(spike, hour, ask, survey.of(hour), cut)
         return done if earlier is None else done.plus(earlier)
 
     def _planned(self, spike: Spike, hour: datetime, ask: Ask) -> tuple[HourPlan, Swap, Lease] | None:
@@ -155,6 +161,10 @@ class Backfiller:
         return plan, swap, lease
 
     # what Kafka has below where the spike began
+
+    def maybe_older(self, spike: Spike, hours: Iterable[datetime]) -> tuple[datetime, ...]:
+        """As far as the ledger can tell; it asks no Kafka."""
+        return older_hours(hours, self.ledger.earlier_facts(spike.name))
 
     def older(self, spike: Spike, hours: Iterable[datetime]) -> tuple[tuple[datetime, ...], Ranges]:
         """Those of the hours that may have records below where the spike began which nobody has read, and
@@ -183,12 +193,12 @@ class Backfiller:
         return Survey(frozenset(older), tuple(p for p in found.places if p.hour in older))
 
     def _earlier(
-        self, spike: Spike, hour: datetime, ask: Ask, places: tuple[Place, ...]
+        self, spike: Spike, hour: datetime, ask: Ask, places: tuple[Place, ...], cut: str
     ) -> Backfilled | None:
-        """None where there is nothing, or somebody else has read it meanwhile."""
-        if not places:
+        """None where there is nothing, or somebody else has read it meanwhile. `cut`: an accepted loss."""
+        if not places and not cut:
             return None
-        topic, pieces = self._topic(spike), tuple(sorted(place.range for place in places))
+        pieces = tuple(sorted(place.range for place in places))
         with self.ledger.begin() as tx:
             lock_bound(tx, spike)
             check_schema(spike, tx.used_schemas(spike.name))
@@ -196,22 +206,30 @@ class Backfiller:
             if hour in facts.read:
                 return None
             check_still_below(places, facts)
-            cut = cut_off(places, topic)
-            if cut and not ask.accept_loss:
-                raise Expired(
-                    f"{hour:%Y-%m-%dT%H}: {_told_cut(cut, topic)}; to read what is left say --accept-loss "
-                    "--why …"
-                )
+            if not places:
+                tx.add_operation(_nothing_left(spike, hour, ask, cut))
+                return None
             expected = sum(place.records for place in places)
             swap, lease = self.swapper.add(tx, _new_swap(spike, hour, ask, SwapKind.EARLIER, expected))
             if cut:
-                tx.add_operation(_loss(spike, hour, swap, ask, f"though {_told_cut(cut, topic)}"))
+                tx.add_operation(_loss(spike, hour, swap, ask, f"though {cut}"))
 
         def read(swap: Swap, _replaced: tuple[LedgerFile, ...], keep_alive: KeepAlive) -> NewBatch:
             return replace(self._read(spike, hour, pieces, (), swap, keep_alive), ranges=pieces)
 
         end = self.swapper.finish(spike, swap.number, read, lease)
         return replace(self._told(hour, end), earlier=end)
+
+    def _cut(self, spike: Spike, hour: datetime) -> str:
+        """Where more of an older hour may be gone, if anywhere. The hour is looked up first: what is deleted
+        in between makes it a cut one. What is since the survey looked, that one's counts tell."""
+        facts, topic = self.ledger.earlier_facts(spike.name), self._topic(spike)
+        deleted = deleted_from(facts, topic) if older_hours([hour], facts) else ()
+        if not deleted:
+            return ""
+        since = self.broker.offsets_at(deleted, hour)
+        cut = cut_off(since, self.broker.offsets_at(deleted, BEFORE_ALL))
+        return _told_cut(cut, topic) if cut else ""
 
     # what they share
 
@@ -287,7 +305,7 @@ class Backfiller:
 def _told_cut(cut: tuple[Partition, ...], topic: TopicOffsets | None) -> str:
     starts = {} if topic is None else topic.log_start
     named = ", ".join(f"{p} at {starts.get(p.index)}" for p in cut[:20]) + (" …" if cut[20:] else "")
-    return f"Kafka's log begins with a record of it ({named}), so more of it may be gone"
+    return f"Kafka's log begins with nothing that is older ({named}), so more of it may be gone"
 
 
 def _plan(
@@ -329,4 +347,10 @@ def _told_lost(plan: HourPlan) -> str:
 def _loss(spike: Spike, hour: datetime, swap: Swap, ask: Ask, told: str) -> NewOperation:
     summary = f"swap {swap.number} backfills {hour:%Y-%m-%dT%H} {told}"
     request = f"{ask.request.name}/{swap.number}"
+    return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)
+
+
+def _nothing_left(spike: Spike, hour: datetime, ask: Ask, told: str) -> NewOperation:
+    summary = f"nothing of {hour:%Y-%m-%dT%H} was found below where the spike began: {told}"
+    request = f"{ask.request.name}/{hour:%Y-%m-%dT%H}"
     return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)

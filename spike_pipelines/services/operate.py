@@ -305,13 +305,14 @@ def _aligned(  # noqa: PLR0917 - facts
     earlier: tuple[Batch, ...],
 ) -> tuple[tuple[Batch, ...], Aligned]:
     """What lies beyond the points, and what of it goes. An hour that was read below where the spike began and
-    is reached takes its partitions back to there, and there is more beyond."""
+    is reached takes its partitions back to there, and there is more beyond. It ends: points only go down, to
+    where a range begins, and an older hour that went once is looked behind from then on."""
     reached, gone = points, frozenset[int]()
     while True:
         committed = (*_committed(tx, spike, reached, sources, gone), *earlier)
         aligned = align(points, joined([Unit((b.number,), b.ranges) for b in committed], sources))
         lower = {p: min(at, aligned.points.get(p, at)) for p, at in reached.items()}
-        with_these = frozenset(aligned.superseded) & {b.number for b in earlier}
+        with_these = gone | frozenset(aligned.superseded) & {b.number for b in earlier}
         if (lower, with_these) == (reached, gone):
             return committed, aligned
         reached, gone = lower, with_these

@@ -6,25 +6,28 @@ where an hour ends.
 """
 
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
-from builders import HOUR, NEXT_HOUR, empty
+from builders import BUCKET, HOUR, NEXT_HOUR, empty
 from dying import Dead, Trap, Trapped, expire_leases
 from test_backfill import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, rows
 from test_operate import ask, operator
 from test_swap import producing
 
 from spike_pipelines.domain.backfill import Expired
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, hour_of
 from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.rewind import Earliest, ToOffsets
 from spike_pipelines.domain.spike import Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
+from spike_pipelines.orchestration.backfill import HourFailed, run_backfill
 from spike_pipelines.services.backfill import Ask
-from spike_pipelines.services.swap import Swapper, SwapRefused
+from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
 
@@ -76,6 +79,31 @@ def earlier(world, spike, *hours, fates=ALL_GOOD, accept_loss=False, **how):
     done = [parts.backfill(spike, hour, Ask(ask(), accept_loss), survey) for hour in hours]
     world.settle(spike)
     return done, reading
+
+
+def replayed(world, spike, files):
+    """Every record of these dead letters is good now, each in its hour."""
+
+    def again(swap, i, file):
+        key, body = f"a/final/{i}.parquet", world.store._buckets[BUCKET][file.final_key].body
+        info = world.store.put(BUCKET, swap_prefix(spike, swap) + key, body)
+        return StagedFile(key, FileKind.FINAL, file.hour, file.rows, info.size, info.etag)
+
+    def produce(swap, replaced, _keep_alive):
+        rows = Counter()
+        for file in replaced:
+            rows[file.hour] += file.rows
+        staged = tuple(again(swap, i, file) for i, file in enumerate(replaced))
+        hours = tuple(HourCounts(hour, n, 0, 0) for hour, n in sorted(rows.items()))
+        return NewBatch((), staged, rows.total(), hours, "2.0")
+
+    ids = tuple(f.id for f in files)
+    swapper = Swapper(world.ledger, world.promoter())
+    new = NewSwap("payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), ids)
+    swap, lease = swapper.plan(spike, new)
+    done = swapper.finish(spike, swap.number, produce, lease)
+    world.settle(spike)
+    return done
 
 
 def pieces(order):
@@ -161,9 +189,40 @@ def test_dead_letters_of_an_older_hour_can_be_replayed_and_found(world, ran):
     assert world.ledger.covering("payouts-topic", 0, 0) == (done.earlier.batch,)
 
 
+def test_a_replay_of_several_hours_keeps_none_of_them_from_being_backfilled(world, ran):
+    earlier(world, ran.spike, A, fates=AS_BEFORE)
+    files = world.ledger.dead_letter_files("payouts", None, None, 9)
+    assert {f.hour for f in files} == {A, HOUR}
+    replayed(world, ran.spike, files)
+    assert breaches(world) == {}
+    (done,), reading = earlier(world, ran.spike, HOUR)
+    assert (done.swap.state, pieces(reading.orders[0])) == (SwapState.SWAPPED, [(0, 21, 28)])
+    assert breaches(world) == {}
+
+
 def test_what_another_dataset_would_lack_of_it_is_known(world, ran):
     earlier(world, ran.spike, A)
     assert [(r.start, r.end) for r in world.ledger.fed_ranges("payouts", A)] == [(0, 19), (21, 28)]
+
+
+def test_a_look_that_is_refused_fails_the_older_hours_alone(world, ran):
+    class Compacted(Seeing):
+        def survey(self, order, keep_alive):
+            found = Seeing.survey(self, order, keep_alive)
+            return replace(found, scanned=found.scanned - 1)
+
+    world.execute("UPDATE batches SET committed_at = '2026-11-22 20:30:00+00'")
+    platform = SimpleNamespace(
+        ledger=world.ledger,
+        backfiller=backfiller(world, Compacted(world, ALL_GOOD)),
+        publisher=SimpleNamespace(show=lambda _: None),
+    )
+    spike = replace(ran.spike, dataset=replace(ran.spike.dataset, start=A))
+    older, newer = run_backfill(platform, spike, (HOUR, NEXT_HOUR), Ask(ask()), lambda _: None)
+    assert older == HourFailed(HOUR, "read 16 records from 17 offsets")
+    assert (newer.hour, newer.final) == (NEXT_HOUR, 2)
+    world.settle(ran.spike)
+    assert breaches(world) == {}
 
 
 # beside a rewind
@@ -246,7 +305,7 @@ def test_of_two_that_looked_at_once_the_second_reads_nothing(world, ran):
 def test_an_hour_that_kafkas_log_begins_within_is_refused_unless_its_loss_is_accepted(world, ran):
     world.broker.delete_records(ran.spike.topic, 0, before=3)
     with pytest.raises(
-        Expired, match=r"begins with a record of it \(payouts-topic:0 at 3\), so more of it may"
+        Expired, match=r"begins with nothing that is older \(payouts-topic:0 at 3\), so more of it may"
     ):
         earlier(world, ran.spike, A)
     (done,), _ = earlier(world, ran.spike, A, accept_loss=True)
@@ -254,6 +313,57 @@ def test_an_hour_that_kafkas_log_begins_within_is_refused_unless_its_loss_is_acc
     (told,) = world.ledger.operations("payouts", 9)
     assert (told.kind, told.author.who) == (OperationKind.ACCEPT_LOSS, "ann@desk")
     assert f"swap {done.earlier.number} backfills 2026-11-22T19 though Kafka's log begins" in told.summary
+    assert breaches(world) == {}
+
+
+@pytest.mark.parametrize(
+    ("gone", "hour", "left"),
+    [((0, 5), A, 3), ((0, 19), A, 0), ((1, 7), B, 9), ((1, 3), B, 13)],
+    ids=["it begins with another hour", "nothing is left", "nothing in one partition", "a part of one"],
+)
+def test_what_may_be_gone_of_an_hour_is_a_loss_wherever_the_log_begins(world, ran, gone, hour, left):
+    index, before = gone
+    world.broker.delete_records(ran.spike.topic, index, before=before)
+    with pytest.raises(Expired, match=rf"\(payouts-topic:{index} at {before}\), so more of it may be gone"):
+        earlier(world, ran.spike, hour)
+    assert world.ledger.swaps("payouts", 9) == ()
+    (done,), _ = earlier(world, ran.spike, hour, accept_loss=True)
+    assert (done.final, bool(done.earlier)) == (left, left > 0)
+    (told,) = world.ledger.operations("payouts", 9)
+    assert told.kind is OperationKind.ACCEPT_LOSS
+    assert f"payouts-topic:{index} at {before}" in told.summary
+    assert breaches(world) == {}
+
+
+def test_a_log_that_begins_with_the_end_of_a_transaction_may_have_lost_what_was_before_it(world):
+    spike = replace(world.spike(start=Start.LATEST, records=0), topic_has_gaps=True)
+    world.broker.append(spike.topic, 0, A, A)
+    world.broker.append_control(spike.topic, 0)
+    world.broker.append(spike.topic, 0, A, A)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 0, *LIVE)
+    driver.stage(4, 2, 1)
+    world.settle(spike)
+    world.broker.delete_records(spike.topic, 0, before=2)
+    with pytest.raises(Expired, match="more of it may be gone"):
+        earlier(world, spike, A)
+
+
+def test_of_an_hour_that_was_cut_not_even_its_live_part_changes_unless_the_loss_is_accepted(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=9)
+    with pytest.raises(Expired, match=r"\(payouts-topic:0 at 9\)"):
+        earlier(world, ran.spike, HOUR)
+    assert world.ledger.swaps("payouts", 9) == ()
+    (done,), _ = earlier(world, ran.spike, HOUR, accept_loss=True)
+    assert (len(done.swaps), done.final) == (2, 5 + count(HOUR))
+    assert breaches(world) == {}
+
+
+def test_of_an_hour_that_begins_behind_older_records_nothing_is_thought_lost(world, ran):
+    world.broker.delete_records(ran.spike.topic, 0, before=3)
+    (done,), _ = earlier(world, ran.spike, HOUR)
+    assert done.final == 5 + count(HOUR)
+    assert world.ledger.operations("payouts", 9) == ()
     assert breaches(world) == {}
 
 

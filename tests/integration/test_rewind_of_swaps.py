@@ -2,12 +2,16 @@
 
 import pytest
 from builders import HOUR
+from test_backfill import AS_BEFORE
+from test_backfill_earlier import BELOW, A, committed, earlier, replayed
 from test_operate import ask, operator, to
 from test_swap import breaches, planned, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.rewind import Earliest
+from spike_pipelines.domain.spike import Start
+from spike_pipelines.services import operate
 from spike_pipelines.services.swap import SwapRefused
 from spike_pipelines.services.where import Fate, Finder
 
@@ -53,6 +57,38 @@ def test_earliest_keeps_a_swap_whose_first_batch_is_gone_from_kafka(world, ran):
     world.broker.delete_records(ran.spike.topic, 0, before=3)
     assert [m.to for m in operator(world).rewind(ran.spike, Earliest(), ask()).moves] == [14]
     world.settle(ran.spike)
+    assert breaches(world) == {}
+
+
+def test_earliest_ends_where_an_older_hour_is_tied_to_a_batch_that_kafka_has_no_more(world, monkeypatch):
+    """With that batch in sight both stay; out of sight the older hour would go: in turns, for ever."""
+    spike = world.spike(start=Start.LATEST, partitions=2, records=0)
+    for index, log in enumerate(BELOW):
+        world.broker.append(spike.topic, index, *log)
+    driver = world.driver(spike)
+    world.broker.append(spike.topic, 1, *[HOUR] * 14)
+    for _ in range(2):
+        driver.stage(4, 2, 1, index=1)
+        world.settle(spike)
+    earlier(world, spike, A, fates=AS_BEFORE)
+    second, *tied = sorted(
+        world.ledger.dead_letter_files("payouts", None, None, 9), key=lambda f: (f.hour != HOUR, -f.batch)
+    )
+    replayed(world, spike, tied)
+    world.broker.delete_records(spike.topic, 1, before=14)
+    looks, look = [], operate.align_up
+
+    def bounded(points, units):
+        looks.append(points)
+        assert len(looks) < 9, "it never ends"
+        return look(points, units)
+
+    monkeypatch.setattr(operate, "align_up", bounded)
+    plan = operator(world).plan(spike, Earliest())
+    assert [b.number for b in plan.superseded] == [second.batch]
+    operator(world).rewind(spike, Earliest(), ask())
+    assert committed(world) == {0: 19, 1: 14}
+    world.settle(spike)
     assert breaches(world) == {}
 
 

@@ -67,6 +67,9 @@ class Platform:
             raise Refused(self._unseen)
         return Survey()
 
+    def maybe_older(self, spike, hours):
+        return tuple(hour for hour in hours if hour < NEXT_HOUR)
+
     def backfill(self, spike, hour, ask, survey):
         assert survey == Survey()
         self.asked.append((hour, ask))
@@ -142,10 +145,11 @@ def test_an_hour_that_is_refused_fails_the_run_and_stops_no_other():
     assert "1 hours stay as they were: 2026-11-22T21: it cannot be" in failure(done)
 
 
-def test_where_older_hours_cannot_be_looked_for_every_hour_stays_as_it_was():
+def test_where_older_hours_cannot_be_looked_for_they_stay_as_they_were_and_the_others_are_done():
     platform = Platform(unseen="read 13 records from 14 offsets")
-    assert "2 hours stay as they were: 2026-11-22T21: read 13 records from 14" in failure(run(platform))
-    assert (platform.asked, platform.closed) == ([], 1)
+    told = failure(run(platform))
+    assert "1 hours stay as they were: 2026-11-22T21: read 13 records from 14 offsets" in told
+    assert ([hour for hour, _ in platform.asked], platform.closed) == ([NEXT_HOUR], 1)
 
 
 def test_what_does_not_answer_stops_the_run():

@@ -12,6 +12,7 @@ from spike_pipelines.domain.earlier import (
     below,
     check_still_below,
     cut_off,
+    deleted_from,
     older_hours,
 )
 from spike_pipelines.domain.errors import Refused
@@ -45,11 +46,17 @@ def test_a_place_that_the_live_stream_reads_is_refused():
             check_still_below([place(2, 9)], EarlierFacts(BEGAN, baselines))
 
 
-def test_an_hour_is_cut_off_where_its_first_record_is_the_first_of_a_log_that_was_deleted_from():
-    places = [place(3, 9), place(3, 9, p=Q)]
-    assert cut_off(places, topic(20, 20, starts=(3, 2))) == (P,)
-    assert cut_off([place(0, 9)], topic(20)) == ()
-    assert cut_off(places, None) == ()
+def test_an_hour_is_cut_off_where_the_log_has_nothing_that_is_older():
+    since, first = {P: 3, Q: 9}, {P: 3, Q: 4}
+    assert cut_off(since, first) == (P,)
+    assert cut_off({P: 3}, {P: 5}) == (P,), "deleted between the lookups"
+
+
+def test_only_logs_that_were_deleted_from_below_the_begin_can_have_lost_of_it():
+    facts = EarlierFacts(BEGAN, {P: 9, Q: 0})
+    assert deleted_from(facts, topic(20, 20, starts=(3, 3))) == (P,)
+    assert deleted_from(facts, topic(20, 20)) == ()
+    assert deleted_from(facts, None) == ()
 
 
 def test_a_survey_tells_each_hour_its_own():

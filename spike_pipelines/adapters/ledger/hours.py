@@ -29,7 +29,7 @@ def hour_facts(
     """`sources`: by a swap's batch, the drivers' batches that its records come from."""
     records = _records(db, spike, hour)
     moved = _moved(db, spike, hour, sources)
-    strayed = frozenset(n for m, astray in moved if astray for n in m.sources)
+    strayed = _of_any_hour(db, {n for m, astray in moved if astray for n in m.sources})
     feeds = _feeds(db, spike, records, strayed)
     fed = frozenset(f.batch for f in feeds)
     origin = {n: frozenset({n}) for n in fed} | {n: of for n, of in sources.items() if of & fed}
@@ -111,6 +111,16 @@ def _records(db: sa.Connection, spike: str, hour: datetime) -> Mapping[int, int]
         .where(b.c.state == BatchState.COMMITTED, b.c.removed.is_(None))
     )
     return {number: records for number, records in db.execute(query) if records}
+
+
+def _of_any_hour(db: sa.Connection, numbers: Collection[int]) -> frozenset[int]:
+    """Without those that read one hour below where the spike began: no replay finds records of another one in
+    them, and what else lies in their ranges is nobody's."""
+    b = s.batches
+    query = sa.select(b.c.number).where(
+        b.c.number.in_(sorted(numbers)), sa.not_(b.c.lane.like(EARLIER_LANES))
+    )
+    return frozenset(db.execute(query).scalars()) if numbers else frozenset()
 
 
 def _feeds(
