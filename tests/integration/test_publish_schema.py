@@ -9,7 +9,6 @@ import pytest
 from builders import BUCKET, HOUR, parquet
 from test_backfill import backfilled
 from test_nth_effect import lake as bucket_of
-from test_operate import ask, operator
 from test_project import project
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
@@ -108,16 +107,6 @@ def test_a_table_that_is_redone_has_the_columns_that_were_written(lake, spike):
     staged(lake, spike, note="seen")
     lake.promoter().promote(spike, limit=1)
     project(lake, of(spike, NEVER_USED, "3.1"))
-    assert (columns(lake, spike), notes(lake, spike)) == (["id", "note"], ["seen", "seen"])
-
-
-def test_a_loss_gives_the_table_no_column(lake, spike):
-    staged(lake, spike, note="seen")
-    lake.settle(spike)
-    lake.broker.delete_records(spike.topic, 0, before=50)
-    operator(lake).accept_loss(spike, ask())
-    lake.settle(of(spike, "id BIGINT, more DATE", "3.0"))
-    assert lake.ledger.last_batches(spike.name, 1)[0].state is BatchState.COMMITTED
     assert (columns(lake, spike), notes(lake, spike)) == (["id", "note"], ["seen", "seen"])
 
 

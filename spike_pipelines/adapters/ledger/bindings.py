@@ -31,12 +31,10 @@ class BindingQueries(ABC):
     def _read(self) -> AbstractContextManager[sa.Connection]: ...
 
     def written_between(self, dataset: str, *, current: int, target: int) -> tuple[Written, ...]:
-        """Nobody wrote a loss: it has no files, and no schema of its own."""
         c, found = s.commits, _WRITTEN.selected_columns
         query = (
             _WRITTEN.join(c, c.c.batch == s.batches.c.number)
             .where(c.c.dataset == dataset, c.c.sequence > current, c.c.sequence <= target)
-            .where(sa.not_(s.batches.c.lost))
             .group_by(*found)
             .order_by(sa.func.min(c.c.sequence))
         )
