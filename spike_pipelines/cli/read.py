@@ -108,7 +108,8 @@ def show(frame: pd.DataFrame, output: Output) -> None:
 
 def table(frame: pd.DataFrame, width: int) -> Table:
     """As many whole columns as the width holds, at least one; the caption names the others."""
-    order = sorted(frame.columns, key=lambda name: name not in _first_of(frame))
+    first = _first_of(frame)
+    order = sorted(frame.columns, key=lambda name: name not in first)
     cells = {str(name): [_cut(_text(value)) for value in frame[name]] for name in order}
     widths = [max(map(cell_len, (name, *column))) + PADDING for name, column in cells.items()]
     fitting = max(1, sum(total < width for total in accumulate(widths)))
