@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from builders import World, empty
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from spike_pipelines.adapters.ledger import SqlLedger, migrate
 from spike_pipelines.stack import process
@@ -31,9 +33,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure() -> None:
+    """A script's background job has SIGINT ignored; Dagster's code would hand that on to SIGTERM, and then
+    nothing that a later test starts could be asked to end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A whole stack lives to the end of the session and takes half the machine: its tests are the last."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+class Files(LoadFileScheduling):
+    """For `pytest -n`: a file is one process's, and whole stacks are all the same one's: never two at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Files:
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,10 @@ def daemon(name: str, arguments: list[str], folder: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()  # nothing if it has ended
 
 
 def free_port() -> int:
