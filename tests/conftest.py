@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Files(LoadFileScheduling):
-    """For `pytest -n`: a file is one process's, and whole stacks are all the same one's: never two at once."""
+    """For `pytest -n`: a file is one process's, and whole stacks are all the same one's, never two."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
