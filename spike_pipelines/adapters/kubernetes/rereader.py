@@ -16,11 +16,12 @@ from spike_pipelines.adapters.backfill_files import (
     SurveyAnswerFile,
     SurveyOrderFile,
 )
+from spike_pipelines.adapters.kubernetes import paths
 from spike_pipelines.adapters.kubernetes.api import Api, Json
 from spike_pipelines.adapters.order_box import OrderBox
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import InvalidSpec, ObjectMissing, Transient
-from spike_pipelines.domain.kubernetes_names import GROUP, PART_OF_LABEL, PLURAL, VERSION
+from spike_pipelines.domain.kubernetes_names import PART_OF_LABEL
 from spike_pipelines.domain.retention import ORDERS
 from spike_pipelines.domain.spark_application import AppState
 from spike_pipelines.domain.spike import Spike
@@ -133,7 +134,7 @@ class KubernetesRereader:
         )
 
     def _path(self) -> str:
-        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}"
+        return paths.applications(self.namespace)
 
 
 def finite(live: Json, name: str, orders: str) -> Json:
