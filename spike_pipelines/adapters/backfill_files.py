@@ -1,5 +1,6 @@
 """What the backfill job is told and answers: two JSON files for each order."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from spike_pipelines.adapters.replay_files import AnswerFile
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.ports import BackfillOrder, Reparsed, Surveyed, SurveyOrder
+from spike_pipelines.ports import BackfillOrder, KeepAlive, Reparsed, Surveyed, SurveyOrder
 
 
 class _Model(BaseModel):
@@ -122,3 +123,21 @@ _ORDER: TypeAdapter[HourOrderFile | SurveyOrderFile] = TypeAdapter(HourOrderFile
 def told_order(told: bytes) -> BackfillOrder | SurveyOrder:
     """What the job is to do next."""
     return _ORDER.validate_json(told).order()
+
+
+class FileRereader(ABC):
+    """The port `Rereader` as files: how an order gets to the job, and its answer back, is `_do`'s."""
+
+    __slots__ = ()
+
+    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
+        answer = self._do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
+        return HourAnswerFile.model_validate_json(answer).new_batch()
+
+    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
+        answer = self._do(order.spike, SurveyOrderFile.of(order).model_dump_json(), keep_alive)
+        return SurveyAnswerFile.model_validate_json(answer).surveyed()
+
+    @abstractmethod
+    def _do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
+        """Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises."""

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from signal import SIGTERM
 
+from spike_pipelines.adapters.applications import application_path
 from spike_pipelines.adapters.driver_records import DriverRecord
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.spike import Spike
@@ -48,7 +49,7 @@ class LocalProcesses:
         return tuple(sorted(found, key=lambda driver: driver.started_at))
 
     def start(self, spike: Spike) -> ObservedDriver:
-        application = (self.settings.applications_dir / f"{spike.name}.yaml").resolve()
+        application = application_path(self.settings.applications_dir, spike.name).resolve()
         self._forget_old(spike.name)
         record = DriverRecord(spike=spike.name, driver=str(uuid.uuid4()), started_at=_now())
         environment = self._environment(record)
