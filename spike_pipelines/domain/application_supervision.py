@@ -16,17 +16,14 @@ from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
+from spike_pipelines.domain.sightings import ABSENT, Life, Sighting, sight
 from spike_pipelines.domain.spark_application import (
-    ABSENT,
     ENDING,
     STATES,
     TERMINAL,
     AppState,
-    Life,
     ObservedApplication,
     PodSight,
-    Sighting,
-    sight,
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, SpikeFacts, Verdict, judge
@@ -323,12 +320,12 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
     """The ending that came again and again, if the operator's restarts do not mend it; after a recovery
     it takes one more life that ended. What nobody saw end says least, and only when it alone speaks."""
     ended = [life for life in (facts.sighting.lives if facts.sighting else ()) if life.ending]
-    seen = [life for life in ended if life.ending != Trouble.UNSEEN]
+    seen = [life for life in ended if life.ending is not Trouble.UNSEEN]
     return _again(facts, seen, now) or _again(facts, [life for life in ended if life not in seen], now)
 
 
 def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
-    recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
+    recent = [life.ending for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
     helped = max((r.at for r in facts.recoveries if r.done), default=None)
     if not recent or (helped is not None and ended[-1].seen_at <= helped):
         return None

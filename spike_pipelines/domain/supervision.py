@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.back_off import BackOff
+from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
@@ -127,7 +128,7 @@ class Decision:
     verdict: Verdict
     cause: str
     action: Action | None = None
-    trouble: str | None = None
+    trouble: Trouble | None = None
 
 
 START_GRACE = timedelta(seconds=120)

@@ -27,7 +27,8 @@ from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay
-from spike_pipelines.domain.spark_application import ObservedApplication, PodSight, Sighting, missed, sight
+from spike_pipelines.domain.sightings import Sighting, missed, sight
+from spike_pipelines.domain.spark_application import ObservedApplication, PodSight
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Appender, ApplicationCluster, Broker, LagLedger, Specs, SupervisionLedger
 from spike_pipelines.services.supervise import unread_by_the_still

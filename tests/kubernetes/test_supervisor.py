@@ -22,7 +22,7 @@ from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.fleet import DRIVERS_A_MINUTE
 from spike_pipelines.domain.overlays import OverlayKind
-from spike_pipelines.domain.spark_application import UNDEPLOYED
+from spike_pipelines.domain.sightings import UNDEPLOYED
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
