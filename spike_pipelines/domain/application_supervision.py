@@ -14,7 +14,7 @@ from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_o
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
-from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
 from spike_pipelines.domain.sightings import ABSENT, Life, Sighting, sight
 from spike_pipelines.domain.spark_application import (
@@ -104,11 +104,7 @@ class ApplicationFacts:
 
     @property
     def listened_since(self) -> datetime | None:
-        """As `SpikeFacts.listened_since`."""
-        unheard = self.refusal.unheard_at if self.refusal else None
-        if self.appender_since is None or unheard is None:
-            return self.appender_since
-        return max(self.appender_since, unheard)
+        return listened_since(self.appender_since, self.refusal)
 
     @property
     def owner(self) -> tuple[str, ...]:
@@ -275,9 +271,8 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     """What the resource and its pods tell; what the driver itself tells is `_driver`'s."""
     evidence = Evidence(app, newest(facts.pods or (), app.submission))
     if app.state in TERMINAL:
-        return trouble_of(
-            evidence
-        ) or Trouble.ENDED, f"the operator gave up ({app.state}): {in_words(evidence)}"
+        gave_up = f"the operator gave up ({app.state}): {in_words(evidence)}"
+        return trouble_of(evidence) or Trouble.ENDED, gave_up
     if app.state in BETWEEN_LIVES and (loop := _loop(facts, now)):
         return loop[0], f"{loop[1]}; the last: {in_words(evidence)}"
     if _unproven(facts, app) and (loop := _loop(facts, now)):
