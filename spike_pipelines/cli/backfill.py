@@ -23,12 +23,14 @@ from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
+from spike_pipelines.domain.wording import some
 from spike_pipelines.platform import Platform
 
 ENOUGH_READ = 0.05  # of the records: before that the time to go says nothing
 LOOK_SECONDS = 2.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
+SOME = 5  # of each kind that are named
 SHOWN = "%Y-%m-%dT%H"
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
@@ -214,18 +216,17 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     if epoch and epoch.state is EpochState.OPEN and epoch.application_version != spike.version:
         typer.echo(_other_version(spike, epoch.application_version))
     if empty:
-        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        typer.echo(f"empty, nothing was ever read for them: {shown}")
+        typer.echo(f"empty, nothing was ever read for them: {some(empty, SOME)}")
     if older:
         typer.echo(
             f"{len(older)} hours from {older[0]:{SHOWN}} on are older than the ledger: {total(below):,} "
             f"offsets below where {spike.name} began are looked through for their records "
-            f"({', '.join(map(str, below[:5]))}{' …' if below[5:] else ''})"
+            f"({some(below, SOME)})"
         )
     for plan in plans.values():
         if plan.lost:
-            lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
-            typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
+            lost = some(plan.lost, SOME)
+            typer.echo(f"{plan.hour:{SHOWN}}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
     return Asked(plans, older, below)
 
 

@@ -36,6 +36,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.domain.wording import some
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,
@@ -304,7 +305,7 @@ class Backfiller:
 
 def _told_cut(cut: tuple[Partition, ...], topic: TopicOffsets | None) -> str:
     starts = {} if topic is None else topic.log_start
-    named = ", ".join(f"{p} at {starts.get(p.index)}" for p in cut[:20]) + (" …" if cut[20:] else "")
+    named = some((f"{p} at {starts.get(p.index)}" for p in cut), 20)
     return f"Kafka's log begins with nothing that is older ({named}), so more of it may be gone"
 
 
@@ -336,11 +337,9 @@ def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: 
 
 def _told_lost(plan: HourPlan) -> str:
     """What a person let be: the files of what Kafka no longer has."""
-    lost = plan.lost
     return (
-        f"without {', '.join(map(str, lost[:20]))}"
-        + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-        + f": Kafka no longer has them, and the {len(plan.kept)} files that hold them stay as they are"
+        f"without {some(plan.lost, 20)}: Kafka no longer has them, and the {len(plan.kept)} files that hold "
+        "them stay as they are"
     )
 
 
