@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -74,8 +75,7 @@ class HourAnswerFile(_Model):
         return cls(batch=AnswerFile.of(Reparsed(batch, {})), elsewhere=batch.elsewhere)
 
     def new_batch(self) -> NewBatch:
-        b = self.batch.reparsed().batch
-        return NewBatch(b.ranges, b.files, b.read, b.hours, b.application_version, self.elsewhere)
+        return replace(self.batch.reparsed().batch, elsewhere=self.elsewhere)
 
 
 class SurveyOrderFile(_Model):

@@ -71,6 +71,10 @@ class LocalProcesses:
             raise Transient(f"the driver of {spike.name} could not be started: {error}") from error
         return _observed(record, _now())
 
+    def obstacle(self, spike: Spike) -> str | None:
+        token = self._token(spike.name)
+        return None if token.is_file() else _no_token(token, spike.name)
+
     def stop(self, driver: str) -> None:
         record = self._find(driver)
         if record is None:
@@ -115,10 +119,6 @@ class LocalProcesses:
             if name in INHERITED or (name.startswith(INHERITED_PREFIXES) and name not in WITHHELD)
         }
         return kept | {"SPIKE_DRIVER_ID": record.driver, "SPIKE_TOKEN_FILE": str(token.resolve())}
-
-    def obstacle(self, spike: Spike) -> str | None:
-        token = self._token(spike.name)
-        return None if token.is_file() else _no_token(token, spike.name)
 
     def _token(self, spike: str) -> Path:
         return self.settings.state_dir / "secrets" / "tokens" / spike

@@ -76,8 +76,7 @@ def undeploy(name: Annotated[str, typer.Argument(help="Of the spike, as in crt-p
 
 
 def _reload(platform: Platform) -> None:
-    url = platform.settings.dagster_url
-    if url and (problem := reload_location(url)):
+    if problem := reload_location(platform.settings.dagster_url):
         typer.echo(problem)
 
 

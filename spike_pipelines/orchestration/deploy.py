@@ -27,9 +27,9 @@ class DeployConfig(dg.Config):
 @dg.op(required_resource_keys={"platform"})
 def deploy_spike(context: dg.OpExecutionContext, config: DeployConfig) -> None:
     """Deploy, watch, and fail with the reason unless it is stable."""
-    outcome = run_deploy(context.resources.platform, config, context.log.info)
-    url = context.resources.platform.settings.dagster_url
-    if url and (problem := reload_location(url)):
+    platform = context.resources.platform
+    outcome = run_deploy(platform, config, context.log.info)
+    if problem := reload_location(platform.settings.dagster_url):
         context.log.warning(problem)
     if outcome.verdict.state is not Rollout.STABLE:
         back = "" if outcome.back_to is None else f"; revision {outcome.back_to} is back"
