@@ -23,7 +23,7 @@ from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
-from spike_pipelines.domain.wording import some
+from spike_pipelines.domain.words import some
 from spike_pipelines.platform import Platform
 
 ENOUGH_READ = 0.05  # of the records: before that the time to go says nothing

@@ -13,7 +13,7 @@ from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
-from spike_pipelines.domain.wording import some
+from spike_pipelines.domain.words import some
 
 HOUR = timedelta(hours=1)
 MOST_HOURS = 24 * 31  # of one request

@@ -11,7 +11,7 @@ from datetime import datetime
 from spike_pipelines.domain.backfill import gone, joined
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
-from spike_pipelines.domain.wording import some
+from spike_pipelines.domain.words import some
 
 _MOST_TOLD = 20
 

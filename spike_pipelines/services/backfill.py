@@ -1,15 +1,8 @@
 """The backfill of one hour: plan, read again beside the live stream, swap in (ADR 0010). What Kafka has of it
 below where the spike began is read by a swap of its own, which replaces nothing (ADR 0013).
 
-| it dies …                       | then                                                                 |
-| ------------------------------- | -------------------------------------------------------------------- |
-| before the batch is registered  | files in staging that nobody knows; the plan is aborted              |
-| before or among the copies      | it is finished: same batch, same keys                                |
-| after the commit                | the swap is done; any publication shows it                           |
-
-By the next backfill of the hour, or by the hourly retention job (`Swapper.finish_left`), whichever is first.
-
-The next backfill then plans anew: what was begun goes by the file, and the accepted loss, of before.
+One that dies is ended as any swap is (`services/swap.py`). The next backfill of the hour then plans anew:
+what was begun goes by the file, and the accepted loss, of before.
 """
 
 import logging
@@ -36,7 +29,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
-from spike_pipelines.domain.wording import some
+from spike_pipelines.domain.words import some
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,

@@ -1,6 +1,6 @@
 import pytest
 
-from spike_pipelines.domain.wording import some
+from spike_pipelines.domain.words import some
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How many things are named in one sentence."""
+"""Words of sentences for people. Pure."""
 
 from collections.abc import Iterable
 
