@@ -21,13 +21,8 @@ from spike_pipelines.domain.causes import CAUSES, Trouble
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.ladder import LADDERS, TRANSITIONS
 from spike_pipelines.domain.overlays import LASTS
-from spike_pipelines.domain.spark_application import (
-    STATES,
-    AppState,
-    ObservedApplication,
-    Sighting,
-    StateRule,
-)
+from spike_pipelines.domain.sightings import Sighting
+from spike_pipelines.domain.spark_application import STATES, AppState, ObservedApplication, StateRule
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
 
 PAGE = Path(__file__).parent / "kubernetes.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from spike_pipelines.adapters import yaml_document
-from spike_pipelines.adapters.applications import SUFFIX, load_applications, parse_application
+from spike_pipelines.adapters.applications import application_path, load_applications, parse_application
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.spike import Spike
 
@@ -50,10 +50,10 @@ def _prepared(
         raise InvalidSpec(f"--from {like}: no such application; there are: {', '.join(spikes) or 'none'}")
     if _NAME.fullmatch(name) is None:
         raise InvalidSpec(f"'{name}' is not a name: small letters, digits, - and ., as in crt-refund-v1-1.0")
-    path = directory / f"{name}{SUFFIX}"
+    path = application_path(directory, name)
     if path.exists():
         raise InvalidSpec(f"{path} exists already: choose another name, or edit it")
-    source = directory / f"{like}{SUFFIX}"
+    source = application_path(directory, like)
     base = re.sub(r"-v\d.*$", "", name)
     values: dict[yaml_document.Path, str] = {
         ("name",): name,

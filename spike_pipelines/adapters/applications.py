@@ -108,6 +108,11 @@ def read_applications(directory: Path) -> Applications:
     return Applications(spikes, broken)
 
 
+def application_path(directory: Path, name: str) -> Path:
+    """Where the application file of the spike of this name is, or would be."""
+    return directory / f"{name}{SUFFIX}"
+
+
 def _clashes(directory: Path, spikes: Iterable[Spike]) -> Iterator[tuple[str, str]]:
     """Two spikes may not share a Kubernetes name or a table (their dead letters' included)."""
     names: dict[str, Spike] = {}
@@ -123,7 +128,7 @@ def _clashes(directory: Path, spikes: Iterable[Spike]) -> Iterator[tuple[str, st
 
 
 def _clash(directory: Path, spike: Spike, key: str, what: str, first: Spike) -> str:
-    path = directory / f"{spike.name}{SUFFIX}"
+    path = application_path(directory, spike.name)
     line = yaml_document.read(path.read_text(), str(path)).line_of((key,))
     return f"{path}:{line}: {key} {what}, and so does {first.name}: give one of them another {key}"
 

@@ -1,6 +1,8 @@
 """What the backfill job is told and answers: two JSON files for each order."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -9,7 +11,7 @@ from spike_pipelines.adapters.replay_files import AnswerFile
 from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.offsets import OffsetRange, Partition
-from spike_pipelines.ports import BackfillOrder, Reparsed, Surveyed, SurveyOrder
+from spike_pipelines.ports import BackfillOrder, KeepAlive, Reparsed, Surveyed, SurveyOrder
 
 
 class _Model(BaseModel):
@@ -73,8 +75,7 @@ class HourAnswerFile(_Model):
         return cls(batch=AnswerFile.of(Reparsed(batch, {})), elsewhere=batch.elsewhere)
 
     def new_batch(self) -> NewBatch:
-        b = self.batch.reparsed().batch
-        return NewBatch(b.ranges, b.files, b.read, b.hours, b.application_version, self.elsewhere)
+        return replace(self.batch.reparsed().batch, elsewhere=self.elsewhere)
 
 
 class SurveyOrderFile(_Model):
@@ -122,3 +123,21 @@ _ORDER: TypeAdapter[HourOrderFile | SurveyOrderFile] = TypeAdapter(HourOrderFile
 def told_order(told: bytes) -> BackfillOrder | SurveyOrder:
     """What the job is to do next."""
     return _ORDER.validate_json(told).order()
+
+
+class FileRereader(ABC):
+    """The port `Rereader` as files: how an order gets to the job, and its answer back, is `_do`'s."""
+
+    __slots__ = ()
+
+    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
+        answer = self._do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
+        return HourAnswerFile.model_validate_json(answer).new_batch()
+
+    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
+        answer = self._do(order.spike, SurveyOrderFile.of(order).model_dump_json(), keep_alive)
+        return SurveyAnswerFile.model_validate_json(answer).surveyed()
+
+    @abstractmethod
+    def _do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
+        """Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises."""

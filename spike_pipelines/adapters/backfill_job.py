@@ -6,15 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from spike_pipelines.adapters.backfill_files import (
-    HourAnswerFile,
-    HourOrderFile,
-    SurveyAnswerFile,
-    SurveyOrderFile,
-)
+from spike_pipelines.adapters.backfill_files import FileRereader
 from spike_pipelines.adapters.spark_worker import SparkWorker
-from spike_pipelines.domain.batch import NewBatch
-from spike_pipelines.ports import BackfillOrder, KeepAlive, Surveyed, SurveyOrder
+from spike_pipelines.ports import KeepAlive
 from spike_pipelines.settings import Settings
 
 COMMAND = (sys.executable, "-m", "spike_pipelines.spark.backfill")
@@ -23,7 +17,7 @@ LONGEST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class SparkRereader:
+class SparkRereader(FileRereader):
     """One Spark session for all hours of a run, with the application file as the first of them found it. See
     `SparkWorker`."""
 
@@ -39,13 +33,8 @@ class SparkRereader:
             "backfill", self.settings, self.environ, self.command, self.longest_seconds, self.look_seconds
         )
 
-    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
-        answer = self._worker.do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
-        return HourAnswerFile.model_validate_json(answer).new_batch()
-
-    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
-        answer = self._worker.do(order.spike, SurveyOrderFile.of(order).model_dump_json(), keep_alive)
-        return SurveyAnswerFile.model_validate_json(answer).surveyed()
+    def _do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
+        return self._worker.do(spike, order, keep_alive)
 
     def close(self) -> None:
         self._worker.close()

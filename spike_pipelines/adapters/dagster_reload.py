@@ -8,9 +8,11 @@ LOCATION = "spike-pipelines"  # as dagster-values.yaml calls it
 SECONDS = 60
 
 
-def reload_location(url: str, location: str = LOCATION) -> str | None:
-    """Why it was not reloaded; None if it was. A deployment does not fail for it: the next one, or a person,
-    reloads as well."""
+def reload_location(url: str | None, location: str = LOCATION) -> str | None:
+    """Why it was not reloaded; None if it was, or there is no Dagster that anybody named. A deployment does
+    not fail for it: the next one, or a person, reloads as well."""
+    if url is None:
+        return None
     # Brings all of Dagster along, which no other command of the shell needs: a second for each of them.
     from dagster_graphql import (  # noqa: PLC0415
         DagsterGraphQLClient,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from signal import SIGTERM
 
+from spike_pipelines.adapters.applications import application_path
 from spike_pipelines.adapters.driver_records import DriverRecord
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.spike import Spike
@@ -48,7 +49,7 @@ class LocalProcesses:
         return tuple(sorted(found, key=lambda driver: driver.started_at))
 
     def start(self, spike: Spike) -> ObservedDriver:
-        application = (self.settings.applications_dir / f"{spike.name}.yaml").resolve()
+        application = application_path(self.settings.applications_dir, spike.name).resolve()
         self._forget_old(spike.name)
         record = DriverRecord(spike=spike.name, driver=str(uuid.uuid4()), started_at=_now())
         environment = self._environment(record)
@@ -69,6 +70,10 @@ class LocalProcesses:
         except (subprocess.SubprocessError, OSError) as error:
             raise Transient(f"the driver of {spike.name} could not be started: {error}") from error
         return _observed(record, _now())
+
+    def obstacle(self, spike: Spike) -> str | None:
+        token = self._token(spike.name)
+        return None if token.is_file() else _no_token(token, spike.name)
 
     def stop(self, driver: str) -> None:
         record = self._find(driver)
@@ -114,10 +119,6 @@ class LocalProcesses:
             if name in INHERITED or (name.startswith(INHERITED_PREFIXES) and name not in WITHHELD)
         }
         return kept | {"SPIKE_DRIVER_ID": record.driver, "SPIKE_TOKEN_FILE": str(token.resolve())}
-
-    def obstacle(self, spike: Spike) -> str | None:
-        token = self._token(spike.name)
-        return None if token.is_file() else _no_token(token, spike.name)
 
     def _token(self, spike: str) -> Path:
         return self.settings.state_dir / "secrets" / "tokens" / spike

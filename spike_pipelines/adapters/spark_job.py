@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from spike_pipelines.adapters.applications import application_path
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.ports import KeepAlive
 from spike_pipelines.settings import Settings
@@ -31,9 +32,7 @@ class SparkJob:
 
     def run(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
         """Errors: `Transient`, `InvalidSpec`, and what `keep_alive` raises, which ends the process."""
-        application = (self.settings.applications_dir / f"{spike}.yaml").resolve()
-        log = self.settings.state_dir.resolve() / "logs" / self.kind / f"{spike}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        application, log = paths_of(self.settings, self.kind, spike)
         with tempfile.TemporaryDirectory(prefix=f"spike-{self.kind}-") as folder:
             told, answer = Path(folder) / "order.json", Path(folder) / "answer.json"
             told.write_text(order)
@@ -65,6 +64,13 @@ class SparkJob:
                     f"the {self.kind} of {spike} has not ended after {self.longest_seconds:.0f} s: "
                     "choose fewer hours"
                 )
+
+
+def paths_of(settings: Settings, kind: str, spike: str) -> tuple[Path, Path]:
+    """What a job of this kind reads, the application file, and the log it may write."""
+    log = settings.state_dir.resolve() / "logs" / kind / f"{spike}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return application_path(settings.applications_dir, spike).resolve(), log
 
 
 def check_ended(code: int, kind: str, spike: str, log: Path) -> None:

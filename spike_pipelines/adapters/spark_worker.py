@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from time import monotonic
 
-from spike_pipelines.adapters.spark_job import END_SECONDS, check_ended, end
+from spike_pipelines.adapters.spark_job import END_SECONDS, check_ended, end, paths_of
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.ports import KeepAlive
 from spike_pipelines.settings import Settings
@@ -73,9 +73,7 @@ class SparkWorker:
         return self._running
 
     def _start(self, spike: str) -> "_Running":
-        application = (self.settings.applications_dir / f"{spike}.yaml").resolve()
-        log = self.settings.state_dir.resolve() / "logs" / self.kind / f"{spike}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        application, log = paths_of(self.settings, self.kind, spike)
         with log.open("w") as output:
             process = subprocess.Popen(
                 (*self.command, application),

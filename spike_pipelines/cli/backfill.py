@@ -1,20 +1,15 @@
 """`spike backfill`: hours read again from Kafka, in a Dagster run, beside the live stream."""
 
-import json
-import os
-import subprocess
-import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from spike_pipelines.cli.arguments import known, me
+from spike_pipelines.cli.dagster_runs import ended, launch, reason
 from spike_pipelines.cli.fork import Wanted, fork
 from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
@@ -23,21 +18,19 @@ from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
+from spike_pipelines.domain.words import some
 from spike_pipelines.platform import Platform
-
-if TYPE_CHECKING:
-    import dagster as dg
 
 ENOUGH_READ = 0.05  # of the records: before that the time to go says nothing
 LOOK_SECONDS = 2.0
-LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
+SOME = 5  # of each kind that are named
 SHOWN = "%Y-%m-%dT%H"
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
@@ -223,18 +216,17 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     if epoch and epoch.state is EpochState.OPEN and epoch.application_version != spike.version:
         typer.echo(_other_version(spike, epoch.application_version))
     if empty:
-        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        typer.echo(f"empty, nothing was ever read for them: {shown}")
+        typer.echo(f"empty, nothing was ever read for them: {some(empty, SOME)}")
     if older:
         typer.echo(
             f"{len(older)} hours from {older[0]:{SHOWN}} on are older than the ledger: {total(below):,} "
             f"offsets below where {spike.name} began are looked through for their records "
-            f"({', '.join(map(str, below[:5]))}{' …' if below[5:] else ''})"
+            f"({some(below, SOME)})"
         )
     for plan in plans.values():
         if plan.lost:
-            lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
-            typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
+            lost = some(plan.lost, SOME)
+            typer.echo(f"{plan.hour:{SHOWN}}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
     return Asked(plans, older, below)
 
 
@@ -247,46 +239,6 @@ def _other_version(spike: Spike, runs: str) -> str:
     )
 
 
-def launch(spike: Spike, since: datetime, until: datetime, config: Mapping[str, object]) -> str:
-    """Ask the Dagster of `spike up`, or that DAGSTER_HOME names, for one run of these hours. Its id.
-
-    Errors: `InvalidSpec` without an instance, `Transient` if it did not take the run."""
-    from dagster._core.storage.tags import (  # noqa: PLC0415
-        ASSET_PARTITION_RANGE_END_TAG,
-        ASSET_PARTITION_RANGE_START_TAG,
-    )
-
-    from spike_pipelines.orchestration.assets import partition_key  # noqa: PLC0415
-    from spike_pipelines.orchestration.backfill import RUN_TAGS, job_name, op_name  # noqa: PLC0415
-
-    run_id = str(uuid.uuid4())
-    tags = RUN_TAGS | {
-        ASSET_PARTITION_RANGE_START_TAG: partition_key(since),
-        ASSET_PARTITION_RANGE_END_TAG: partition_key(until),
-    }
-    command = (
-        sys.executable, "-m", "dagster", "job", "launch", "-w", str(_workspace()), "-j", job_name(spike),
-        "--run-id", run_id, "--tags", json.dumps(tags),
-        "--config-json", json.dumps({"ops": {op_name(spike): {"config": dict(config)}}}),
-    )  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LAUNCH_SECONDS, check=False)
-    if done.returncode != 0:
-        tail = " | ".join(line.strip() for line in done.stderr.strip().splitlines()[-3:])
-        raise Transient(f"Dagster did not take the run: {tail}")
-    return run_id
-
-
-def _workspace() -> Path:
-    """The embedded stack's, which uses its code server; else the one of this folder."""
-    home = os.environ.get("DAGSTER_HOME")
-    if home is None:
-        raise InvalidSpec('DAGSTER_HOME is not set: run `eval "$(spike env)"` beside a running `spike up`')
-    found = next((p for p in (Path(home) / "workspace.yaml", Path("workspace.yaml")) if p.exists()), None)
-    if found is None:
-        raise InvalidSpec(f"there is no workspace.yaml, neither in {home} nor here")
-    return found
-
-
 def _await(platform: Platform, spike: Spike, asked: Asked, after: int, runs: Sequence[str]) -> None:
     """Tell what changes until the runs have ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
@@ -294,43 +246,20 @@ def _await(platform: Platform, spike: Spike, asked: Asked, after: int, runs: Seq
     said = None
     with dg.DagsterInstance.get() as instance:
         while True:
-            ended = [_ended(instance, run_id) for run_id in runs]
+            ends = [ended(instance, run_id) for run_id in runs]
             now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
             if now != said:
                 typer.echo(now.line(platform.ledger.now()))
             said = now
-            if None not in ended:
+            if None not in ends:
                 break
             Event().wait(LOOK_SECONDS)
-        failed = [(run_id, end) for run_id, end in zip(runs, ended, strict=True) if end != "SUCCESS"]
+        failed = [(run_id, end) for run_id, end in zip(runs, ends, strict=True) if end != "SUCCESS"]
         typer.echo(f"the run ended: {failed[0][1] if failed else 'SUCCESS'}")
         for run_id, _ in failed:
-            typer.echo(_reason(instance, run_id), err=True)
+            typer.echo(reason(instance, run_id), err=True)
         if failed:
             raise typer.Exit(1)
-
-
-def _ended(instance: "dg.DagsterInstance", run_id: str) -> str | None:
-    """The run's last status, once it has one."""
-    run = instance.get_run_by_id(run_id)
-    if run is None:
-        raise Transient(f"Dagster has no run {run_id}")
-    return run.status.value if run.is_finished else None
-
-
-def _reason(instance: "dg.DagsterInstance", run_id: str) -> str:
-    """Why a run failed, in its own words."""
-    import dagster as dg  # noqa: PLC0415
-
-    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        event = record.dagster_event
-        data = event.step_failure_data if event else None
-        if data and data.user_failure_data and data.user_failure_data.description:
-            return data.user_failure_data.description
-        if data and data.error:
-            cause = data.error.cause or data.error
-            return cause.message.strip()
-    return f"run {run_id} says no more; see its page in Dagster"
 
 
 def _utc(hour: datetime) -> datetime:

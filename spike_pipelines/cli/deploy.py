@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from spike_pipelines.adapters.application_schema import duration
-from spike_pipelines.adapters.applications import SUFFIX, load_application
+from spike_pipelines.adapters.applications import SUFFIX, application_path, load_application
 from spike_pipelines.adapters.dagster_reload import reload_location
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.rollout import Rollout
@@ -57,7 +57,7 @@ def exit_code(outcome: Outcome) -> int:
 
 
 def _file(name: str, folder: Path) -> Path:
-    path = Path(name) if name.endswith(SUFFIX) else folder / f"{name}{SUFFIX}"
+    path = Path(name) if name.endswith(SUFFIX) else application_path(folder, name)
     if not path.is_file():
         raise InvalidSpec(f"{path} is not there: `spike applications` lists those that are")
     return path
@@ -76,8 +76,7 @@ def undeploy(name: Annotated[str, typer.Argument(help="Of the spike, as in crt-p
 
 
 def _reload(platform: Platform) -> None:
-    url = platform.settings.dagster_url
-    if url and (problem := reload_location(url)):
+    if problem := reload_location(platform.settings.dagster_url):
         typer.echo(problem)
 
 

@@ -14,19 +14,16 @@ from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_o
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
-from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
+from spike_pipelines.domain.sightings import ABSENT, Life, Sighting, sight
 from spike_pipelines.domain.spark_application import (
-    ABSENT,
     ENDING,
     STATES,
     TERMINAL,
     AppState,
-    Life,
     ObservedApplication,
     PodSight,
-    Sighting,
-    sight,
 )
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, SpikeFacts, Verdict, judge
@@ -107,11 +104,7 @@ class ApplicationFacts:
 
     @property
     def listened_since(self) -> datetime | None:
-        """As `SpikeFacts.listened_since`."""
-        unheard = self.refusal.unheard_at if self.refusal else None
-        if self.appender_since is None or unheard is None:
-            return self.appender_since
-        return max(self.appender_since, unheard)
+        return listened_since(self.appender_since, self.refusal)
 
     @property
     def owner(self) -> tuple[str, ...]:
@@ -278,9 +271,8 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     """What the resource and its pods tell; what the driver itself tells is `_driver`'s."""
     evidence = Evidence(app, newest(facts.pods or (), app.submission))
     if app.state in TERMINAL:
-        return trouble_of(
-            evidence
-        ) or Trouble.ENDED, f"the operator gave up ({app.state}): {in_words(evidence)}"
+        gave_up = f"the operator gave up ({app.state}): {in_words(evidence)}"
+        return trouble_of(evidence) or Trouble.ENDED, gave_up
     if app.state in BETWEEN_LIVES and (loop := _loop(facts, now)):
         return loop[0], f"{loop[1]}; the last: {in_words(evidence)}"
     if _unproven(facts, app) and (loop := _loop(facts, now)):
@@ -323,12 +315,12 @@ def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
     """The ending that came again and again, if the operator's restarts do not mend it; after a recovery
     it takes one more life that ended. What nobody saw end says least, and only when it alone speaks."""
     ended = [life for life in (facts.sighting.lives if facts.sighting else ()) if life.ending]
-    seen = [life for life in ended if life.ending != Trouble.UNSEEN]
+    seen = [life for life in ended if life.ending is not Trouble.UNSEEN]
     return _again(facts, seen, now) or _again(facts, [life for life in ended if life not in seen], now)
 
 
 def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
-    recent = [Trouble(life.ending) for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
+    recent = [life.ending for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
     helped = max((r.at for r in facts.recoveries if r.done), default=None)
     if not recent or (helped is not None and ended[-1].seen_at <= helped):
         return None

@@ -13,6 +13,7 @@ from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.words import some
 
 HOUR = timedelta(hours=1)
 MOST_HOURS = 24 * 31  # of one request
@@ -129,8 +130,7 @@ def _start(partition: Partition, topic: TopicOffsets | None) -> int | None:
 
 
 def _told(hour: datetime, lost: Iterable[OffsetRange], *, all_of: bool) -> str:
-    missing = joined(lost)
-    named = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if missing[20:] else "")
+    named = some(joined(lost), 20)
     way_out = (
         "no batch of the hour can be read again: its files stay as they are"
         if all_of

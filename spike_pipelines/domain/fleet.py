@@ -45,7 +45,7 @@ class Noted(StrEnum):
 class Incident:
     """Many in trouble at once: of `fleet` spikes those `spikes`, most of them with `trouble`."""
 
-    trouble: str
+    trouble: Trouble
     spikes: frozenset[str]
     fleet: int
 

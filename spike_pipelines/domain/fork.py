@@ -11,6 +11,7 @@ from datetime import datetime
 from spike_pipelines.domain.backfill import gone, joined
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
+from spike_pipelines.domain.words import some
 
 _MOST_TOLD = 20
 
@@ -37,9 +38,7 @@ class Fork:
         return {} if self.since is None else {r.partition: r.start for r in self.pieces}
 
     def told_loss(self) -> str:
-        named = ", ".join(map(str, self.lost[:_MOST_TOLD]))
-        more = len(self.lost) - _MOST_TOLD
-        return named + (f" and {more} more" if more > 0 else "")
+        return some(self.lost, _MOST_TOLD)
 
 
 def fork(

@@ -47,6 +47,12 @@ class Refusal:
         return self.at if self.code == UNJUDGED else None
 
 
+def listened_since(appender_since: datetime | None, refusal: Refusal | None) -> datetime | None:
+    """Since when what a spike's driver says is heard; None while nobody listens."""
+    unheard = refusal.unheard_at if refusal else None
+    return max(appender_since, unheard) if appender_since and unheard else appender_since
+
+
 NOT_DONE = " (not done)"
 
 

@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.back_off import BackOff
+from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.exits import Exit
-from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
 from spike_pipelines.domain.overlays import NewOverlay
 from spike_pipelines.domain.spike import Objectives
 
@@ -75,11 +76,7 @@ class SpikeFacts:
 
     @property
     def listened_since(self) -> datetime | None:
-        """Since when what this spike's driver says is heard; None while nobody listens."""
-        unheard = self.refusal.unheard_at if self.refusal else None
-        if self.appender_since is None or unheard is None:
-            return self.appender_since
-        return max(self.appender_since, unheard)
+        return listened_since(self.appender_since, self.refusal)
 
     @property
     def live(self) -> tuple[ObservedDriver, ...]:
@@ -127,7 +124,7 @@ class Decision:
     verdict: Verdict
     cause: str
     action: Action | None = None
-    trouble: str | None = None
+    trouble: Trouble | None = None
 
 
 START_GRACE = timedelta(seconds=120)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from spike_pipelines.adapters.applications import SUFFIX, load_application
+from spike_pipelines.adapters.applications import application_path, load_application
 from spike_pipelines.adapters.dagster_reload import reload_location
 from spike_pipelines.domain.rollout import Rollout
 from spike_pipelines.platform import Platform
@@ -27,9 +27,9 @@ class DeployConfig(dg.Config):
 @dg.op(required_resource_keys={"platform"})
 def deploy_spike(context: dg.OpExecutionContext, config: DeployConfig) -> None:
     """Deploy, watch, and fail with the reason unless it is stable."""
-    outcome = run_deploy(context.resources.platform, config, context.log.info)
-    url = context.resources.platform.settings.dagster_url
-    if url and (problem := reload_location(url)):
+    platform = context.resources.platform
+    outcome = run_deploy(platform, config, context.log.info)
+    if problem := reload_location(platform.settings.dagster_url):
         context.log.warning(problem)
     if outcome.verdict.state is not Rollout.STABLE:
         back = "" if outcome.back_to is None else f"; revision {outcome.back_to} is back"
@@ -38,9 +38,10 @@ def deploy_spike(context: dg.OpExecutionContext, config: DeployConfig) -> None:
 
 
 def run_deploy(platform: Platform, config: DeployConfig, tell: Callable[[str], None]) -> Outcome:
-    text = config.application or (platform.settings.applications_dir / f"{config.spike}{SUFFIX}").read_text()
+    there = application_path(platform.settings.applications_dir, config.spike)
+    text = config.application or there.read_text()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{config.spike}{SUFFIX}"
+        path = application_path(Path(folder), config.spike)
         path.write_text(text)
         patience = timedelta(seconds=config.patience_seconds)
         return platform.deployment(tell).deploy(load_application(path), path, patience)

@@ -6,13 +6,14 @@ other side did not answer or its answer is unknown, and the errors named here; n
 """
 
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
+from spike_pipelines.ports.appender import Appender
 from spike_pipelines.ports.applications import ApplicationCluster, Clues, Manifest
 from spike_pipelines.ports.books import Books, CommittedSums, Coverage, SequenceBook, SwapBook
 from spike_pipelines.ports.broker import Broker, FirstRecords, OffsetMirror, Survey, SurveyedTopic, Surveyor
 from spike_pipelines.ports.catalog import Catalog, LiveFile, SnapshotCatalog
 from spike_pipelines.ports.clock import Clock
 from spike_pipelines.ports.cluster import Cluster
-from spike_pipelines.ports.deployer import Appender, ApplicationShelf, Deployed, Deployer
+from spike_pipelines.ports.deployer import Deployed, Deployer
 from spike_pipelines.ports.hours import (
     DatasetHours,
     HourBook,
@@ -36,6 +37,7 @@ from spike_pipelines.ports.rereading import (
     SurveyOrder,
 )
 from spike_pipelines.ports.retention import Condemned, RetentionLedger, StagedFate
+from spike_pipelines.ports.shelf import ApplicationShelf
 from spike_pipelines.ports.store import ObjectInfo, ObjectStore, ParquetFooter, Upload
 from spike_pipelines.ports.supervision import Specs, SupervisionLedger, SupervisionTransaction
 from spike_pipelines.ports.swaps import SwapLedger, SwapTransaction

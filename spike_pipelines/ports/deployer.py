@@ -1,7 +1,6 @@
-"""What a rollout needs of a cluster."""
+"""What puts a spike into a cluster."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -35,22 +34,3 @@ class Deployer(Protocol):
 
     def application(self, spike: Spike, revision: int) -> str:
         """The text of the application file of that revision."""
-
-
-class ApplicationShelf(Protocol):
-    """Where appender and code location of a cluster read the application files."""
-
-    def get(self, name: str) -> str | None: ...
-
-    def put(self, name: str, text: str) -> None:
-        """Twice is as once; other spikes' files stay."""
-
-    def remove(self, name: str) -> None:
-        """Twice is as once; other spikes' files stay."""
-
-
-class Appender(Protocol):
-    """The appender API, seen from outside."""
-
-    def since(self) -> datetime | None:
-        """When it began to answer; None if it does not answer now. Never raises."""

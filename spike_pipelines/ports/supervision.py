@@ -8,7 +8,7 @@ from typing import Protocol
 
 from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, Overlay
-from spike_pipelines.domain.spark_application import Sighting
+from spike_pipelines.domain.sightings import Sighting
 from spike_pipelines.ports.applications import Manifest
 from spike_pipelines.ports.ledger import Ledger
 from spike_pipelines.ports.transaction import LedgerTransaction

@@ -1,15 +1,8 @@
 """The backfill of one hour: plan, read again beside the live stream, swap in (ADR 0010). What Kafka has of it
 below where the spike began is read by a swap of its own, which replaces nothing (ADR 0013).
 
-| it dies …                       | then                                                                 |
-| ------------------------------- | -------------------------------------------------------------------- |
-| before the batch is registered  | files in staging that nobody knows; the plan is aborted              |
-| before or among the copies      | it is finished: same batch, same keys                                |
-| after the commit                | the swap is done; any publication shows it                           |
-
-By the next backfill of the hour, or by the hourly retention job (`Swapper.finish_left`), whichever is first.
-
-The next backfill then plans anew: what was begun goes by the file, and the accepted loss, of before.
+One that dies is ended as any swap is (`services/swap.py`). The next backfill of the hour then plans anew:
+what was begun goes by the file, and the accepted loss, of before.
 """
 
 import logging
@@ -36,6 +29,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.domain.words import some
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,
@@ -304,7 +298,7 @@ class Backfiller:
 
 def _told_cut(cut: tuple[Partition, ...], topic: TopicOffsets | None) -> str:
     starts = {} if topic is None else topic.log_start
-    named = ", ".join(f"{p} at {starts.get(p.index)}" for p in cut[:20]) + (" …" if cut[20:] else "")
+    named = some((f"{p} at {starts.get(p.index)}" for p in cut), 20)
     return f"Kafka's log begins with nothing that is older ({named}), so more of it may be gone"
 
 
@@ -336,11 +330,9 @@ def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: 
 
 def _told_lost(plan: HourPlan) -> str:
     """What a person let be: the files of what Kafka no longer has."""
-    lost = plan.lost
     return (
-        f"without {', '.join(map(str, lost[:20]))}"
-        + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-        + f": Kafka no longer has them, and the {len(plan.kept)} files that hold them stay as they are"
+        f"without {some(plan.lost, 20)}: Kafka no longer has them, and the {len(plan.kept)} files that hold "
+        "them stay as they are"
     )
 
 

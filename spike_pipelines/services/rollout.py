@@ -15,7 +15,7 @@ from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.kubernetes_names import resource_name
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
-from spike_pipelines.domain.spark_application import UNDEPLOYED
+from spike_pipelines.domain.sightings import UNDEPLOYED
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 

@@ -4,95 +4,45 @@ Killed at any point: what was noted counts for the back-off, an overlay that onl
 at the next look, and a driver that is only suspended is resumed at the next look.
 """
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
-from time import monotonic
-from typing import Protocol
 
-from spike_pipelines.domain.application_supervision import (
-    ApplicationFacts,
-    ending_of,
-    newest,
-    one_each,
-    outdated,
-    retraced,
-    supervise_application,
-    suspect,
-)
+from spike_pipelines.domain.application_supervision import ApplicationFacts, outdated
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
-from spike_pipelines.domain.fleet import FLEET, Noted, Plan, ration, to_note
-from spike_pipelines.domain.ladder import HISTORY
-from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.domain.fleet import FLEET, Noted, to_note
+from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
-from spike_pipelines.domain.spark_application import ObservedApplication, Sighting, missed, sight
-from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.spark_application import ObservedApplication
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
-from spike_pipelines.ports import (
-    Appender,
-    ApplicationCluster,
-    Broker,
-    Clues,
-    LagLedger,
-    Manifest,
-    Recovery,
-    Specs,
-    SupervisionLedger,
-)
+from spike_pipelines.ports import Clues, Manifest, Specs
+from spike_pipelines.services.observe_applications import ApplicationObserver, Look
 from spike_pipelines.services.promote import released
-from spike_pipelines.services.supervise import Recovered, unread_by_the_still
+from spike_pipelines.services.supervise import Recovered
 
-log = logging.getLogger(__name__)
 STABLE_AFTER = timedelta(minutes=10)
 NEW_SPECS_AT_ONCE = 20  # each costs a request
-HISTORIES_AT_ONCE, HISTORY_SECONDS = 20, 5.0  # all of them; an ending not read in time is unseen
 LOG_LINES = 20
 TOLD_NAMES = 20
 LEASE, LEASE_SECONDS = "supervision", 60.0
-_CATCHING_UP = frozenset({LagVerdict.CATCHING_UP, LagVerdict.FALLING_BEHIND, LagVerdict.WILL_LOSE})
-
-
-class FleetLedger(SupervisionLedger, LagLedger, Protocol):
-    """The ledger with the verdicts on lag, from which catching up is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """All that one look saw and made of it."""
-
-    facts: Mapping[str, ApplicationFacts]
-    plan: Plan
-    sightings: Mapping[str, Sighting]
-    known: Mapping[str, Specs]
-    incidents: Sequence[Recovery]  # what was noted of them
-    now: datetime
-    as_of: str  # the version of the cluster
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationSupervisor:
-    """`on_demand` is the node label (`key=value`) of nodes that stay, None where there is no difference."""
-
-    ledger: FleetLedger
-    cluster: ApplicationCluster
-    appender: Appender
-    broker: Broker
-    spikes: Mapping[str, Spike]
-    on_demand: str | None = None
+class ApplicationSupervisor(ApplicationObserver):
+    """Acts on what it sees."""
 
     def look(self) -> tuple[Decision, ...]:
         """The decision on each spike, without an effect. Raises `Transient` if the cluster or the ledger
         could not be observed: then nobody is judged."""
-        return self._look().plan.decisions
+        return self.see().plan.decisions
 
     def watch(self) -> tuple[Decision, ...]:
         """A look that is remembered: since when what is as it is, and which specs there were."""
-        look = self._look()
-        self.ledger.note_look(look.as_of, look.now, look.sightings.values())
+        look = self.see()
+        self._note_look(look)
         self._end_overlays(look)
         self._note_specs(look)
         self._note_incident(look)
@@ -108,8 +58,8 @@ class ApplicationSupervisor:
             return
         failures: list[SpikeError] = []
         with released(self.ledger, lease):
-            look, wanted = self._look(), set(names)
-            self.ledger.note_look(look.as_of, look.now, look.sightings.values())
+            look, wanted = self.see(), set(names)
+            self._note_look(look)
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
                     lease = self.ledger.renew(lease, LEASE_SECONDS)
@@ -122,76 +72,16 @@ class ApplicationSupervisor:
             if failures:
                 raise failures[0]
 
-    # observe
-
-    def _look(self) -> Look:
-        found = one_each(self.cluster.applications())
-        since = self.appender.since()
-        now = self.ledger.now()
-        before, known = self._retraced(found, now), self.ledger.specs()
-        epochs, refusals = self.ledger.epochs(), self.ledger.refusals()  # after what may take seconds
-        recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
-        overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
-        doubtful = [
-            app.name
-            for app in found.values()
-            if (spike := self.spikes.get(app.spike))
-            and suspect(app, before.get(app.spike), epochs.get(app.spike), now, spike.objectives.hang)
-        ]
-        pods = self.cluster.pods(doubtful) if doubtful else {}
-        unread = unread_by_the_still(self.broker, self.spikes.values(), epochs)
-        facts = {}
-        for name, spike in self.spikes.items():
-            app = found.get(name)
-            seen = pods.get(app.name) if app else None
-            mine = newest(seen or (), app.submission) if app else None
-            specs = known.get(name, Specs())
-            facts[name] = ApplicationFacts(
-                spike=spike,
-                app=app,
-                sighting=sight(before.get(name), app, ending_of(app, mine), now, mine.uid if mine else None),
-                pods=seen,
-                epoch=epochs.get(name),
-                recoveries=recoveries.get(name, ()),
-                overlays=overlays.get(name, ()),
-                appender_since=since,
-                worked_at=commits.get(name),
-                refusal=refusals.get(name),
-                unread=unread.get(name),
-                catching_up=name in lags and lags[name].verdict in _CATCHING_UP,
-                stable=specs.stable,
-                noted=specs.known.get(app.deployed or "") if app else None,
-                manifest_known=bool(specs.known),
-                on_demand=self.on_demand,
-            )
-        decisions = [supervise_application(f, now) for f in facts.values()]
-        plan = ration(decisions, recoveries, now, commits)
-        sightings = {name: f.sighting for name, f in facts.items() if f.sighting is not None}
-        as_of = next((app.as_of for app in found.values()), "")
-        return Look(facts, plan, sightings, known, recoveries.get(FLEET, ()), now, as_of)
-
-    def _retraced(self, found: Mapping[str, ObservedApplication], now: datetime) -> Mapping[str, Sighting]:
-        """What is remembered, brought up to where this look begins: what passed since the last one is asked
-        for where a driver's ending did. Best effort: an ending that cannot be had is unseen."""
-        before, until = dict(self.ledger.sightings()), monotonic() + HISTORY_SECONDS
-        lost = [app for s, app in found.items() if s in self.spikes and missed(app, before.get(s))]
-        since = self.ledger.last_look() if lost else None
-        for app in lost[:HISTORIES_AT_ONCE]:
-            if since is None or monotonic() > until:
-                break
-            try:
-                before[app.spike] = retraced(before[app.spike], self.cluster.history(app, since), now)
-            except SpikeError as error:
-                log.info("how the last driver of %s ended is not known: %s", app.spike, error)
-        return before
-
     # remember
+
+    def _note_look(self, look: Look) -> None:
+        self.ledger.note_look(look.seen.as_of, look.seen.now, look.sightings)
 
     def _end_overlays(self, look: Look) -> None:
         """Rows that hold no more and that no resource carries any more."""
         over = []
         for facts in look.facts.values():
-            in_use = {o.id for o in (*facts.carried, *facts.holding(look.now))}
+            in_use = {o.id for o in (*facts.carried, *facts.holding(look.seen.now))}
             over += [o.id for o in facts.overlays if o.id not in in_use]
         self.ledger.end_overlays(over)
 
@@ -200,13 +90,13 @@ class ApplicationSupervisor:
         room = NEW_SPECS_AT_ONCE
         for decision in look.plan.decisions:
             facts = look.facts[decision.spike]
-            app, specs = facts.app, look.known.get(decision.spike, Specs())
+            app, specs = facts.app, look.seen.specs.get(decision.spike, Specs())
             if app is None or app.deployed is None or app.controls.overlays or app.suspend:
                 continue
             if app.deployed not in specs.known and room:
                 room -= 1
                 self._note_spec(app, app.deployed)
-            elif specs.stable != app.deployed and _works(facts, decision, look.now):
+            elif specs.stable != app.deployed and _works(facts, decision, look.seen.now):
                 self.ledger.mark_stable(app.spike, app.deployed)
 
     def _note_spec(self, app: ObservedApplication, spec: str) -> None:
@@ -218,7 +108,7 @@ class ApplicationSupervisor:
     def _note_incident(self, look: Look) -> None:
         """Once for all of them, with one Event, on the resource of the first."""
         incident = look.plan.incident
-        note = to_note(incident, look.incidents, look.now)
+        note = to_note(incident, look.seen.recoveries.get(FLEET, ()), look.seen.now)
         if note is None:
             return
         with self.ledger.begin() as tx:

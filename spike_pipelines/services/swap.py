@@ -39,6 +39,11 @@ from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Prom
 log = logging.getLogger(__name__)
 
 SWAP_LEASE_SECONDS = 30.0
+# Another attempt at the same plan would find the same.
+HOPELESS = (
+    NotConserved, Misfit, NotOurs, NotLive, NothingStaged, ObjectMissing, SourceChanged, NotParquet,
+    TopicChanged,
+)  # fmt: skip
 
 # Writes the new files below the swap's staging prefix. Called with the swap, what it replaces, and a
 # function that keeps the lease and raises `LeaseLost`, or `NotLive` where it is of no use any more.
@@ -120,17 +125,7 @@ class Swapper:
                     swap = self._stage(spike, swap, produce, lease)
                 if swap.state is SwapState.STAGED:
                     self._carry_out(spike, swap, lease)
-            except (
-                NotConserved,
-                Misfit,
-                NotOurs,
-                NotLive,
-                NothingStaged,
-                ObjectMissing,
-                SourceChanged,
-                NotParquet,
-                TopicChanged,
-            ) as problem:
+            except HOPELESS as problem:
                 self._abort(swap, lease, str(problem))
                 raise SwapRefused(f"{swap} was aborted, nothing changed: {problem}") from problem
             return self._look(number)

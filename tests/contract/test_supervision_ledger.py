@@ -10,7 +10,7 @@ from builders import HOUR, empty
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.domain.observed import Recovery
 from spike_pipelines.domain.overlays import NewOverlay, OverlayKind
-from spike_pipelines.domain.spark_application import Life, Sighting
+from spike_pipelines.domain.sightings import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
 
 SEEN = Sighting(

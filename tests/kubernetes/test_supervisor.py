@@ -22,7 +22,7 @@ from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Fenced, InvalidSpec, Transient
 from spike_pipelines.domain.fleet import DRIVERS_A_MINUTE
 from spike_pipelines.domain.overlays import OverlayKind
-from spike_pipelines.domain.spark_application import UNDEPLOYED
+from spike_pipelines.domain.sightings import UNDEPLOYED
 from spike_pipelines.domain.supervision import ActionKind, Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
@@ -653,9 +653,9 @@ def test_what_somebody_changed_between_look_and_act_is_not_acted_on(hours, monke
     hours.deploy()
     hours.tick()
     hours.site.submit(state="FAILED")
-    look = hours.supervisor._look()
+    look = hours.supervisor.see()
     hours.site.annotate(pause="ann was faster")
-    monkeypatch.setattr(ApplicationSupervisor, "_look", lambda _: look)
+    monkeypatch.setattr(ApplicationSupervisor, "see", lambda _: look)
     (done,) = hours.supervisor.recover_all(["payouts"])
     assert done.action.kind is ActionKind.RESUBMIT
     assert "not done" in done.decision.cause

@@ -16,6 +16,7 @@ from dagster._core.instance.config import PoolGranularity
 from typer.testing import CliRunner
 
 from spike_pipelines.cli import backfill as command
+from spike_pipelines.cli import dagster_runs
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import HourPlan
 from spike_pipelines.domain.earlier import Survey
@@ -237,8 +238,8 @@ def instance_limits(home):
 def test_why_a_run_failed_is_said_in_its_own_words(error, said):
     instance = dg.DagsterInstance.ephemeral()
     done = run(Platform(refused=[HOUR], error=error), instance=instance)
-    assert said in command._reason(instance, done.run_id)
-    assert "says no more" in command._reason(instance, run(Platform(), instance=instance).run_id)
+    assert said in dagster_runs.reason(instance, done.run_id)
+    assert "says no more" in dagster_runs.reason(instance, run(Platform(), instance=instance).run_id)
 
 
 def plan(hour=HOUR, offsets=10, **changes):
@@ -355,7 +356,7 @@ def test_the_command_asks_dagster_for_one_run_of_all_hours(monkeypatch, tmp_path
         asked.append(words)
         return subprocess.CompletedProcess(words, 0, "", "")
 
-    monkeypatch.setattr(command.subprocess, "run", record)
+    monkeypatch.setattr(dagster_runs.subprocess, "run", record)
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--why", "mended", "--who", "ann")
     assert done.exit_code == 0, done.output
     words = dict(zip(asked[0][5::2], asked[0][6::2], strict=True))
@@ -371,6 +372,6 @@ def test_a_run_that_dagster_does_not_take_is_an_error_with_its_words(monkeypatch
     (tmp_path / "workspace.yaml").write_text("")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     refused = subprocess.CompletedProcess([], 2, "", "no such job")
-    monkeypatch.setattr(command.subprocess, "run", lambda *_, **__: refused)
+    monkeypatch.setattr(dagster_runs.subprocess, "run", lambda *_, **__: refused)
     done = say("--from", "2026-11-22T21")
     assert (done.exit_code, "no such job" in done.output + str(done.stderr)) == (1, True)

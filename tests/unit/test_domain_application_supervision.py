@@ -22,17 +22,8 @@ from spike_pipelines.domain.epochs import EpochState, Phase
 from spike_pipelines.domain.ladder import Rung
 from spike_pipelines.domain.observed import Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind
-from spike_pipelines.domain.spark_application import (
-    STATES,
-    AppState,
-    Controls,
-    Life,
-    ObservedApplication,
-    PodSight,
-    Sighting,
-    missed,
-    sight,
-)
+from spike_pipelines.domain.sightings import Life, Sighting, missed, sight
+from spike_pipelines.domain.spark_application import STATES, AppState, Controls, ObservedApplication, PodSight
 from spike_pipelines.domain.supervision import MENDED, ActionKind, Verdict
 
 SPIKE = make_spike("payouts", version="v2", max_offsets_per_trigger=100_000)

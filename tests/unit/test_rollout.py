@@ -13,7 +13,8 @@ from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
-from spike_pipelines.domain.spark_application import AppState, ObservedApplication, Sighting
+from spike_pipelines.domain.sightings import Sighting
+from spike_pipelines.domain.spark_application import AppState, ObservedApplication
 from spike_pipelines.ports import Deployed, Manifest, Specs
 from spike_pipelines.services.rollout import Deployment
 

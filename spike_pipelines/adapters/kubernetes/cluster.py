@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from spike_pipelines.adapters.kubernetes import fields, patches
+from spike_pipelines.adapters.kubernetes import fields, patches, paths
 from spike_pipelines.adapters.kubernetes.api import Api, Expired, Json
 from spike_pipelines.domain.causes import Evidence
 from spike_pipelines.domain.errors import (
@@ -24,7 +24,7 @@ from spike_pipelines.domain.errors import (
     SpikeError,
     Transient,
 )
-from spike_pipelines.domain.kubernetes_names import FILE_LABEL, GROUP, PLURAL, SPIKE_LABEL, VERSION
+from spike_pipelines.domain.kubernetes_names import FILE_LABEL, GROUP, SPIKE_LABEL, VERSION
 from spike_pipelines.domain.observed import DriverState
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, marks
 from spike_pipelines.domain.spark_application import TERMINAL, AppState, ObservedApplication, PodSight
@@ -33,7 +33,7 @@ from spike_pipelines.ports import Clues, Manifest, ObservedDriver
 
 NAMES_AT_ONCE = 50  # in one label selector
 HISTORY_SECONDS = 1  # what the server remembers it sends at once
-STATES = {
+DRIVER_STATES = {
     AppState.SUBMITTED: DriverState.PENDING,
     AppState.RUNNING: DriverState.RUNNING,
     AppState.UNKNOWN: DriverState.UNKNOWN,
@@ -148,7 +148,7 @@ class KubernetesCluster:
         return Manifest(json.dumps(head | {"spec": found["spec"]}))
 
     def forget_files(self, spike: str, keep: Collection[str], before: datetime | None) -> None:
-        path = f"/api/v1/namespaces/{self.namespace}/configmaps"
+        path = paths.config_maps(self.namespace)
         for item in list(self.api.list(path, {"labelSelector": f"{FILE_LABEL},{SPIKE_LABEL}={spike}"})):
             file = fields.application_file(item)
             if file.version not in keep and (before is None or file.made < before):
@@ -188,7 +188,7 @@ class KubernetesCluster:
             "count": 1,
         }
         try:
-            self.api.post(f"/api/v1/namespaces/{self.namespace}/events", event)
+            self.api.post(paths.events(self.namespace), event)
         except SpikeError:
             return  # the recovery itself is noted in the ledger
 
@@ -217,7 +217,7 @@ class KubernetesCluster:
 
     def stop(self, driver: str) -> None:
         for _, _, pod in self._pods(f"{fields.DRIVER},{fields.SUBMISSION_LABEL}={driver}"):
-            self._delete(f"/api/v1/namespaces/{self.namespace}/pods/{pod.name}", pod.uid)
+            self._delete(f"{paths.pods(self.namespace)}/{pod.name}", pod.uid)
 
     def obstacle(self, spike: Spike) -> str | None:  # noqa: ARG002 the operator says it, afterwards
         return None
@@ -229,7 +229,7 @@ class KubernetesCluster:
     # requests
 
     def _path(self) -> str:
-        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}"
+        return paths.applications(self.namespace)
 
     def _get(self, app: ObservedApplication) -> Json:
         found = self._of(app, self.api.get)
@@ -248,8 +248,7 @@ class KubernetesCluster:
         self._of(app, lambda path: self.api.patch(path, {**body, "metadata": meta}))
 
     def _pods(self, selector: str) -> Iterator[tuple[str, datetime, PodSight]]:
-        path = f"/api/v1/namespaces/{self.namespace}/pods"
-        for item in self.api.list(path, {"labelSelector": selector}):
+        for item in self.api.list(paths.pods(self.namespace), {"labelSelector": selector}):
             try:
                 yield fields.pod(item)
             except ValidationError as error:
@@ -263,7 +262,7 @@ class KubernetesCluster:
             return
 
     def _log(self, pod: str, lines: int) -> tuple[str, ...]:
-        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
+        path = f"{paths.pods(self.namespace)}/{pod}/log"
         try:
             text = self.api.text(path, {"tailLines": str(lines)})
         except (ObjectMissing, InvalidSpec):  # gone, or its container has not started
@@ -271,7 +270,7 @@ class KubernetesCluster:
         return tuple(text.splitlines()[-lines:])
 
     def _events(self, app: ObservedApplication) -> tuple[str, ...]:
-        path = f"/api/v1/namespaces/{self.namespace}/events"
+        path = paths.events(self.namespace)
         found: list[Json] = []
         for name in filter(None, (app.name, app.driver_pod)):
             found += self.api.list(path, {"fieldSelector": f"involvedObject.name={name}"})
@@ -287,7 +286,7 @@ def _then(event: Json) -> ObservedApplication:
 
 
 def _driver(app: ObservedApplication) -> ObservedDriver:
-    state = DriverState.UNKNOWN if app.problem else STATES.get(app.state, DriverState.EXITED)
+    state = DriverState.UNKNOWN if app.problem else DRIVER_STATES.get(app.state, DriverState.EXITED)
     code = Evidence(app).exit_code
     if code is None and app.state in {AppState.SUCCEEDING, AppState.COMPLETED}:
         code = 0

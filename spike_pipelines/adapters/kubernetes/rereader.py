@@ -10,21 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from spike_pipelines.adapters.backfill_files import (
-    HourAnswerFile,
-    HourOrderFile,
-    SurveyAnswerFile,
-    SurveyOrderFile,
-)
+from spike_pipelines.adapters.backfill_files import FileRereader
+from spike_pipelines.adapters.kubernetes import paths
 from spike_pipelines.adapters.kubernetes.api import Api, Json
 from spike_pipelines.adapters.order_box import OrderBox
-from spike_pipelines.domain.batch import NewBatch
 from spike_pipelines.domain.errors import InvalidSpec, ObjectMissing, Transient
-from spike_pipelines.domain.kubernetes_names import GROUP, PART_OF_LABEL, PLURAL, VERSION
+from spike_pipelines.domain.kubernetes_names import PART_OF_LABEL
 from spike_pipelines.domain.retention import ORDERS
 from spike_pipelines.domain.spark_application import AppState
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.ports import BackfillOrder, KeepAlive, ObjectStore, Surveyed, SurveyOrder
+from spike_pipelines.ports import KeepAlive, ObjectStore
 
 BACKFILL_LABEL = "spike-pipelines.io/backfill"
 NETWORK = dict((PART_OF_LABEL,))  # its executors reach its driver where a policy asks for it
@@ -44,7 +39,7 @@ class _Session:
 
 
 @dataclass(slots=True)
-class KubernetesRereader:
+class KubernetesRereader(FileRereader):
     """One SparkApplication for all hours of a run. A job whose run dies ends by itself: no order comes."""
 
     api: Api
@@ -54,14 +49,6 @@ class KubernetesRereader:
     pause: Callable[[float], object] = time.sleep
     longest_seconds: float = LONGEST_SECONDS
     _open: _Session | None = field(default=None, init=False)
-
-    def reread(self, order: BackfillOrder, keep_alive: KeepAlive) -> NewBatch:
-        answer = self._do(order.spike, HourOrderFile.of(order).model_dump_json(), keep_alive)
-        return HourAnswerFile.model_validate_json(answer).new_batch()
-
-    def survey(self, order: SurveyOrder, keep_alive: KeepAlive) -> Surveyed:
-        answer = self._do(order.spike, SurveyOrderFile.of(order).model_dump_json(), keep_alive)
-        return SurveyAnswerFile.model_validate_json(answer).surveyed()
 
     def _do(self, spike: str, order: str, keep_alive: KeepAlive) -> bytes:
         try:
@@ -133,7 +120,7 @@ class KubernetesRereader:
         )
 
     def _path(self) -> str:
-        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}"
+        return paths.applications(self.namespace)
 
 
 def finite(live: Json, name: str, orders: str) -> Json:

@@ -3,6 +3,8 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
+from spike_pipelines.adapters.applications import SUFFIX
+from spike_pipelines.adapters.kubernetes import paths
 from spike_pipelines.adapters.kubernetes.api import Api
 from spike_pipelines.domain.errors import AlreadyExists, InvalidSpec, ObjectMissing
 
@@ -18,32 +20,40 @@ class ConfigMapShelf:
 
     def get(self, name: str) -> str | None:
         try:
-            found = self.api.get(f"{self._collection}/{self._name}")
+            found = self.api.get(self._path)
         except ObjectMissing:
             return None
-        text: str | None = (found.get("data") or {}).get(f"{name}.yaml")
+        text: str | None = (found.get("data") or {}).get(_file(name))
         return text
 
     def remove(self, name: str) -> None:
         with suppress(ObjectMissing):
-            self.api.patch(f"{self._collection}/{self._name}", {"data": {f"{name}.yaml": None}})
+            self.api.patch(self._path, {"data": {_file(name): None}})
+
+    def put(self, name: str, text: str) -> None:
+        if len(text.encode()) > MOST_BYTES:
+            raise InvalidSpec(f"{name}: an application file of {len(text)} characters fits into no ConfigMap")
+        data = {_file(name): text}
+        try:
+            self.api.patch(self._path, {"data": data})
+        except ObjectMissing:
+            with suppress(AlreadyExists):  # somebody else's first deployment made it just now
+                self.api.post(self._collection, {"metadata": {"name": self._name}, "data": data})
+                return
+            self.api.patch(self._path, {"data": data})
 
     @property
     def _collection(self) -> str:
-        return f"/api/v1/namespaces/{self.place.partition('/')[0]}/configmaps"
+        return paths.config_maps(self.place.partition("/")[0])
 
     @property
     def _name(self) -> str:
         return self.place.partition("/")[2]
 
-    def put(self, name: str, text: str) -> None:
-        if len(text.encode()) > MOST_BYTES:
-            raise InvalidSpec(f"{name}: an application file of {len(text)} characters fits into no ConfigMap")
-        one, data = f"{self._collection}/{self._name}", {f"{name}.yaml": text}
-        try:
-            self.api.patch(one, {"data": data})
-        except ObjectMissing:
-            with suppress(AlreadyExists):  # somebody else's first deployment made it just now
-                self.api.post(self._collection, {"metadata": {"name": self._name}, "data": data})
-                return
-            self.api.patch(one, {"data": data})
+    @property
+    def _path(self) -> str:
+        return f"{self._collection}/{self._name}"
+
+
+def _file(name: str) -> str:
+    return f"{name}{SUFFIX}"

@@ -13,10 +13,11 @@ from sqlalchemy.dialects.postgresql import insert
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
+from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.fleet import FLEET
 from spike_pipelines.domain.observed import NOT_DONE, Recovery
 from spike_pipelines.domain.overlays import Overlay
-from spike_pipelines.domain.spark_application import Life, Sighting
+from spike_pipelines.domain.sightings import Life, Sighting
 from spike_pipelines.ports import Manifest, Specs
 
 _AS = "."  # in `specs.hash`: the spec's name as it is deployed, and the digest of what it was when first seen
@@ -147,5 +148,9 @@ def _values(sighting: Sighting) -> dict[str, object]:
 
 
 def _sighting(row: sa.Row[tuple[object, ...]]) -> Sighting:
-    lives = tuple(Life(who, datetime.fromisoformat(at), *rest) for who, at, *rest in row.lives)
+    lives = tuple(_life(*life) for life in row.lives)
     return Sighting(row.spike, row.uid, row.state, row.since, row.spec_hash, row.spec_since, lives)
+
+
+def _life(submission: str, seen_at: str, ending: str | None = None, uid: str | None = None) -> Life:
+    return Life(submission, datetime.fromisoformat(seen_at), Trouble(ending) if ending else None, uid)

@@ -62,13 +62,14 @@ class SwapStatements:
             "records_expected": new.expected,
         }
         row = self._db.execute(sa.insert(w).values(**values).returning(*w.c)).mappings().one()
-        number = row["number"]
-        if ids:
-            self._db.execute(sa.insert(s.swap_files), [{"swap": number, "file": file} for file in ids])
-        if new.sources:
-            sources = [{"swap": number, "batch": source} for source in new.sources]
-            self._db.execute(sa.insert(s.swap_sources), sources)
+        self._freeze(row["number"], ids, new.sources)
         return rows.swap(row)
+
+    def _freeze(self, number: int, files: Iterable[int], sources: Iterable[int]) -> None:
+        if frozen := [{"swap": number, "file": file} for file in files]:
+            self._db.execute(sa.insert(s.swap_files), frozen)
+        if read := [{"swap": number, "batch": batch} for batch in sources]:
+            self._db.execute(sa.insert(s.swap_sources), read)
 
     def swap(self, number: int) -> Swap | None:
         query = sa.select(s.swaps).where(s.swaps.c.number == number).with_for_update()
