@@ -1,4 +1,4 @@
-"""Dagster as a person has it in the UI: what a check said last, and sensors that are stopped and started."""
+"""Dagster as a person has it in the UI: what a check said last, how runs ended, sensors."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,10 @@ query($key: AssetKeyInput!, $check: String!, $limit: Int!) {
   assetCheckExecutions(assetKey: $key, checkName: $check, limit: $limit) {
     evaluation { success severity description timestamp }
   }
+}"""
+RUNS = """
+query($filter: RunsFilter!) {
+  runsOrError(filter: $filter, limit: 100) { ... on Runs { results { runId status } } }
 }"""
 SENSOR = """
 query($selector: SensorSelector!) {
@@ -54,6 +58,11 @@ class Dagster:
         variables = {"key": {"path": asset.split("/")}, "check": check, "limit": limit}
         found = [e["evaluation"] for e in self._ask(HISTORY, variables)["assetCheckExecutions"]]
         return [Said(e["success"], e["severity"], e["description"], e["timestamp"]) for e in found if e]
+
+    def runs(self, job: str) -> list[str]:
+        """The statuses of its newest runs, newest first."""
+        found = self._ask(RUNS, {"filter": {"pipelineName": job}})["runsOrError"]["results"]
+        return [run["status"] for run in found]
 
     def stop(self, sensor: str) -> None:
         state = self._ask(SENSOR, {"selector": _selector(sensor)})["sensorOrError"]["sensorState"]

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
+from dagster_ui import Dagster
 from kafka import KafkaProducer
 from leaks import arguments_with_secrets, files_with_secrets, secrets_in_environment
 
 from spike_pipelines import read as reading
 from spike_pipelines.domain.exits import Exit
+from spike_pipelines.stack import running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -76,6 +78,8 @@ def test_a_driver_that_hangs_is_replaced(stack, spike):
     stack.await_("a newer epoch", lambda: stack.epoch(spike) > epoch)
     stack.await_("the hung one is gone", lambda: not driver.is_running())
     stack.await_commit(spike)
+    dagster = Dagster(running.find(stack.folder).link)
+    stack.await_("the recovery is green in Dagster", lambda: dagster.runs("recovery")[:1] == ["SUCCESS"])
 
 
 def test_a_driver_whose_jvm_alone_hangs_is_replaced(stack, spike):
