@@ -6,7 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -23,12 +23,13 @@ from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import InvalidSpec, Transient
+from spike_pipelines.domain.errors import InvalidSpec, Refused, Transient
 from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.backfill import Rehearsed
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -38,17 +39,25 @@ LOOK_SECONDS = 2.0
 LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
+MOST_REFUSED = 20  # hours that are named with why
 SHOWN = "%Y-%m-%dT%H"
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The plans of hours that were read before; hours of which `below` the spike's begin more may lie."""
+    """The plans of hours that were read before; hours of which `below` the spike's begin more may lie;
+    where of some more may be gone, whose loss is accepted."""
 
     plans: Mapping[datetime, HourPlan]
     older: tuple[datetime, ...] = ()
     below: tuple[OffsetRange, ...] = ()
+    cut: Mapping[datetime, str] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """An accepted loss is written down also where nothing is left to read."""
+        return not (self.plans or self.older or self.cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,7 @@ def backfill(
         raise InvalidSpec("--staging and --final are of a new spike: name it with --as")
     hours = asked_hours(platform, spike, first, to, offsets)
     asked = _rehearsed(platform, spike, hours, accept_loss=accept_loss)
-    if dry_run or not (asked.plans or asked.older):
+    if dry_run or asked.nothing:
         return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
@@ -209,10 +218,11 @@ def asked_hours(
 
 def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool) -> Asked:
     """Errors come up before anything is begun."""
-    found = {hour: platform.backfiller.rehearse(spike, hour, accept_loss=accept_loss) for hour in hours}
-    plans = {hour: plan for hour, plan in found.items() if plan is not None}
+    found = _rehearse(platform, spike, hours, accept_loss=accept_loss)
+    plans = {one.hour: one.plan for one in found if one.plan is not None}
+    cut = {one.hour: one.cut for one in found if one.cut}
     older, below = platform.backfiller.older(spike, hours)
-    empty = [f"{hour:{SHOWN}}" for hour, plan in found.items() if plan is None and hour not in older]
+    empty = [f"{hour:{SHOWN}}" for hour in hours if hour not in {*plans, *older, *cut}]
     typer.echo(
         f"{len(plans)} hours with {sum(p.expected for p in plans.values()):,} records in "
         f"{sum(len(p.replaces) for p in plans.values()):,} files; "
@@ -235,7 +245,25 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
         if plan.lost:
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
             typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
-    return Asked(plans, older, below)
+    for hour, told in cut.items():
+        typer.echo(f"{hour:{SHOWN}}: {told}; what is left is read")
+    return Asked(plans, older, below, cut)
+
+
+def _rehearse(
+    platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool
+) -> list[Rehearsed]:
+    """Raises `Refused` with every hour that cannot be done and why."""
+    found, refused = [], []
+    for hour in hours:
+        try:
+            found.append(platform.backfiller.rehearse(spike, hour, accept_loss=accept_loss))
+        except Refused as problem:
+            refused.append(str(problem))
+    if told := list(dict.fromkeys(refused)):  # what is wrong with the file is so for each of them
+        more = [f"and {len(told) - MOST_REFUSED} more"] if told[MOST_REFUSED:] else []
+        raise Refused("\n".join([*told[:MOST_REFUSED], *more]))
+    return found
 
 
 def _other_version(spike: Spike, runs: str) -> str:

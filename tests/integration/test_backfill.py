@@ -235,7 +235,7 @@ def test_an_hour_that_nothing_was_read_for_is_empty_and_said_to_be(world, ran):
 
 
 def test_a_rehearsal_changes_nothing(world, ran):
-    plan = backfiller(world).rehearse(ran.spike, HOUR, accept_loss=False)
+    plan = backfiller(world).rehearse(ran.spike, HOUR, accept_loss=False).plan
     assert (plan.expected, sum(map(len, plan.pieces)), len(plan.replaces)) == (10, 14, 4)
     assert world.ledger.swaps("payouts", 9) == ()
 

@@ -17,7 +17,10 @@ from dying import Dead, Trap, Trapped, expire_leases
 from test_backfill import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, rows
 from test_operate import ask, operator
 from test_swap import producing
+from typer.testing import CliRunner
 
+from spike_pipelines.cli import backfill as command
+from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import Expired
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, hour_of
 from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
@@ -333,6 +336,32 @@ def test_what_may_be_gone_of_an_hour_is_a_loss_wherever_the_log_begins(world, ra
     assert told.kind is OperationKind.ACCEPT_LOSS
     assert f"payouts-topic:{index} at {before}" in told.summary
     assert breaches(world) == {}
+
+
+@pytest.fixture
+def say(world, ran, monkeypatch):
+    """`spike backfill payouts`, as typed."""
+    spike = replace(ran.spike, dataset=replace(ran.spike.dataset, start=A))
+    platform = SimpleNamespace(
+        spikes={"payouts": spike}, ledger=world.ledger, backfiller=backfiller(world, Seeing(world, ALL_GOOD))
+    )
+    monkeypatch.setattr(command, "Platform", lambda: platform)
+    return lambda *words: CliRunner().invoke(app, ["backfill", "payouts", *words])
+
+
+def test_a_dry_run_names_what_may_be_gone_of_older_hours_as_the_run_itself_does(world, ran, say):
+    world.broker.delete_records(ran.spike.topic, 1, before=3)
+    with pytest.raises(Expired) as refused:
+        earlier(world, ran.spike, B)
+    hours = ("--from", f"{B:%Y-%m-%dT%H}", "--to", f"{HOUR:%Y-%m-%dT%H}")
+    looked = say(*hours, "--dry-run")
+    assert (looked.exit_code, looked.stderr) == (1, f"spike: {refused.value}\n")
+    assert "(payouts-topic:1 at 3)" in looked.stderr
+    assert "--accept-loss --why" in looked.stderr
+    accepted = say(*hours, "--dry-run", "--accept-loss", "--why", "all there is")
+    assert accepted.exit_code == 0, accepted.output
+    assert f"{B:%Y-%m-%dT%H}: Kafka's log begins with nothing that is older" in accepted.output
+    assert world.ledger.operations("payouts", 9) == world.ledger.swaps("payouts", 9) == ()
 
 
 def test_a_log_that_begins_with_the_end_of_a_transaction_may_have_lost_what_was_before_it(world):

@@ -1,6 +1,7 @@
 """Backfills as Dagster and the command line ask for them: hours, config, answers. Nothing is read here."""
 
 import json
+import re
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -17,15 +18,15 @@ from typer.testing import CliRunner
 
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
-from spike_pipelines.domain.backfill import HourPlan
+from spike_pipelines.domain.backfill import Expired, HourPlan
 from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Refused, Transient
+from spike_pipelines.domain.errors import Refused, SpecChanged, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
 from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
-from spike_pipelines.services.backfill import Backfilled
+from spike_pipelines.services.backfill import Backfilled, Rehearsed
 from spike_pipelines.services.publish import Publisher
 
 RANGE = {
@@ -294,7 +295,7 @@ def platform(monkeypatch, older):
         spikes={"payouts": spike()},
         ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: (), epochs=dict),
         backfiller=SimpleNamespace(
-            rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
+            rehearse=lambda _, hour, **__: Rehearsed(hour, plan(hour) if hour == HOUR else None),
             older=lambda *_: older,
         ),
     )
@@ -337,6 +338,40 @@ def test_a_dry_run_says_what_is_looked_through_for_hours_older_than_the_ledger()
         "looked through for their records (events:0[3,8))\n"
     ) in done.output
     assert "empty" not in done.output
+
+
+def test_every_hour_that_cannot_be_done_is_named_before_anything_is_begun(platform, monkeypatch):
+    def rehearse(_, hour, **__):
+        raise Expired(f"{hour:%Y-%m-%dT%H}: Kafka's log begins with nothing that is older")
+
+    monkeypatch.setattr(platform.backfiller, "rehearse", rehearse)
+    for words in (("--dry-run",), ("--wait",)):
+        done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", *words)
+        assert (done.exit_code, done.output) == (1, done.stderr)
+        assert re.findall(r"(\S+): Kafka's log", done.stderr) == ["2026-11-22T21", "2026-11-22T22"]
+
+
+def test_what_is_wrong_with_the_file_is_said_once(platform, monkeypatch):
+    def rehearse(*_, **__):
+        raise SpecChanged("topic: it has another one")
+
+    monkeypatch.setattr(platform.backfiller, "rehearse", rehearse)
+    done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
+    assert (done.exit_code, done.stderr) == (1, "spike: topic: it has another one\n")
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_a_loss_of_which_nothing_is_left_is_told_and_the_run_that_accepts_it_is_asked_for(
+    platform, monkeypatch, words
+):
+    launched = []
+    monkeypatch.setattr(platform.backfiller, "rehearse", lambda _, hour, **__: Rehearsed(hour, None, "gone"))
+    monkeypatch.setattr(command, "launch", lambda *asked: launched.append(asked) or "a-run")
+    done = say("--from", "2026-11-22T21", "--accept-loss", "--why", "all there is", *words)
+    assert done.exit_code == 0, done.output
+    assert "2026-11-22T21: gone; what is left is read\n" in done.output
+    assert "empty" not in done.output
+    assert [config["accept_loss"] for *_, config in launched] == ([] if words else [True])
 
 
 @pytest.mark.usefixtures("platform")
