@@ -30,6 +30,7 @@ from spike_pipelines.domain.spike import Start
 from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
 from spike_pipelines.orchestration.backfill import HourFailed, run_backfill
 from spike_pipelines.services.backfill import Ask
+from spike_pipelines.services.close import Closer
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
 
 pytestmark = pytest.mark.real
@@ -300,6 +301,55 @@ def test_of_two_that_looked_at_once_the_second_reads_nothing(world, ran):
     assert second.backfill(ran.spike, A, Ask(ask()), surveys[1]).earlier is None
     world.settle(ran.spike)
     assert breaches(world) == {}
+
+
+# beside closed hours
+
+
+@pytest.fixture
+def closer(world, ran):
+    """Of a spike that has been there for three hours."""
+    world.execute("UPDATE spikes SET created_at = clock_timestamp() - interval '3 hours'")
+    return Closer(world.ledger, world.broker, world.broker, world.spikes)
+
+
+def book(world, hour):
+    return next(b for b in world.ledger.hour_books("payouts", 99) if b.hour == hour)
+
+
+def is_closed(world, hour):
+    return book(world, hour).closing.closed_at is not None
+
+
+def test_a_rewind_that_takes_an_older_hour_back_reopens_it_until_the_live_stream_has_read_it(
+    world, ran, closer
+):
+    earlier(world, ran.spike, B)
+    closer.close()
+    before = book(world, B)
+    assert is_closed(world, B)
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {1: 6}), ask())
+    world.settle(ran.spike)
+    assert closer.close()["payouts"].closed is None
+    assert (book(world, B).rows, book(world, B).closing.ends) == (0, before.closing.ends)
+    again = world.driver(ran.spike, "b")
+    for index, records in ((0, 26), (1, 7)):
+        again.stage(records, 0, 0, index=index)
+        world.settle(ran.spike)
+    closer.close()
+    assert is_closed(world, B)
+
+
+def test_records_of_below_are_late_in_a_closed_hour_until_a_swap_or_a_rewind_takes_them(world, ran, closer):
+    closer.close()
+    assert is_closed(world, HOUR)
+    earlier(world, ran.spike, HOUR, fates=AS_BEFORE)
+    assert book(world, HOUR).late_records == count(HOUR)
+    earlier(world, ran.spike, HOUR)
+    assert (book(world, HOUR).late_records, is_closed(world, HOUR)) == (0, True), "as any late file replaced"
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 10}), ask())
+    world.settle(ran.spike)
+    assert (book(world, HOUR).late_records, is_closed(world, HOUR)) == (0, False)
 
 
 # what Kafka no longer has
