@@ -82,7 +82,6 @@ class Backfilled:
 
     hour: datetime
     swap: Swap | None = None
-    plan: HourPlan | None = None
     final: int = 0
     dead_letter: int = 0
     filtered: int = 0
@@ -150,7 +149,7 @@ class Backfiller:
         if planned is not None:
             plan, swap, lease = planned
             end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
-            done = replace(self._told(hour, end), swap=end, plan=plan)
+            done = replace(self._told(hour, end), swap=end)
         earlier = self._earlier(spike, hour, ask, survey.of(hour), cut)
         return done if earlier is None else done.plus(earlier)
 

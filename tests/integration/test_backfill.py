@@ -521,8 +521,7 @@ def test_retention_that_has_passed_is_an_error_that_names_the_ranges(world, ran)
 
 def test_with_accepted_loss_what_cannot_be_read_stays_and_who_and_why_is_kept(world, ran):
     world.broker.delete_records(ran.spike.topic, 0, before=3)
-    done = backfilled(world, ran.spike, ALL_GOOD, accept_loss=True)
-    assert [(r.start, r.end) for r in done.plan.lost] == [(0, 3)]
+    backfilled(world, ran.spike, ALL_GOOD, accept_loss=True)
     world.settle(ran.spike)
     assert rows(world, ran.spike) == (4 + 7, 2)
     assert breaches(world) == {}

@@ -211,7 +211,7 @@ class Ledger:
         return self.token, self.alive
 
     def backlog(self):
-        return () if self.orphan is None else (Backlog(self.orphan, 3, 1, HOUR, False, True),)
+        return () if self.orphan is None else (Backlog(self.orphan, 3, HOUR, False, True),)
 
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
