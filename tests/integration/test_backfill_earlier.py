@@ -6,15 +6,14 @@ where an hour ends.
 """
 
 import contextlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, empty
+from builders import HOUR, NEXT_HOUR, empty
 from dying import Dead, Trap, Trapped, expire_leases
-from test_backfill import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, rows
+from rereading import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, mended, replay, rows
 from test_operate import ask, operator
 from test_swap import producing
 from typer.testing import CliRunner
@@ -22,16 +21,16 @@ from typer.testing import CliRunner
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import Expired
-from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, hour_of
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.rewind import Earliest, ToOffsets
 from spike_pipelines.domain.spike import Start
-from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
+from spike_pipelines.domain.swap import SwapKind, SwapState
 from spike_pipelines.orchestration.backfill import HourFailed, run_backfill
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.close import Closer
-from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
+from spike_pipelines.services.swap import Swapper, SwapRefused
 
 pytestmark = pytest.mark.real
 
@@ -83,31 +82,6 @@ def earlier(world, spike, *hours, fates=ALL_GOOD, accept_loss=False, **how):
     done = [parts.backfill(spike, hour, Ask(ask(), accept_loss), survey) for hour in hours]
     world.settle(spike)
     return done, reading
-
-
-def replayed(world, spike, files):
-    """Every record of these dead letters is good now, each in its hour."""
-
-    def again(swap, i, file):
-        key, body = f"a/final/{i}.parquet", world.store._buckets[BUCKET][file.final_key].body
-        info = world.store.put(BUCKET, swap_prefix(spike, swap) + key, body)
-        return StagedFile(key, FileKind.FINAL, file.hour, file.rows, info.size, info.etag)
-
-    def produce(swap, replaced, _keep_alive):
-        rows = Counter()
-        for file in replaced:
-            rows[file.hour] += file.rows
-        staged = tuple(again(swap, i, file) for i, file in enumerate(replaced))
-        hours = tuple(HourCounts(hour, n, 0, 0) for hour, n in sorted(rows.items()))
-        return NewBatch((), staged, rows.total(), hours, "2.0")
-
-    ids = tuple(f.id for f in files)
-    swapper = Swapper(world.ledger, world.promoter())
-    new = NewSwap("payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), ids)
-    swap, lease = swapper.plan(spike, new)
-    done = swapper.finish(spike, swap.number, produce, lease)
-    world.settle(spike)
-    return done
 
 
 def pieces(order):
@@ -181,14 +155,7 @@ def test_dead_letters_of_an_older_hour_can_be_replayed_and_found(world, ran):
     (done,), _ = earlier(world, ran.spike, A, fates=AS_BEFORE)
     files = world.ledger.dead_letter_files("payouts", A, B, 9)
     assert sum(f.rows for f in files) == done.dead_letter > 0
-    new = NewSwap(
-        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
-    )
-    swapper = Swapper(world.ledger, world.promoter())
-    swap, lease = swapper.plan(ran.spike, new)
-    swap = swapper.finish(
-        ran.spike, swap.number, producing(world, ran.spike, final=done.dead_letter, filtered=0), lease
-    )
+    swap = replay(world, ran.spike, producing(world, ran.spike, final=done.dead_letter), files)
     assert world.ledger.sources("payouts")[swap.batch] == {done.earlier.batch}
     assert world.ledger.covering("payouts-topic", 0, 0) == (done.earlier.batch,)
 
@@ -197,7 +164,7 @@ def test_a_replay_of_several_hours_keeps_none_of_them_from_being_backfilled(worl
     earlier(world, ran.spike, A, fates=AS_BEFORE)
     files = world.ledger.dead_letter_files("payouts", None, None, 9)
     assert {f.hour for f in files} == {A, HOUR}
-    replayed(world, ran.spike, files)
+    mended(world, ran.spike, files)
     assert breaches(world) == {}
     (done,), reading = earlier(world, ran.spike, HOUR)
     assert (done.swap.state, pieces(reading.orders[0])) == (SwapState.SWAPPED, [(0, 21, 28)])

@@ -6,10 +6,10 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from builders import BUCKET, HOUR, empty, parquet
+from builders import HOUR, empty, parquet, stage_file
 from dying import Dead, Trap, Trapped, expire_leases
 
-from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
 from spike_pipelines.domain.swap import NewSwap, NotLive, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
@@ -34,8 +34,9 @@ def producing(world, spike, *, final=1, filtered=0, lie=0, attempt="a"):
         total = sum(f.rows for f in replaced)
         dead = total - final - filtered
         counts = {FileKind.FINAL: final, FileKind.DEAD_LETTER: dead}
+        prefix = swap_prefix(spike, swap)
         files = tuple(
-            put(world, swap_prefix(spike, swap), f"{attempt}/{kind}/part.parquet", kind, n)
+            stage_file(world.store, prefix, f"{attempt}/{kind}/part.parquet", kind, HOUR, n, parquet(n))
             for kind, n in counts.items()
             if n
         )
@@ -43,11 +44,6 @@ def producing(world, spike, *, final=1, filtered=0, lie=0, attempt="a"):
         return NewBatch((), files, total + lie, hours, "2.0")
 
     return produce
-
-
-def put(world, prefix, key, kind, rows):
-    info = world.store.put(BUCKET, prefix + key, parquet(rows))
-    return StagedFile(key, kind, HOUR, rows, info.size, info.etag)
 
 
 def swapper(world, holder="test", **parts):
