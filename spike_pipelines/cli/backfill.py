@@ -28,6 +28,7 @@ from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.backfill import Rehearsed
 
@@ -75,12 +76,13 @@ class Progress:
     since: datetime | None = None
 
     def line(self, at: datetime) -> str:
-        text = f"{self.hours} of {self.of_hours} hours, {self.read:,} of {self.of_read:,} records read"
+        text = f"{self.hours} of {count_of(self.of_hours, 'hour')}, "
+        text += f"{self.read:,} of {count_of(self.of_read, 'record')} read"
         if self.since and ENOUGH_READ * self.of_read <= self.read < self.of_read:
             left = (at - self.since) * ((self.of_read - self.read) / self.read)
             text += f", {human(left.total_seconds())} to go"
         if self.earlier:
-            text += f"; {self.earlier} hours below where the spike began"
+            text += f"; {count_of(self.earlier, 'hour')} below where the spike began"
         return f"{text}; {self.now}" if self.now else text
 
 
@@ -114,7 +116,9 @@ def _doing(swap: Swap, read: Mapping[datetime, int]) -> str:
         known = read.get(_hour(swap), swap.so_far) if swap.kind is SwapKind.BACKFILL else None
         # A consumer reads ahead of what it was asked for.
         text += (
-            f": {min(swap.so_far, known):,} of {known:,} records" if known else f": {swap.so_far:,} records"
+            f": {min(swap.so_far, known):,} of {count_of(known, 'record')}"
+            if known
+            else f": {count_of(swap.so_far, 'record')}"
         )
     return text
 
@@ -223,11 +227,12 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     cut = {one.hour: one.cut for one in found if one.cut}
     older, below = platform.backfiller.older(spike, hours)
     empty = [f"{hour:{SHOWN}}" for hour in hours if hour not in {*plans, *older, *cut}]
+    records = count_of(sum(p.expected for p in plans.values()), "record")
+    files = count_of(sum(len(p.replaces) for p in plans.values()), "file")
+    offsets = count_of(sum(total(p.pieces) for p in plans.values()), "offset")
     typer.echo(
-        f"{len(plans)} hours with {sum(p.expected for p in plans.values()):,} records in "
-        f"{sum(len(p.replaces) for p in plans.values()):,} files; "
-        f"{sum(len(r) for p in plans.values() for r in p.pieces):,} offsets to read again: whole batches, of "
-        "which each hour takes its own records"
+        f"{count_of(len(plans), 'hour')} with {records} in {files}; {offsets} to read again: whole batches, "
+        "of which each hour takes its own records"
     )
     epoch = platform.ledger.epochs().get(spike.name)
     if epoch and epoch.state is EpochState.OPEN and epoch.application_version != spike.version:
@@ -236,15 +241,17 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         typer.echo(f"empty, nothing was ever read for them: {shown}")
     if older:
+        lies = f"below where {spike.name} began"
         typer.echo(
-            f"{len(older)} hours from {older[0]:{SHOWN}} on are older than the ledger: {total(below):,} "
-            f"offsets below where {spike.name} began are looked through for their records "
-            f"({', '.join(map(str, below[:5]))}{' …' if below[5:] else ''})"
+            f"{count_of(len(older), 'hour')} from {older[0]:{SHOWN}} on, older than the ledger: "
+            f"{count_of(total(below), f'offset {lies} is', f'offsets {lies} are')} looked through for "
+            f"records ({', '.join(map(str, below[:5]))}{' …' if below[5:] else ''})"
         )
     for plan in plans.values():
         if plan.lost:
             lost = ", ".join(map(str, plan.lost[:5])) + (" …" if len(plan.lost) > 5 else "")
-            typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
+            stay = count_of(len(plan.kept), "file stays", "files stay")
+            typer.echo(f"{plan.hour:%Y-%m-%dT%H}: {stay}, Kafka no longer has {lost}")
     for hour, told in cut.items():
         typer.echo(f"{hour:{SHOWN}}: {told}; what is left is read")
     return Asked(plans, older, below, cut)

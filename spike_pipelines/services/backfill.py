@@ -36,6 +36,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,
@@ -112,7 +113,8 @@ class Backfilled:
         numbers = " and ".join(str(swap.number) for swap in self.swaps)
         below = ", below where the spike began" if self.earlier else ""
         return (
-            f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
+            f"{self.hour:%Y-%m-%dT%H}: {count_of(self.final, 'row')}, "
+            f"{count_of(self.dead_letter, 'dead letter')}, "
             f"{self.filtered:,} filtered (swap {numbers}{below})"
         )
 
@@ -349,10 +351,11 @@ def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: 
 def _told_lost(plan: HourPlan) -> str:
     """What a person let be: the files of what Kafka no longer has."""
     lost = plan.lost
+    kept = ("file that holds them stays as it is", "files that hold them stay as they are")
     return (
         f"without {', '.join(map(str, lost[:20]))}"
         + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
-        + f": Kafka no longer has them, and the {len(plan.kept)} files that hold them stay as they are"
+        + f": Kafka no longer has them, and the {count_of(len(plan.kept), *kept)}"
     )
 
 

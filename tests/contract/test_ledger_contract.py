@@ -320,7 +320,7 @@ def test_two_files_never_share_a_final_key(opened):
 
 def test_a_commit_that_does_not_name_every_file_is_refused(opened):
     made = add(opened)
-    refused = pytest.raises(InvariantBroken, match="1 files of batch")
+    refused = pytest.raises(InvariantBroken, match="1 file of batch")
     with refused, opened.begin() as tx:
         (file,) = tx.files(made.number)
         tx.set_state(made.number, BatchState.STAGED, BatchState.INTENDED)

@@ -155,7 +155,7 @@ def test_a_file_that_goes_between_the_check_and_the_commit_refuses_the_swap(worl
         return copy(*arguments, **named)
 
     world.store.copy = racing
-    with pytest.raises(SwapRefused, match="1 of them are no longer live"):
+    with pytest.raises(SwapRefused, match="of which 1 is no longer live"):
         swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike))
     assert world.dataset(ran.spike).sequence == 2
     assert [f.state for f in world.ledger.dead_letter_files("payouts", None, None, 9)] == [FileState.LIVE]

@@ -77,7 +77,7 @@ class Platform:
         if hour in self._refused:
             raise self._error("it cannot be")
         earlier = swap(9, hour, kind=SwapKind.EARLIER) if hour == NEXT_HOUR else None
-        return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9, earlier)
+        return Backfilled(hour, swap(len(self.asked), hour), 3, 2, 1, 9, earlier)
 
     def close(self):
         self.closed += 1
@@ -143,13 +143,13 @@ def test_an_hour_that_is_refused_fails_the_run_and_stops_no_other():
     done = run(platform)
     assert not done.success
     assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
-    assert "1 hours stay as they were: 2026-11-22T21: it cannot be" in failure(done)
+    assert "1 hour stays as it was: 2026-11-22T21: it cannot be" in failure(done)
 
 
 def test_where_older_hours_cannot_be_looked_for_they_stay_as_they_were_and_the_others_are_done():
     platform = Platform(unseen="read 13 records from 14 offsets")
     told = failure(run(platform))
-    assert "1 hours stay as they were: 2026-11-22T21: read 13 records from 14 offsets" in told
+    assert "1 hour stays as it was: 2026-11-22T21: read 13 records from 14 offsets" in told
     assert ([hour for hour, _ in platform.asked], platform.closed) == ([NEXT_HOUR], 1)
 
 
@@ -233,7 +233,7 @@ def instance_limits(home):
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(Refused, "1 hours stay as they were: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
+    [(Refused, "1 hour stays as it was: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
 )
 def test_why_a_run_failed_is_said_in_its_own_words(error, said):
     instance = dg.DagsterInstance.ephemeral()
@@ -278,7 +278,7 @@ def test_progress_tells_of_hours_that_are_older_than_the_ledger():
     done = swap(7, kind=SwapKind.EARLIER)
     at_work = swap(8, NEXT_HOUR, SwapState.PLANNED, SwapKind.EARLIER, so_far=1200)
     assert told((), done, at_work, older=(HOUR, NEXT_HOUR)) == (
-        "0 of 0 hours, 0 of 0 records read; 1 hours below where the spike began; "
+        "0 of 0 hours, 0 of 0 records read; 1 hour below where the spike began; "
         "reading 2026-11-22T22 below where the spike began: 1,200 records"
     )
 
@@ -311,7 +311,7 @@ def say(*words):
 def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "1 hours with 10 records in 0 files; 10 offsets to read again" in done.output
+    assert "1 hour with 10 records in 0 files; 10 offsets to read again" in done.output
     assert "the driver runs with version" not in done.output
     assert "empty, nothing was ever read for them: 2026-11-22T22\n" in done.output
     assert "older than the ledger" not in done.output
@@ -334,8 +334,8 @@ def test_a_dry_run_says_what_is_looked_through_for_hours_older_than_the_ledger()
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
     assert (
-        "1 hours from 2026-11-22T22 on are older than the ledger: 5 offsets below where payouts began are "
-        "looked through for their records (events:0[3,8))\n"
+        "1 hour from 2026-11-22T22 on, older than the ledger: 5 offsets below where payouts began are "
+        "looked through for records (events:0[3,8))\n"
     ) in done.output
     assert "empty" not in done.output
 
