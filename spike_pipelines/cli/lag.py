@@ -182,9 +182,8 @@ def partitions(report: LagReport, width: int | None = None) -> tuple[Table, Text
     ]
     table, left_out = PARTITIONS.fitted(rows, width)
     more = len(ordered) - MOST_PARTITIONS
-    return table, Text(f"and {count_of(more, 'partition')} more\n" if more > 0 else "", style="dim") + hidden(
-        left_out
-    )
+    told = f"and {count_of(more, 'partition')} more\n" if more > 0 else ""
+    return table, Text(told, style="dim") + hidden(left_out)
 
 
 def plot(samples: Sequence[Sample], width: int) -> str:

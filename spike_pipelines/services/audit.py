@@ -317,7 +317,8 @@ def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figur
     dead, filtered = sum(s.dead_letter for s in sums), sum(s.filtered for s in sums)
     passed = sum(s.unaccounted for s in sums)
     released = f" + {passed:,} unaccounted for" if passed else ""
-    also = f", {count_of(len(swaps), 'swap')} of {count_of(sum(w.replaced_rows for w in swaps), 'record')}"
+    replaced = count_of(sum(w.replaced_rows for w in swaps), "record")
+    also = f", {count_of(len(swaps), 'swap')} of {replaced}" if swaps else ""
     return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}{released}{also}", broken)
 
 

@@ -101,7 +101,7 @@ def test_snapshot_without_a_file_of_its_commit_is_a_partial_view(bench):
     bench.publish(1, shown)
     bench.reader.look()
     assert len(bench.reader.partial) == 1
-    assert "1 live files are missing" in bench.reader.partial[0]
+    assert "1 live file is missing" in bench.reader.partial[0]
 
 
 def test_snapshot_with_a_file_of_a_later_commit_is_a_breach(bench):
