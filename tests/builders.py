@@ -19,6 +19,7 @@ from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedF
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.spike import Dataset, Location, Objectives, Resources, Spike, Start
+from spike_pipelines.ports import ObjectStore
 from spike_pipelines.services.audit import Auditor, Finding
 from spike_pipelines.services.promote import LeaseTerms, Promoter
 from spike_pipelines.services.publish import Publisher
@@ -120,6 +121,14 @@ def parquet_of(places: Iterable[tuple[int, int]], hour: datetime = HOUR, **colum
     return body.getvalue()
 
 
+def stage_file(  # noqa: PLR0917 - a file's
+    store: ObjectStore, prefix: str, key: str, kind: FileKind, hour: datetime, rows: int, body: bytes
+) -> StagedFile:
+    """Put below `prefix` (ends in `/`), as a driver or a job does."""
+    info = store.put(BUCKET, prefix + key, body)
+    return StagedFile(key, kind, hour, rows, info.size, info.etag)
+
+
 def empty(ledger: SqlLedger) -> None:
     """Deleting from small tables is ten times faster than TRUNCATE. Numbers go on, as they do in life."""
     with ledger._engine.begin() as db:
@@ -199,9 +208,8 @@ class Driver:
     ) -> StagedFile | None:
         if rows == 0:
             return None
-        absolute = staging_prefix(self.spike, self.token.number) + key
-        info = self.world.store.put(BUCKET, absolute, parquet(rows, hour, index, start))
-        return StagedFile(key, kind, hour, rows, info.size, info.etag)
+        prefix, body = staging_prefix(self.spike, self.token.number), parquet(rows, hour, index, start)
+        return stage_file(self.world.store, prefix, key, kind, hour, rows, body)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """`spike backfill`: hours read again from Kafka, in a Dagster run, beside the live stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
 from typing import Annotated
@@ -18,30 +18,39 @@ from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.lag import human
 from spike_pipelines.domain.offsets import OffsetRange, total
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, Swap, SwapKind, SwapState
-from spike_pipelines.domain.words import some
+from spike_pipelines.domain.words import count_of, some
 from spike_pipelines.platform import Platform
+from spike_pipelines.services.backfill import Rehearsed
 
 ENOUGH_READ = 0.05  # of the records: before that the time to go says nothing
 LOOK_SECONDS = 2.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
 SOME = 5  # of each kind that are named
+MOST_REFUSED = 20  # hours that are named with why
 SHOWN = "%Y-%m-%dT%H"
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The plans of hours that were read before; hours of which `below` the spike's begin more may lie."""
+    """The plans of hours that were read before; hours of which `below` the spike's begin more may lie;
+    where of some more may be gone, whose loss is accepted."""
 
     plans: Mapping[datetime, HourPlan]
     older: tuple[datetime, ...] = ()
     below: tuple[OffsetRange, ...] = ()
+    cut: Mapping[datetime, str] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """An accepted loss is written down also where nothing is left to read."""
+        return not (self.plans or self.older or self.cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,13 @@ class Progress:
     since: datetime | None = None
 
     def line(self, at: datetime) -> str:
-        text = f"{self.hours} of {self.of_hours} hours, {self.read:,} of {self.of_read:,} records read"
+        text = f"{self.hours} of {count_of(self.of_hours, 'hour')}, "
+        text += f"{self.read:,} of {count_of(self.of_read, 'record')} read"
         if self.since and ENOUGH_READ * self.of_read <= self.read < self.of_read:
             left = (at - self.since) * ((self.of_read - self.read) / self.read)
             text += f", {human(left.total_seconds())} to go"
         if self.earlier:
-            text += f"; {self.earlier} hours below where the spike began"
+            text += f"; {count_of(self.earlier, 'hour')} below where the spike began"
         return f"{text}; {self.now}" if self.now else text
 
 
@@ -98,7 +108,9 @@ def _doing(swap: Swap, read: Mapping[datetime, int]) -> str:
         known = read.get(_hour(swap), swap.so_far) if swap.kind is SwapKind.BACKFILL else None
         # A consumer reads ahead of what it was asked for.
         text += (
-            f": {min(swap.so_far, known):,} of {known:,} records" if known else f": {swap.so_far:,} records"
+            f": {min(swap.so_far, known):,} of {count_of(known, 'record')}"
+            if known
+            else f": {count_of(swap.so_far, 'record')}"
         )
     return text
 
@@ -153,7 +165,7 @@ def backfill(
         raise InvalidSpec("--staging and --final are of a new spike: name it with --as")
     hours = asked_hours(platform, spike, first, to, offsets)
     asked = _rehearsed(platform, spike, hours, accept_loss=accept_loss)
-    if dry_run or not (asked.plans or asked.older):
+    if dry_run or asked.nothing:
         return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
@@ -202,15 +214,17 @@ def asked_hours(
 
 def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool) -> Asked:
     """Errors come up before anything is begun."""
-    found = {hour: platform.backfiller.rehearse(spike, hour, accept_loss=accept_loss) for hour in hours}
-    plans = {hour: plan for hour, plan in found.items() if plan is not None}
+    found = _rehearse(platform, spike, hours, accept_loss=accept_loss)
+    plans = {one.hour: one.plan for one in found if one.plan is not None}
+    cut = {one.hour: one.cut for one in found if one.cut}
     older, below = platform.backfiller.older(spike, hours)
-    empty = [f"{hour:{SHOWN}}" for hour, plan in found.items() if plan is None and hour not in older]
+    empty = [f"{hour:{SHOWN}}" for hour in hours if hour not in {*plans, *older, *cut}]
+    records = count_of(sum(p.expected for p in plans.values()), "record")
+    files = count_of(sum(len(p.replaces) for p in plans.values()), "file")
+    offsets = count_of(sum(total(p.pieces) for p in plans.values()), "offset")
     typer.echo(
-        f"{len(plans)} hours with {sum(p.expected for p in plans.values()):,} records in "
-        f"{sum(len(p.replaces) for p in plans.values()):,} files; "
-        f"{sum(len(r) for p in plans.values() for r in p.pieces):,} offsets to read again: whole batches, of "
-        "which each hour takes its own records"
+        f"{count_of(len(plans), 'hour')} with {records} in {files}; {offsets} to read again: whole batches, "
+        "of which each hour takes its own records"
     )
     epoch = platform.ledger.epochs().get(spike.name)
     if epoch and epoch.state is EpochState.OPEN and epoch.application_version != spike.version:
@@ -218,16 +232,35 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     if empty:
         typer.echo(f"empty, nothing was ever read for them: {some(empty, SOME)}")
     if older:
+        lies = f"below where {spike.name} began"
         typer.echo(
-            f"{len(older)} hours from {older[0]:{SHOWN}} on are older than the ledger: {total(below):,} "
-            f"offsets below where {spike.name} began are looked through for their records "
-            f"({some(below, SOME)})"
+            f"{count_of(len(older), 'hour')} from {older[0]:{SHOWN}} on, older than the ledger: "
+            f"{count_of(total(below), f'offset {lies} is', f'offsets {lies} are')} looked through for "
+            f"records ({some(below, SOME)})"
         )
     for plan in plans.values():
         if plan.lost:
-            lost = some(plan.lost, SOME)
-            typer.echo(f"{plan.hour:{SHOWN}}: {len(plan.kept)} files stay, Kafka no longer has {lost}")
-    return Asked(plans, older, below)
+            stay = count_of(len(plan.kept), "file stays", "files stay")
+            typer.echo(f"{plan.hour:{SHOWN}}: {stay}, Kafka no longer has {some(plan.lost, SOME)}")
+    for hour, told in cut.items():
+        typer.echo(f"{hour:{SHOWN}}: {told}; what is left is read")
+    return Asked(plans, older, below, cut)
+
+
+def _rehearse(
+    platform: Platform, spike: Spike, hours: tuple[datetime, ...], *, accept_loss: bool
+) -> list[Rehearsed]:
+    """Raises `Refused` with every hour that cannot be done and why."""
+    found, refused = [], []
+    for hour in hours:
+        try:
+            found.append(platform.backfiller.rehearse(spike, hour, accept_loss=accept_loss))
+        except Refused as problem:
+            refused.append(str(problem))
+    if told := list(dict.fromkeys(refused)):  # what is wrong with the file is so for each of them
+        more = [f"and {len(told) - MOST_REFUSED} more"] if told[MOST_REFUSED:] else []
+        raise Refused("\n".join([*told[:MOST_REFUSED], *more]))
+    return found
 
 
 def _other_version(spike: Spike, runs: str) -> str:

@@ -13,6 +13,7 @@ from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.swap import Scope
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.replay import Replayed
 
@@ -79,8 +80,9 @@ def tell(done: Replayed | None, verb: str) -> None:
         typer.echo(f"found {swap} unfinished: {swap.state}" + (f", {swap.problem}" if swap.problem else ""))
     still = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.still.items()))
     typer.echo(
-        f"{done.read:,} dead letters {verb} {done.final:,} rows, {done.filtered:,} filtered, "
-        f"{sum(done.still.values()):,} dead letters" + (f" ({still})" if still else "")
+        f"{count_of(done.read, 'dead letter')} {verb} {count_of(done.final, 'row')}, "
+        f"{done.filtered:,} filtered, {count_of(sum(done.still.values()), 'dead letter')}"
+        + (f" ({still})" if still else "")
     )
     if done.swap is not None:
         typer.echo(f"swap {done.swap.number}, batch {done.swap.batch}, {done.swap.state}")

@@ -13,6 +13,7 @@ from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.domain.fork import Fork
 from spike_pipelines.domain.offsets import total
 from spike_pipelines.domain.spike import Spike, Start
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.operate import Request
 
@@ -59,8 +60,9 @@ def fork(platform: Platform, spike: Spike, wanted: Wanted, request: Request | No
 
 def told(spike: Spike, wanted: Wanted, found: Fork) -> str:
     begin = "the first record that Kafka has" if wanted.since is None else f"{wanted.since:%Y-%m-%dT%H}"
+    offsets = count_of(total(found.pieces), "offset")
     text = (
-        f"{wanted.name} reads {spike.topic} from {begin} on: {total(found.pieces):,} offsets up to now, then "
+        f"{wanted.name} reads {spike.topic} from {begin} on: {offsets} up to now, then "
         f"along with it; {spike.name} stays as it is"
     )
     if found.lost:

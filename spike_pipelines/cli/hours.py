@@ -16,6 +16,7 @@ from spike_pipelines.domain.closed import behind, due_at, hour_ranges
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourBook, WrittenHour
 
@@ -65,7 +66,7 @@ def standing(book: HourBook, spike: Spike, positions: Mapping[Partition, Positio
     if book.closing.closed_at:
         return f"closed {book.closing.closed_at:%m-%d %H:%M:%S}"
     waits = behind(book.closing.ends, positions)
-    more = f" and {len(waits) - 2} partitions more" if len(waits) > 2 else ""
+    more = f" and {count_of(len(waits) - 2, 'partition')} more" if len(waits) > 2 else ""
     return f"waits: {'; '.join(map(str, waits[:2])) or 'closed at the next look'}{more}"
 
 
@@ -127,7 +128,8 @@ def versions(written: Iterable[WrittenHour]) -> str:
     for w in written:
         found[w.spike][w.version] = found[w.spike].get(w.version, 0) + 1
     told = (
-        f"{spike}: " + ", ".join(f"{version} ({hours} hours)" for version, hours in by_version.items())
+        f"{spike}: "
+        + ", ".join(f"{version} ({count_of(hours, 'hour')})" for version, hours in by_version.items())
         for spike, by_version in sorted(found.items())
     )
     return "; ".join(told) or "there are no live files yet"
@@ -142,9 +144,10 @@ def _by_spike(written: Iterable[WrittenHour]) -> Mapping[str, list[WrittenHour]]
 
 def _commands(written: Iterable[WrittenHour]) -> Iterator[str]:
     for spike, mine in sorted(_by_spike(written).items()):
-        files, records = sum(w.files for w in mine), sum(w.records for w in mine)
-        hours = len({w.hour for w in mine})
-        yield f"# {spike}: {hours} hours, {records:,} records in {files:,} files"
+        files = count_of(sum(w.files for w in mine), "file")
+        records = count_of(sum(w.records for w in mine), "record")
+        hours = count_of(len({w.hour for w in mine}), "hour")
+        yield f"# {spike}: {hours}, {records} in {files}"
         for since, until in hour_ranges(w.hour for w in mine):
             yield f"spike backfill {spike} --from {since:{HOUR}} --to {until:{HOUR}}"
 

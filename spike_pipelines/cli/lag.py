@@ -18,6 +18,7 @@ from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.shown import wide
 from spike_pipelines.domain.lag import LagReport, human
 from spike_pipelines.domain.lag_history import Sample
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.judgements import Grade, Seen
 from spike_pipelines.services.judgements import lag as grade
@@ -88,7 +89,8 @@ def ack(
     if loss is None:
         print(f"{name}: no loss stands open")
         return
-    print(f"{name}: acknowledged the loss of {loss.records:,} records, first seen {loss.seen_at:%F %T}Z")
+    lost = count_of(loss.records, "record")
+    print(f"{name}: acknowledged the loss of {lost}, first seen {loss.seen_at:%F %T}Z")
     print(f"  {loss.detail}")
     seen = look(platform, name)[name].partitions
     if any(p.lost for p in seen):
@@ -180,7 +182,8 @@ def partitions(report: LagReport, width: int | None = None) -> tuple[Table, Text
     ]
     table, left_out = PARTITIONS.fitted(rows, width)
     more = len(ordered) - MOST_PARTITIONS
-    return table, Text(f"and {more} partitions more\n" if more > 0 else "", style="dim") + hidden(left_out)
+    told = f"and {count_of(more, 'partition')} more\n" if more > 0 else ""
+    return table, Text(told, style="dim") + hidden(left_out)
 
 
 def plot(samples: Sequence[Sample], width: int) -> str:

@@ -7,6 +7,7 @@ import typer
 from spike_pipelines.adapters.ledger import migrate
 from spike_pipelines.cli.arguments import known
 from spike_pipelines.cli.operations import request
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.settings import Settings
 
@@ -28,7 +29,7 @@ def project(
             typer.echo(f"{spike.name}: nothing was ever committed")
             continue
         for done in platform.projector.project(spike, request(who, why), events=events):
-            change = f"{done.added} files added, {done.removed} removed"
+            change = f"{count_of(done.added, 'file')} added, {done.removed} removed"
             right = "as the ledger has it" if not done.added + done.removed else change
             typer.echo(f"{done.table} at #{done.sequence}: {right}")
 

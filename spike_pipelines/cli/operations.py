@@ -15,6 +15,7 @@ from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author, Operation
 from spike_pipelines.domain.rewind import parse_target
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.operate import Request, RewindPlan
 
@@ -68,8 +69,9 @@ def _ways_out(platform: Platform, spike: Spike, number: int) -> str:
         counts = platform.operator.count_again(spike, number).counts
         release = (
             f"  spike batch release {spike.name} {number} --why '…'\n"
-            f"      promotes it with {counts.final:,} final and {counts.dead_letter:,} dead-letter rows, "
-            f"{counts.unaccounted:,} records unaccounted for"
+            f"      promotes it with {counts.final:,} final and "
+            f"{count_of(counts.dead_letter, 'dead-letter row')}, "
+            f"{count_of(counts.unaccounted, 'record')} unaccounted for"
         )
     except Refused as problem:
         release = f"  (release is refused: {problem})"

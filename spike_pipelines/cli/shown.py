@@ -11,6 +11,7 @@ from spike_pipelines.domain.batch import Batch, FileState
 from spike_pipelines.domain.operations import Operation
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import BatchRecord
 
 PIPED_WIDTH = 160
@@ -95,4 +96,5 @@ def file_line(file: LedgerFile, spike: Spike | None) -> str:
     final = file.state in (FileState.LIVE, FileState.SUPERSEDED)
     key = (file.final_key if final else None) or file.staging_key
     bucket = "" if spike is None else f"s3://{(spike.final if final else spike.staging).bucket}/"
-    return f"{file.kind}, {file.state}, hour {file.hour:%Y-%m-%dT%H}, {file.rows:,} rows: {bucket}{key}"
+    rows = count_of(file.rows, "row")
+    return f"{file.kind}, {file.state}, hour {file.hour:%Y-%m-%dT%H}, {rows}: {bucket}{key}"

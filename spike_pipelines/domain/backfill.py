@@ -13,7 +13,7 @@ from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
-from spike_pipelines.domain.words import some
+from spike_pipelines.domain.words import count_of, some
 
 HOUR = timedelta(hours=1)
 MOST_HOURS = 24 * 31  # of one request
@@ -233,5 +233,5 @@ def scan_problem(pieces: Iterable[OffsetRange], scanned: int, *, exact_topic: bo
     hours too."""
     offsets = sum(map(len, pieces))
     if scanned > offsets or (exact_topic and scanned != offsets):
-        return f"read {scanned} records from {offsets} offsets"
+        return f"read {count_of(scanned, 'record')} from {count_of(offsets, 'offset')}"
     return None

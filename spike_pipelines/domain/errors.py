@@ -11,6 +11,8 @@
 
 from collections.abc import Collection
 
+from spike_pipelines.domain.words import count_of
+
 
 class SpikeError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -51,7 +53,7 @@ class TableAltered(InvariantBroken):
     def __init__(self, table: str, missing: Collection[str]) -> None:
         some = ", ".join(sorted(missing)[:3])
         super().__init__(
-            f"table {table} lacks {len(missing)} files that are to be taken out of it ({some}): somebody "
+            f"table {table} lacks {count_of(len(missing), 'file')} to be taken out of it ({some}): somebody "
             "else changed it, and their rows may be in other files: `spike ledger project` redoes it"
         )
 

@@ -109,7 +109,6 @@ class Life:
     started_at: datetime | None = None
     opened_at: datetime | None = None
     batch_started_at: datetime | None = None
-    phase: str | None = None
     problem: str | None = None
     tried_at: tuple[datetime, ...] = ()
 

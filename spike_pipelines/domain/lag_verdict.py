@@ -27,6 +27,7 @@ from spike_pipelines.domain.lag import (
 from spike_pipelines.domain.lag_history import SHORTEST, Ends, Rates, Sample, Trend, kept, rates, trend
 from spike_pipelines.domain.losses import joined, records
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 
 FIRST_COMMIT = timedelta(minutes=5)  # of a new spike: until then nothing is wrong
 _KEEPS_UP = 0.9  # of what comes
@@ -244,19 +245,25 @@ Rule = Callable[[Sight], tuple[LagVerdict, str] | None]
 def _lost(s: Sight) -> tuple[LagVerdict, str] | None:
     name = s.spike.name
     if sum(p.lost for p in s.partitions):
+        unread = (
+            "record was deleted by Kafka before it was",
+            "records were deleted by Kafka before they were",
+        )
         return LagVerdict.LOST, (
-            f"{s.lost:,} records were deleted by Kafka before they were read: "
+            f"{count_of(s.lost, *unread)} read: "
             f"`spike resume {name} --accept-loss` goes on behind them, then `spike ack {name}`"
         )
     if cut := next((p for p in s.partitions if p.cut_off), None):
+        beyond = count_of(cut.cut_off, "offset beyond it is", "offsets beyond it are")
         return LagVerdict.LOST, (
-            f"Kafka's log of {cut.partition} ends at {cut.log_end:,}, and {cut.cut_off:,} offsets beyond it "
-            "are staged: its end was cut off, nothing more is read: "
+            f"Kafka's log of {cut.partition} ends at {cut.log_end:,}, and {beyond} "
+            "staged: its end was cut off, nothing more is read: "
             f"`spike rewind {name} --to {cut.partition}:{cut.log_end}`"
         )
     if loss := s.facts.loss:
         return LagVerdict.LOST, (
-            f"{s.lost:,} records were lost at {loss.seen_at:%Y-%m-%d %H:%M}Z ({loss.detail}): "
+            f"{count_of(s.lost, 'record was', 'records were')} lost at {loss.seen_at:%Y-%m-%d %H:%M}Z "
+            f"({loss.detail}): "
             f"{_read_again(name, loss)}`spike ack {name} --why …` once that is dealt with"
         )
     return None
@@ -339,8 +346,8 @@ def _backpressured(s: Sight) -> tuple[LagVerdict, str] | None:
         return None
     oldest = human((s.now - waiting.oldest_staged_at).total_seconds())
     return LagVerdict.BACKPRESSURED, (
-        f"{waiting.batches} batches wait for the appender, the oldest for {oldest}; {s.behind}. What is "
-        "staged is safe; look at the appender job's runs"
+        f"{count_of(waiting.batches, 'batch waits', 'batches wait')} for the appender, the oldest for "
+        f"{oldest}; {s.behind}. What is staged is safe; look at the appender job's runs"
     )
 
 
@@ -364,7 +371,8 @@ def _stalled(s: Sight) -> tuple[LagVerdict, str] | None:
         why = "look at the appender job's runs"
     elif s.facts.waiting:
         oldest = human((s.now - s.facts.waiting.oldest_staged_at).total_seconds())
-        why = f"{s.facts.waiting.batches} batches wait for the appender, the oldest for {oldest}"
+        waits = count_of(s.facts.waiting.batches, "batch waits", "batches wait")
+        why = f"{waits} for the appender, the oldest for {oldest}"
     elif s.facts.last_commit_at is None:
         why = "the driver runs and nothing was ever committed"
     else:
@@ -401,7 +409,7 @@ def _loss_unobserved(s: Sight, reason: str) -> tuple[LagVerdict, str] | None:
 def _unread_problem(facts: LagFacts) -> str | None:
     """The first partition's, and how many there are more."""
     told = [f"{partition}: {problem}" for partition, problem in sorted(facts.unread_problems.items())]
-    more = f", and {len(told) - 1} partitions more" if len(told) > 1 else ""
+    more = f", and {count_of(len(told) - 1, 'partition')} more" if len(told) > 1 else ""
     return f"{told[0]}{more}" if told else None
 
 
@@ -576,4 +584,5 @@ def _outlook(s: Sight, verdict: LagVerdict) -> Iterator[str]:
     }:
         yield f"Kafka keeps what is unread for {human(s.time_to_loss_seconds)} more"
     if s.facts.restarts:
-        yield f"{len(s.facts.restarts)} restarts in the last hour, the last: {s.facts.restarts[-1]}"
+        restarts = count_of(len(s.facts.restarts), "restart")
+        yield f"{restarts} in the last hour, the last: {s.facts.restarts[-1]}"

@@ -1,7 +1,6 @@
 """Leases: who promotes a spike's batches now. As data, with a token that only grows."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 PROMOTION = "promote:"
 
@@ -18,4 +17,3 @@ class Lease:
     resource: str
     token: int
     holder: str
-    expires_at: datetime

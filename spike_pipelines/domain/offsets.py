@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from spike_pipelines.domain.errors import Gap, InvalidSpec, Overlap
+from spike_pipelines.domain.words import count_of
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -107,11 +108,13 @@ def check_continues(staged_ends: Mapping[Partition, int], ranges: Iterable[Offse
         expected = staged_ends.get(r.partition, 0)
         if r.start > expected:
             raise Gap(
-                f"{r} starts beyond the staged end {expected}: {r.start - expected} offsets would be skipped"
+                f"{r} starts beyond the staged end {expected}: "
+                f"{count_of(r.start - expected, 'offset')} would be skipped"
             )
         if r.start < expected:
             raise Overlap(
-                f"{r} starts below the staged end {expected}: {expected - r.start} offsets are already staged"
+                f"{r} starts below the staged end {expected}: "
+                f"{count_of(expected - r.start, 'offset is', 'offsets are')} already staged"
             )
 
 

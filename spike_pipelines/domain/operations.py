@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
+from spike_pipelines.domain.words import count_of
 
 
 class OperationKind(StrEnum):
@@ -107,5 +108,5 @@ def check_readable(moves: Iterable[Move], topic: TopicOffsets | None) -> None:
         if start > move.to:
             raise Refused(
                 f"{p}: reading again would begin at {move.to}, and Kafka's log starts at {start}: "
-                f"{start - move.to} offsets are gone"
+                f"{count_of(start - move.to, 'offset is', 'offsets are')} gone"
             )

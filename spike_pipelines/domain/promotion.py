@@ -7,6 +7,7 @@ from datetime import datetime
 
 from spike_pipelines.domain.batch import Batch, FileKind, FileState
 from spike_pipelines.domain.offsets import total
+from spike_pipelines.domain.words import count_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def conservation_problem(
         return problem
     counts, offsets = batch.counts, total(batch.ranges)
     if counts.read > offsets:
-        return f"read {counts.read} records from {offsets} offsets"
+        return f"read {count_of(counts.read, 'record')} from {count_of(offsets, 'offset')}"
     if exact_topic and counts.read != offsets:
         return (
-            f"read {counts.read} records, the ranges have {offsets} offsets "
+            f"read {count_of(counts.read, 'record')}, the ranges have {count_of(offsets, 'offset')} "
             "(a transactional or compacted topic needs `topicHasGaps: true`)"
         )
     return None
@@ -85,14 +86,16 @@ def counts_problem(batch: Batch, files: tuple[LedgerFile, ...], footer_rows: Map
     """Why the counts of a batch do not agree with its files or each other, wherever its records came from."""
     for file in files:
         if footer_rows[file.id] != file.rows:
-            return f"{file.staging_key} has {footer_rows[file.id]} rows, the driver said {file.rows}"
+            return (
+                f"{file.staging_key} has {count_of(footer_rows[file.id], 'row')}, the driver said {file.rows}"
+            )
     counted: Counter[FileKind] = Counter()
     for file in files:
         counted[file.kind] += footer_rows[file.id]
     counts = batch.counts
     for kind, said in ((FileKind.FINAL, counts.final), (FileKind.DEAD_LETTER, counts.dead_letter)):
         if counted[kind] != said:
-            return f"the files have {counted[kind]} {kind.value} rows, the driver said {said}"
+            return f"the files have {count_of(counted[kind], f'{kind.value} row')}, the driver said {said}"
     if not counts.conserved():
         return (
             f"read {counts.read} is not "

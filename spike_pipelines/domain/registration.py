@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from spike_pipelines.domain.batch import FileKind, NewBatch, hour_of
 from spike_pipelines.domain.errors import BadKey, Duplicate, Refused, TopicChanged
 from spike_pipelines.domain.offsets import TopicOffsets
+from spike_pipelines.domain.words import count_of
 
 # Letters, digits and the punctuation that no client, proxy or server ever rewrites.
 _SAFE_KEY = re.compile(r"[A-Za-z0-9._=\-]+(/[A-Za-z0-9._=\-]+)*\Z")
@@ -73,8 +74,8 @@ def _check_files_have_counts(batch: NewBatch) -> None:
         for kind in FileKind:
             if (counted := counts[h.hour, kind]) != (listed := rows[h.hour, kind]):
                 raise Refused(
-                    f"{counted} {kind} records are counted in the hour {h.hour.isoformat()}, its files have "
-                    f"{listed} rows",
+                    f"{count_of(counted, f'{kind} record is', f'{kind} records are')} counted in the hour "
+                    f"{h.hour.isoformat()}, its files have {count_of(listed, 'row')}",
                     field=f"hours[{i}].{kind}",
                 )
 

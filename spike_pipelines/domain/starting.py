@@ -7,6 +7,7 @@ from datetime import datetime
 from spike_pipelines.domain.errors import Lost, TopicChanged, Truncated
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
 from spike_pipelines.domain.spike import Start
+from spike_pipelines.domain.words import count_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,10 @@ def check_ends(positions: Mapping[Partition, Position], topic: TopicOffsets) -> 
     for partition, position in positions.items():
         log_end = topic.log_end.get(partition.index, position.staged_end)
         if partition.topic_id == topic.topic_id and log_end < position.staged_end:
+            cut = count_of(position.staged_end - log_end, "offset was", "offsets were")
             raise Truncated(
                 f"{partition}: records up to {position.staged_end} are staged, and Kafka's log ends at "
-                f"{log_end}: {position.staged_end - log_end} offsets were cut off, and will be other ones. "
+                f"{log_end}: {cut} cut off, and will be given to other records. "
                 "Nothing more is read. If that replica comes back, it goes on; else `spike rewind NAME "
                 f"--to {partition}:{log_end} --why …` gives up what is staged beyond, and reads on from there"
             )
@@ -70,7 +72,7 @@ def starting_point(
         if log_start > offset:
             raise Lost(
                 f"{partition}: the next record to read is {offset}, and Kafka's log starts at {log_start}: "
-                f"{log_start - offset} offsets are gone. "
+                f"{count_of(log_start - offset, 'offset is', 'offsets are')} gone. "
                 "`spike resume NAME --accept-loss --why …` declares them lost"
             )
     return StartingPoint(offsets, baselines)

@@ -17,6 +17,7 @@ from spike_pipelines.domain.exits import Exit
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
 from spike_pipelines.domain.overlays import NewOverlay
 from spike_pipelines.domain.spike import Objectives
+from spike_pipelines.domain.words import count_of
 
 
 class Verdict(StrEnum):
@@ -327,8 +328,8 @@ def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:
         return f"the query starts for {LONGEST_START.total_seconds() / 60:.0f} min"
     still = without_progress(epoch, facts.objectives)
     if still is not None and facts.unread:
-        seconds = still.total_seconds()
-        return f"the query has not moved for {seconds:.0f} s, and {facts.unread:,} records wait to be read"
+        unread = count_of(facts.unread, "record waits", "records wait")
+        return f"the query has not moved for {still.total_seconds():.0f} s, and {unread} to be read"
     return None
 
 

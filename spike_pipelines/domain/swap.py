@@ -12,6 +12,7 @@ from enum import StrEnum
 from spike_pipelines.domain.batch import Batch, FileState
 from spike_pipelines.domain.errors import Conflict, InvariantBroken
 from spike_pipelines.domain.promotion import LedgerFile, counts_problem
+from spike_pipelines.domain.words import count_of
 
 
 class SwapKind(StrEnum):
@@ -138,7 +139,7 @@ def swap_problem(
         return f"{gone[0].final_key} is {gone[0].state} by now"
     there = sum(file.rows for file in replaced)
     if swap.kind is SwapKind.REPLAY and batch.counts.read != there:
-        return f"read {batch.counts.read} records again, the files to replace have {there}"
+        return f"read {count_of(batch.counts.read, 'record')} again, the files to replace have {there}"
     if swap.kind in HOURLY and batch.counts.read != swap.expected:
-        return f"found {batch.counts.read} records of the hour, the ledger has {swap.expected}"
+        return f"found {count_of(batch.counts.read, 'record')} of the hour, the ledger has {swap.expected}"
     return None

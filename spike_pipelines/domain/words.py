@@ -3,6 +3,11 @@
 from collections.abc import Iterable
 
 
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """`1 dead letter`, `1,200 dead letters`; `many` where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def some(things: Iterable[object], most: int) -> str:
     """The first of them, and how many more there are: `a, b and 3 more`."""
     told = [str(thing) for thing in things]

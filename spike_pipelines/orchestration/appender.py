@@ -7,6 +7,7 @@ from socket import gethostname
 
 import dagster as dg
 
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.orchestration.resources import DagsterPlatform
 from spike_pipelines.platform import Platform
@@ -51,7 +52,8 @@ def materialization(report: HourReport) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         dataset_key(report.dataset),
         partition=partition_key(report.hour),
-        description=f"{report.rows} rows and {report.dead_letters} dead letters at #{report.sequence}",
+        description=f"{count_of(report.rows, 'row')} and {count_of(report.dead_letters, 'dead letter')} at "
+        f"#{report.sequence}",
         metadata={
             "rows": report.rows,
             "dead_letters": report.dead_letters,

@@ -15,6 +15,7 @@ from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.orchestration.assets import HOUR_FORMAT, dataset_key, dataset_specs
 from spike_pipelines.platform import Platform
 from spike_pipelines.services.backfill import Ask, Backfilled, Backfiller
@@ -153,7 +154,10 @@ def fail_with(found: Iterable[Backfilled | HourFailed]) -> None:
     failed = [one for one in found if isinstance(one, HourFailed)]
     if failed:
         told = "; ".join(f"{one.hour:%Y-%m-%dT%H}: {one.message}" for one in failed)
-        raise dg.Failure(f"{len(failed)} hours stay as they were: {told}", allow_retries=False)
+        raise dg.Failure(
+            f"{count_of(len(failed), 'hour stays as it was', 'hours stay as they were')}: {told}",
+            allow_retries=False,
+        )
 
 
 def results(

@@ -14,6 +14,7 @@ import dagster as dg
 from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.orchestration.assets import dataset_key, partition_key
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourBook
@@ -100,7 +101,8 @@ def materialization(book: HourBook) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         closed_key(book.dataset),
         partition=partition_key(book.hour),
-        description=f"{book.rows:,} rows and {book.dead_letters:,} dead letters{late}, at #{book.sequence}",
+        description=f"{count_of(book.rows, 'row')} and {count_of(book.dead_letters, 'dead letter')}{late}, "
+        f"at #{book.sequence}",
         metadata={
             "rows": book.rows,
             "dead_letters": book.dead_letters,

@@ -15,11 +15,10 @@ Manifest = NewType("Manifest", str)  # a SparkApplication as JSON, understood by
 @dataclass(frozen=True, slots=True)
 class Clues:
     """What a driver left behind: its last lines and the events of its pod and resource, oldest first.
-    What could not be had is missing, and `problem` says so."""
+    What could not be had is missing."""
 
     log: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
-    problem: str | None = None
 
 
 class ApplicationCluster(Cluster, Protocol):

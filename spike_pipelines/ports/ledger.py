@@ -53,13 +53,11 @@ class HourReport:
 class Backlog:
     """What waits at the appender for one spike, at least one batch.
 
-    `oldest` is the smallest number, `blocked` says that it is held, `free` that no live lease covers
-    the spike.
+    `blocked` says that the one with the smallest number is held, `free` that no live lease covers the spike.
     """
 
     spike: str
     batches: int
-    oldest: int
     oldest_staged_at: datetime
     blocked: bool
     free: bool
@@ -89,7 +87,7 @@ class Ledger(Protocol):
     def acquire(self, resource: str, holder: str, seconds: float) -> Lease | None:
         """The lease with a new token, or None while somebody else's is alive."""
 
-    def renew(self, lease: Lease, seconds: float) -> Lease: ...
+    def renew(self, lease: Lease, seconds: float) -> None: ...
 
     def release(self, lease: Lease) -> None: ...
 

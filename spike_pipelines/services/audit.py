@@ -15,6 +15,7 @@ from spike_pipelines.domain.offsets import TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Location, Spike, dead_letters_of
 from spike_pipelines.domain.swap import HOURLY, SwapKind
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import (
     Books,
     Broker,
@@ -140,7 +141,7 @@ class Auditor:
                 expected = {_uri(place, f): f.rows for f in live if f.kind is kind}
                 files += len(expected)
                 breaches += [f"{table} at #{sequence}: {b}" for b in _difference(expected, seen)]
-        return Figure(f"{files:,} files in {2 * len(places)} tables", breaches)
+        return Figure(f"{count_of(files, 'file')} in {2 * len(places)} tables", breaches)
 
     def _table_at_rest(self, table: str) -> tuple[Mapping[str, int], int]:
         """Files and sequence number of one and the same snapshot."""
@@ -165,7 +166,7 @@ class Auditor:
             breaches += [f"s3://{place.final.bucket}/{key} is not in the ledger" for key in sorted(unknown)]
             breaches += [b for f in live if (b := _differs(place, f, there))]
             breaches += self._gone_too_early(place, there)
-        return Figure(f"{objects:,} objects", breaches)
+        return Figure(count_of(objects, "object"), breaches)
 
     def _gone_too_early(self, place: Place, there: Mapping[str, ObjectInfo]) -> list[str]:
         """Superseded files that older snapshots show, and retention did not remove."""
@@ -196,7 +197,7 @@ class Auditor:
         breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
         early = self.ledger.condemned_early()
         breaches += [f"{key} was removed before its replacement was published" for key in early]
-        return Figure(f"{len(waiting):,} files wait", breaches)
+        return Figure(count_of(len(waiting), "file waits", "files wait"), breaches)
 
     def _identity(self, coverage: Sequence[Coverage]) -> Figure:
         """I10: the broker's topic ids are the ledger's, what is to be read next is still there, and what was
@@ -211,9 +212,9 @@ class Auditor:
             topic = topics.get(partition.topic)
             if topic is None or topic.topic_id != partition.topic_id:
                 breaches.append(f"{c.spike}: topic {partition.topic} is gone or was made again")
-            elif (start := topic.log_start[partition.index]) > c.position.staged_end:
-                breaches.append(f"{c.spike}: {partition} lost {start - c.position.staged_end} offsets")
-        return Figure(f"{len(topics)} topics", sorted(set(breaches)))
+            elif (lost := topic.log_start[partition.index] - c.position.staged_end) > 0:
+                breaches.append(f"{c.spike}: {partition} lost {count_of(lost, 'offset')}")
+        return Figure(count_of(len(topics), "topic"), sorted(set(breaches)))
 
 
 def _cut_off(c: Coverage, topics: Mapping[str, TopicOffsets]) -> str | None:
@@ -235,10 +236,14 @@ def no_loss(
         offsets = sum(c.offsets - c.lost for c in coverage if c.spike == s.spike)
         exact = s.spike in spikes and not spikes[s.spike].topic_has_gaps
         if exact and offsets != s.read:
-            gaps.append(f"{s.spike}: {offsets:,} offsets are committed, {s.read:,} records were read")
+            gaps.append(
+                f"{s.spike}: {count_of(offsets, 'offset is', 'offsets are')} committed, "
+                f"{count_of(s.read, 'record was', 'records were')} read"
+            )
     total, lost = sum(c.offsets for c in coverage), sum(c.lost for c in coverage)
     declared = f", {lost:,} of them declared lost" if lost else ""
-    return Figure(f"{total:,} offsets in {sum(c.ranges for c in coverage):,} ranges{declared}", gaps)
+    ranges = count_of(sum(c.ranges for c in coverage), "range")
+    return Figure(f"{count_of(total, 'offset')} in {ranges}{declared}", gaps)
 
 
 def no_duplicate(
@@ -260,7 +265,7 @@ def no_duplicate(
         for (spike, hour), n in hours.items()
         if n > 1
     ]
-    return Figure(f"{len(coverage)} partitions", overlaps)
+    return Figure(count_of(len(coverage), "partition"), overlaps)
 
 
 def commits_agree(books: Books) -> list[str]:
@@ -294,13 +299,13 @@ def monotonic(
     back += [f"{s.spike}: nobody accounts for batch {n}" for s in sums for n in s.unexplained]
     waiting = sum(c.position.staged_end - c.position.committed_end for c in coverage)
     done = "".join(f", {number} {kind}" for kind, number in operations.items())
-    return Figure(f"{waiting:,} offsets staged and not committed{done}", back)
+    return Figure(f"{count_of(waiting, 'offset')} staged and not committed{done}", back)
 
 
 def fenced(sums: Sequence[CommittedSums]) -> Figure:
     """I6: no batch was registered after a newer epoch was opened."""
     late = [f"{s.spike}: batch {n} was registered by a fenced epoch" for s in sums for n in s.late]
-    return Figure(f"{sum(s.batches for s in sums):,} batches", late)
+    return Figure(count_of(sum(s.batches for s in sums), "batch", "batches"), late)
 
 
 def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figure:
@@ -312,20 +317,22 @@ def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figur
     dead, filtered = sum(s.dead_letter for s in sums), sum(s.filtered for s in sums)
     passed = sum(s.unaccounted for s in sums)
     released = f" + {passed:,} unaccounted for" if passed else ""
-    also = f", {len(swaps)} swaps of {sum(w.replaced_rows for w in swaps):,} records" if swaps else ""
+    replaced = count_of(sum(w.replaced_rows for w in swaps), "record")
+    also = f", {count_of(len(swaps), 'swap')} of {replaced}" if swaps else ""
     return Figure(f"{read:,} = {final:,} + {dead:,} + {filtered:,}{released}{also}", broken)
 
 
 def _unbalanced(swap: SwapBook) -> str | None:
     name = f"{swap.spike}: swap {swap.number}"
     if swap.kind is SwapKind.REPLAY and swap.read != swap.replaced_rows:
-        return f"{name} read {swap.read} records, the files it replaced have {swap.replaced_rows}"
+        return f"{name} read {count_of(swap.read, 'record')}, the files it replaced have {swap.replaced_rows}"
     if swap.kind in HOURLY and swap.read != swap.expected:
-        return f"{name} found {swap.read} records of its hour, the ledger had {swap.expected}"
+        return f"{name} found {count_of(swap.read, 'record')} of its hour, the ledger had {swap.expected}"
     if swap.read != swap.final + swap.dead_letter + swap.filtered:
         return f"{name} does not add up"
     if swap.file_rows != swap.final + swap.dead_letter:
-        return f"{name} counted {swap.final + swap.dead_letter} rows, its files have {swap.file_rows}"
+        counted = count_of(swap.final + swap.dead_letter, "row")
+        return f"{name} counted {counted}, its files have {swap.file_rows}"
     return None
 
 

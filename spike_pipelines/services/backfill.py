@@ -29,7 +29,7 @@ from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
-from spike_pipelines.domain.words import some
+from spike_pipelines.domain.words import count_of, some
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,
@@ -60,13 +60,22 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a backfill of the hour would do now. Without a `plan` nothing had been read for it; `cut` says
+    where more may be gone of what lies below where the spike began, an accepted loss; else it is empty."""
+
+    hour: datetime
+    plan: HourPlan | None
+    cut: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Backfilled:
     """One hour. Without a `swap` nothing had been read for it; `earlier` has read what lies below where the
     spike began. `scanned` records were read, `final`, `dead_letter` and `filtered` are those of the hour."""
 
     hour: datetime
     swap: Swap | None = None
-    plan: HourPlan | None = None
     final: int = 0
     dead_letter: int = 0
     filtered: int = 0
@@ -97,7 +106,8 @@ class Backfilled:
         numbers = " and ".join(str(swap.number) for swap in self.swaps)
         below = ", below where the spike began" if self.earlier else ""
         return (
-            f"{self.hour:%Y-%m-%dT%H}: {self.final:,} rows, {self.dead_letter:,} dead letters, "
+            f"{self.hour:%Y-%m-%dT%H}: {count_of(self.final, 'row')}, "
+            f"{count_of(self.dead_letter, 'dead letter')}, "
             f"{self.filtered:,} filtered (swap {numbers}{below})"
         )
 
@@ -109,12 +119,13 @@ class Backfiller:
     broker: Broker
     rereader: Rereader
 
-    def rehearse(self, spike: Spike, hour: datetime, *, accept_loss: bool) -> HourPlan | None:
+    def rehearse(self, spike: Spike, hour: datetime, *, accept_loss: bool) -> Rehearsed:
         """What would be read and replaced now; changes nothing. Errors: as `backfill`."""
-        topic = self._topic(spike)
         require_bound(self.ledger, spike)
+        cut = self._cut(spike, hour, accept_loss=accept_loss)
+        topic = self._topic(spike)
         with self.ledger.begin() as tx:
-            return _plan(tx, spike, hour, topic, accept_loss=accept_loss)
+            return Rehearsed(hour, _plan(tx, spike, hour, topic, accept_loss=accept_loss), cut)
 
     def backfill(self, spike: Spike, hour: datetime, ask: Ask, survey: Survey | None = None) -> Backfilled:
         """Read the hour again and swap it in, then what lies below where the spike began. A backfill of the
@@ -127,15 +138,13 @@ class Backfiller:
         """
         self._end_left(spike, hour)
         survey = self.survey(spike, [hour]) if survey is None else survey
-        cut = self._cut(spike, hour)
-        if cut and not ask.accept_loss:
-            raise Expired(f"{hour:%Y-%m-%dT%H}: {cut}; to read what is left say --accept-loss --why …")
+        cut = self._cut(spike, hour, accept_loss=ask.accept_loss)
         planned = self._planned(spike, hour, ask)
         done = Backfilled(hour)
         if planned is not None:
             plan, swap, lease = planned
             end = self.swapper.finish(spike, swap.number, lambda *a: self._reread(spike, plan, *a), lease)
-            done = replace(self._told(hour, end), swap=end, plan=plan)
+            done = replace(self._told(hour, end), swap=end)
         earlier = self._earlier(spike, hour, ask, survey.of(hour), cut)
         return done if earlier is None else done.plus(earlier)
 
@@ -214,16 +223,20 @@ class Backfiller:
         end = self.swapper.finish(spike, swap.number, read, lease)
         return replace(self._told(hour, end), earlier=end)
 
-    def _cut(self, spike: Spike, hour: datetime) -> str:
-        """Where more of an older hour may be gone, if anywhere. The hour is looked up first: what is deleted
-        in between makes it a cut one. What is since the survey looked, that one's counts tell."""
+    def _cut(self, spike: Spike, hour: datetime, *, accept_loss: bool) -> str:
+        """Where more of an older hour may be gone, if anywhere; `Expired` unless that loss is accepted. The
+        hour is looked up first: what is deleted in between makes it a cut one. What is since the survey
+        looked, that one's counts tell."""
         facts, topic = self.ledger.earlier_facts(spike.name), self._topic(spike)
         deleted = deleted_from(facts, topic) if older_hours([hour], facts) else ()
         if not deleted:
             return ""
         since = self.broker.offsets_at(deleted, hour)
         cut = cut_off(since, self.broker.offsets_at(deleted, BEFORE_ALL))
-        return _told_cut(cut, topic) if cut else ""
+        told = _told_cut(cut, topic) if cut else ""
+        if told and not accept_loss:
+            raise Expired(f"{hour:%Y-%m-%dT%H}: {told}; to read what is left say --accept-loss --why …")
+        return told
 
     # what they share
 
@@ -330,9 +343,9 @@ def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: 
 
 def _told_lost(plan: HourPlan) -> str:
     """What a person let be: the files of what Kafka no longer has."""
+    kept = ("file that holds them stays as it is", "files that hold them stay as they are")
     return (
-        f"without {some(plan.lost, 20)}: Kafka no longer has them, and the {len(plan.kept)} files that hold "
-        "them stay as they are"
+        f"without {some(plan.lost, 20)}: Kafka no longer has them, and the {count_of(len(plan.kept), *kept)}"
     )
 
 

@@ -28,6 +28,7 @@ from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import SwapKind
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import DatasetState, SwapLedger
 from spike_pipelines.services.audit import Figure, Finding, Place, observed, places_of_spikes
 
@@ -123,7 +124,7 @@ class DeepAuditor:
         again = {w.batch: w.read - w.replaced_rows for w in books if w.kind is not SwapKind.EARLIER}
         told.tell(unaccounted(there, batches, swapped, again))
         filtered = sum(b.counts.filtered - again.get(b.number, 0) for b in batches)
-        figure = f"{there.total():,} records read, {filtered:,} filtered"
+        figure = f"{count_of(there.total(), 'record')} read, {filtered:,} filtered"
         return Figure(figure, told.breaches())
 
 
@@ -263,7 +264,9 @@ def unaccounted(
         there = sum(found.get(n, 0) for n in tied)
         if wanted != there:
             name = "batch " + " and ".join(map(str, tied))
-            breaches.append(f"{name}: {wanted} records to be found, {there} are")
+            breaches.append(
+                f"{name}: {count_of(wanted, 'record')} to be found, {count_of(there, 'is', 'are')}"
+            )
     return breaches
 
 

@@ -15,6 +15,7 @@ from spike_pipelines.domain.back_off import BackOff
 from spike_pipelines.domain.errors import Conflict, Transient
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Clock, HourReport, Ledger, OffsetMirror
 from spike_pipelines.services.mirror import follow
 from spike_pipelines.services.promote import Promoter, released
@@ -68,8 +69,8 @@ def orphans(ledger: Ledger, known: Container[str]) -> Mapping[str, str]:
     """Spikes with batches that wait, which no application file describes: name → a sentence for a person.
     Nobody can promote them, and nobody else's run fails for it (I11)."""
     return {
-        b.spike: f"{b.batches} batches wait, and no application file that can be read describes this spike: "
-        f"put {b.spike}.yaml back, or its records stay in staging"
+        b.spike: f"{count_of(b.batches, 'batch waits', 'batches wait')}, and no application file that can be "
+        f"read describes this spike: put {b.spike}.yaml back, or its records stay in staging"
         for b in ledger.backlog()
         if b.spike not in known
     }

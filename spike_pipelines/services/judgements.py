@@ -12,6 +12,7 @@ from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, setti
 from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import DatasetState
 from spike_pipelines.services.close import HoursSeen
 
@@ -105,7 +106,10 @@ def retention(seen: Seen) -> Judgement:
     }
     if report.lost:
         return Judgement(
-            Grade.ERROR, "LOST", f"{report.lost:,} records were deleted unread, or cut off", figures
+            Grade.ERROR,
+            "LOST",
+            f"{count_of(report.lost, 'record was', 'records were')} deleted unread, or cut off",
+            figures,
         )
     if report.verdict is LagVerdict.WILL_LOSE:
         return Judgement(Grade.ERROR, "WILL_LOSE", report.sentence, figures)
@@ -200,7 +204,8 @@ def fresh(seen: Seen) -> Judgement:
     if waits > spike.objectives.warn:
         grade = Grade.ERROR if waits > spike.objectives.lag else Grade.WARN
         sentence = (
-            f"{behind} commits are not published, the oldest for {human(waits.total_seconds())}: look at the "
+            f"{count_of(behind, 'commit is', 'commits are')} not published, the oldest for "
+            f"{human(waits.total_seconds())}: look at the "
             "appender job's runs"
         )
         return Judgement(grade, "UNPUBLISHED", sentence, figures)
@@ -239,7 +244,7 @@ def closed(seen: Seen) -> Judgement:
         unseen = f"{sentence}, and Kafka's log ends have not been seen since: `spike lag {name}` says why"
         return Judgement(Grade.WARN, "UNKNOWN", unseen, figures)
     waits = "; ".join(map(str, hours.behind[:3])) or "what it waited for is committed now"
-    more = f" and {len(hours.behind) - 3} partitions more" if len(hours.behind) > 3 else ""
+    more = f" and {count_of(len(hours.behind) - 3, 'partition')} more" if len(hours.behind) > 3 else ""
     sentence = (
         f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago and waits: {waits}"
     )

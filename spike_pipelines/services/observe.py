@@ -298,7 +298,6 @@ def _life(name: str, view: LagView, drivers: Iterable[ObservedDriver] | None) ->
         life,
         opened_at=epoch.opened_at,
         batch_started_at=epoch.batch_started_at,
-        phase=epoch.phase,
         problem=epoch.problem,
     )
 

@@ -47,6 +47,7 @@ from spike_pipelines.domain.rewind import (
     offsets_of,
 )
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, ObjectStore
 from spike_pipelines.services.bound import lock_bound
 
@@ -74,7 +75,8 @@ class RewindPlan:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.superseded)} committed batches superseded ({self.rows:,} final rows), "
+            f"{count_of(len(self.superseded), 'committed batch', 'committed batches')} superseded "
+            f"({count_of(self.rows, 'final row')}), "
             f"{len(self.aborted)} unfinished aborted; {'; '.join(map(str, self.moves))}"
         )
 
@@ -106,7 +108,8 @@ class Operator:
             lock_bound(tx, spike)
             if require_held(tx.batch(number), number, spike.name) != batch:
                 raise Conflict(f"batch {number} was changed meanwhile: look again")
-            summary = f"batch {number} released with {counted.counts.unaccounted:,} records unaccounted for"
+            unaccounted = count_of(counted.counts.unaccounted, "record")
+            summary = f"batch {number} released with {unaccounted} unaccounted for"
             new = _new(spike, OperationKind.RELEASE, request, f"{summary}; held: {batch.held_reason}")
             tx.release_batch(number, counted, tx.add_operation(replace(new, batch=number)))
 
@@ -386,7 +389,7 @@ def _skip_lost(
             f"driver {holder.driver} is {holder.phase} and may have read what Kafka has no more: let the "
             f"appender take its batch first (is one held? `spike batch list {spike.name}`), or stop it"
         )
-    summary = f"{total(lost):,} offsets declared lost: {', '.join(map(str, lost))}"
+    summary = f"{count_of(total(lost), 'offset')} declared lost: {', '.join(map(str, lost))}"
     epoch, operation = _accept(tx, spike, request, summary)
     tx.add_positions(spike.name, LIVE_LANE, {r.partition: 0 for r in lost if r.partition not in positions})
     tx.add_lost(spike.name, LIVE_LANE, lost, epoch=epoch, operation=operation)

@@ -83,7 +83,7 @@ class Promoter:
         committed: list[Batch] = []
         with released(self.ledger, lease):
             while len(committed) < limit:
-                lease = self.ledger.renew(lease, self.terms.seconds)
+                self.ledger.renew(lease, self.terms.seconds)
                 batch = self._next(spike, lease)
                 if batch is None or not (done := self._promote_one(spike, batch, lease)):
                     break

@@ -16,6 +16,7 @@ from spike_pipelines.domain.registration import check_against_broker, check_batc
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.starting import check_ends, check_identity, starting_point
 from spike_pipelines.domain.supervision import BLOCKING, TOKEN_REFUSED
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,7 @@ def check_token(latest: Epoch | None, token: EpochToken) -> None:
 def check_bound(unfinished: int, limit: int) -> None:
     if unfinished >= limit:
         raise TooManyStaged(
-            f"{unfinished} batches wait for the appender, {limit} may; staging goes on when it catches up",
+            f"{count_of(unfinished, 'batch waits', 'batches wait')} for the appender, {limit} may; "
+            "staging goes on when it catches up",
             retry_after_seconds=2.0,
         )

@@ -62,7 +62,7 @@ class ApplicationSupervisor(ApplicationObserver):
             self._note_look(look)
             for decision in look.plan.decisions:
                 if decision.spike in wanted and decision.action is not None:
-                    lease = self.ledger.renew(lease, LEASE_SECONDS)
+                    self.ledger.renew(lease, LEASE_SECONDS)
                     try:
                         done = self._act(look, decision, decision.action)
                     except (Transient, InvalidSpec) as error:  # one spike's, while others can be helped (I11)

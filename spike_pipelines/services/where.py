@@ -10,6 +10,7 @@ from spike_pipelines.domain.errors import NotParquet, ObjectMissing, Refused
 from spike_pipelines.domain.offsets import Position, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import BatchRecord, Broker, SwapLedger
 
 
@@ -111,7 +112,9 @@ class Finder:
             except (ObjectMissing, NotParquet) as problem:
                 unknown.append(str(problem))
         if unknown:
-            return Found(record, Fate.UNKNOWN, f"{_standing(record)}; {len(unknown)} files: {unknown[0]}")
+            return Found(
+                record, Fate.UNKNOWN, f"{_standing(record)}; {count_of(len(unknown), 'file')}: {unknown[0]}"
+            )
         return Found(record, Fate.NO_ROW, f"{_standing(record)}, without a row: {_no_row(record)}")
 
 
@@ -148,9 +151,10 @@ def _no_row(record: BatchRecord) -> str:
     counts = record.batch.counts
     if record.batch.lane != LIVE_LANE:
         return "filtered, or of another hour than was read there"
-    ways = [f"{counts.filtered:,} records of the batch were filtered"] if counts.filtered else []
+    filtered = count_of(counts.filtered, "record of the batch was", "records of the batch were")
+    ways = [f"{filtered} filtered"] if counts.filtered else []
     if counts.unaccounted:
-        ways.append(f"{counts.unaccounted:,} are unaccounted for")
+        ways.append(f"{count_of(counts.unaccounted, 'is', 'are')} unaccounted for")
     return " and ".join(ways) or "a control record or compacted away"
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spike_pipelines.domain.errors import InvariantBroken, Transient
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.producer.acks import Run, read_acks
 from spike_pipelines.services.audit import Finding
@@ -85,7 +86,7 @@ class Summary:
         return (
             f"smoke {verdict}: {self.produced:,} produced = {self.rows:,} final "
             f"+ {self.dead_letters:,} dead-letter + {self.filtered:,} filtered; "
-            f"{self.missing} missing, {self.duplicated} duplicated; {len(self.faults)} faults"
+            f"{self.missing} missing, {self.duplicated} duplicated; {count_of(len(self.faults), 'fault')}"
             f"{''.join(f', {what}' for what in self.unrecovered)}; "
             f"{sum(f.ok for f in self.findings)}/{len(self.findings)} audits ok; {self.seconds:.0f} s"
         )

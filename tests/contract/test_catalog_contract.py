@@ -210,7 +210,7 @@ def test_a_file_to_remove_that_the_table_lost_ends_a_publication_that_knows_its_
     a, compacted, new = bench.file("a"), bench.file("compacted"), bench.file("new")
     bench.publish(1, add=[a], base=0)
     bench.publish(2, add=[compacted], remove=[a], base=1)
-    with pytest.raises(TableAltered, match=rf"{bench.table} lacks 1 files .*/a.*spike ledger project"):
+    with pytest.raises(TableAltered, match=rf"{bench.table} lacks 1 file .*/a.*spike ledger project"):
         bench.publish(3, add=[new], remove=[a, compacted], base=2)
     assert bench.names() == {"compacted": 10}
     assert bench.publish(3, add=[new], remove=[compacted], base=2)

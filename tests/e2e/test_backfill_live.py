@@ -49,7 +49,7 @@ def test_an_hour_is_read_again_after_a_change_and_the_stream_goes_on(stack, spik
         told = stack.run("backfill", spike, *arguments)
     finally:
         file.write_text(was)
-    assert "1 of 1 hours" in told
+    assert "1 of 1 hour" in told
     assert "the run ended: SUCCESS" in told
     assert stack.committed(spike) > committed, "the live stream went on"
 

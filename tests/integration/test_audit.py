@@ -463,7 +463,7 @@ def swapped_in(ran):
 
 def test_a_swap_is_clean_and_counted(ran, swapped_in):
     assert red(ran) == set()
-    assert ran.audit()["I8"].figure == "30 = 20 + 5 + 5, 1 swaps of 4 records"
+    assert ran.audit()["I8"].figure == "30 = 20 + 5 + 5, 1 swap of 4 records"
 
 
 def of_swap(statement):

@@ -6,28 +6,31 @@ where an hour ends.
 """
 
 import contextlib
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, empty
+from builders import HOUR, NEXT_HOUR, empty
 from dying import Dead, Trap, Trapped, expire_leases
-from test_backfill import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, rows
+from rereading import ALL_GOOD, AS_BEFORE, MENDED, Dying, Reading, backfiller, breaches, mended, replay, rows
 from test_operate import ask, operator
 from test_swap import producing
+from typer.testing import CliRunner
 
+from spike_pipelines.cli import backfill as command
+from spike_pipelines.cli.main import app
 from spike_pipelines.domain.backfill import Expired
-from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile, hour_of
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.errors import LeaseLost, Refused, Transient
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.rewind import Earliest, ToOffsets
 from spike_pipelines.domain.spike import Start
-from spike_pipelines.domain.swap import NewSwap, Scope, SwapKind, SwapState
+from spike_pipelines.domain.swap import SwapKind, SwapState
 from spike_pipelines.orchestration.backfill import HourFailed, run_backfill
 from spike_pipelines.services.backfill import Ask
-from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
+from spike_pipelines.services.close import Closer
+from spike_pipelines.services.swap import Swapper, SwapRefused
 
 pytestmark = pytest.mark.real
 
@@ -79,31 +82,6 @@ def earlier(world, spike, *hours, fates=ALL_GOOD, accept_loss=False, **how):
     done = [parts.backfill(spike, hour, Ask(ask(), accept_loss), survey) for hour in hours]
     world.settle(spike)
     return done, reading
-
-
-def replayed(world, spike, files):
-    """Every record of these dead letters is good now, each in its hour."""
-
-    def again(swap, i, file):
-        key, body = f"a/final/{i}.parquet", world.store._buckets[BUCKET][file.final_key].body
-        info = world.store.put(BUCKET, swap_prefix(spike, swap) + key, body)
-        return StagedFile(key, FileKind.FINAL, file.hour, file.rows, info.size, info.etag)
-
-    def produce(swap, replaced, _keep_alive):
-        rows = Counter()
-        for file in replaced:
-            rows[file.hour] += file.rows
-        staged = tuple(again(swap, i, file) for i, file in enumerate(replaced))
-        hours = tuple(HourCounts(hour, n, 0, 0) for hour, n in sorted(rows.items()))
-        return NewBatch((), staged, rows.total(), hours, "2.0")
-
-    ids = tuple(f.id for f in files)
-    swapper = Swapper(world.ledger, world.promoter())
-    new = NewSwap("payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), ids)
-    swap, lease = swapper.plan(spike, new)
-    done = swapper.finish(spike, swap.number, produce, lease)
-    world.settle(spike)
-    return done
 
 
 def pieces(order):
@@ -177,14 +155,7 @@ def test_dead_letters_of_an_older_hour_can_be_replayed_and_found(world, ran):
     (done,), _ = earlier(world, ran.spike, A, fates=AS_BEFORE)
     files = world.ledger.dead_letter_files("payouts", A, B, 9)
     assert sum(f.rows for f in files) == done.dead_letter > 0
-    new = NewSwap(
-        "payouts", "payouts", SwapKind.REPLAY, "bob", "why", "2", Scope(), tuple(f.id for f in files)
-    )
-    swapper = Swapper(world.ledger, world.promoter())
-    swap, lease = swapper.plan(ran.spike, new)
-    swap = swapper.finish(
-        ran.spike, swap.number, producing(world, ran.spike, final=done.dead_letter, filtered=0), lease
-    )
+    swap = replay(world, ran.spike, producing(world, ran.spike, final=done.dead_letter), files)
     assert world.ledger.sources("payouts")[swap.batch] == {done.earlier.batch}
     assert world.ledger.covering("payouts-topic", 0, 0) == (done.earlier.batch,)
 
@@ -193,7 +164,7 @@ def test_a_replay_of_several_hours_keeps_none_of_them_from_being_backfilled(worl
     earlier(world, ran.spike, A, fates=AS_BEFORE)
     files = world.ledger.dead_letter_files("payouts", None, None, 9)
     assert {f.hour for f in files} == {A, HOUR}
-    replayed(world, ran.spike, files)
+    mended(world, ran.spike, files)
     assert breaches(world) == {}
     (done,), reading = earlier(world, ran.spike, HOUR)
     assert (done.swap.state, pieces(reading.orders[0])) == (SwapState.SWAPPED, [(0, 21, 28)])
@@ -299,6 +270,55 @@ def test_of_two_that_looked_at_once_the_second_reads_nothing(world, ran):
     assert breaches(world) == {}
 
 
+# beside closed hours
+
+
+@pytest.fixture
+def closer(world, ran):
+    """Of a spike that has been there for three hours."""
+    world.execute("UPDATE spikes SET created_at = clock_timestamp() - interval '3 hours'")
+    return Closer(world.ledger, world.broker, world.broker, world.spikes)
+
+
+def book(world, hour):
+    return next(b for b in world.ledger.hour_books("payouts", 99) if b.hour == hour)
+
+
+def is_closed(world, hour):
+    return book(world, hour).closing.closed_at is not None
+
+
+def test_a_rewind_that_takes_an_older_hour_back_reopens_it_until_the_live_stream_has_read_it(
+    world, ran, closer
+):
+    earlier(world, ran.spike, B)
+    closer.close()
+    before = book(world, B)
+    assert is_closed(world, B)
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {1: 6}), ask())
+    world.settle(ran.spike)
+    assert closer.close()["payouts"].closed is None
+    assert (book(world, B).rows, book(world, B).closing.ends) == (0, before.closing.ends)
+    again = world.driver(ran.spike, "b")
+    for index, records in ((0, 26), (1, 7)):
+        again.stage(records, 0, 0, index=index)
+        world.settle(ran.spike)
+    closer.close()
+    assert is_closed(world, B)
+
+
+def test_records_of_below_are_late_in_a_closed_hour_until_a_swap_or_a_rewind_takes_them(world, ran, closer):
+    closer.close()
+    assert is_closed(world, HOUR)
+    earlier(world, ran.spike, HOUR, fates=AS_BEFORE)
+    assert book(world, HOUR).late_records == count(HOUR)
+    earlier(world, ran.spike, HOUR)
+    assert (book(world, HOUR).late_records, is_closed(world, HOUR)) == (0, True), "as any late file replaced"
+    operator(world).rewind(ran.spike, ToOffsets("payouts-topic", {0: 10}), ask())
+    world.settle(ran.spike)
+    assert (book(world, HOUR).late_records, is_closed(world, HOUR)) == (0, False)
+
+
 # what Kafka no longer has
 
 
@@ -333,6 +353,32 @@ def test_what_may_be_gone_of_an_hour_is_a_loss_wherever_the_log_begins(world, ra
     assert told.kind is OperationKind.ACCEPT_LOSS
     assert f"payouts-topic:{index} at {before}" in told.summary
     assert breaches(world) == {}
+
+
+@pytest.fixture
+def say(world, ran, monkeypatch):
+    """`spike backfill payouts`, as typed."""
+    spike = replace(ran.spike, dataset=replace(ran.spike.dataset, start=A))
+    platform = SimpleNamespace(
+        spikes={"payouts": spike}, ledger=world.ledger, backfiller=backfiller(world, Seeing(world, ALL_GOOD))
+    )
+    monkeypatch.setattr(command, "Platform", lambda: platform)
+    return lambda *words: CliRunner().invoke(app, ["backfill", "payouts", *words])
+
+
+def test_a_dry_run_names_what_may_be_gone_of_older_hours_as_the_run_itself_does(world, ran, say):
+    world.broker.delete_records(ran.spike.topic, 1, before=3)
+    with pytest.raises(Expired) as refused:
+        earlier(world, ran.spike, B)
+    hours = ("--from", f"{B:%Y-%m-%dT%H}", "--to", f"{HOUR:%Y-%m-%dT%H}")
+    looked = say(*hours, "--dry-run")
+    assert (looked.exit_code, looked.stderr) == (1, f"spike: {refused.value}\n")
+    assert "(payouts-topic:1 at 3)" in looked.stderr
+    assert "--accept-loss --why" in looked.stderr
+    accepted = say(*hours, "--dry-run", "--accept-loss", "--why", "all there is")
+    assert accepted.exit_code == 0, accepted.output
+    assert f"{B:%Y-%m-%dT%H}: Kafka's log begins with nothing that is older" in accepted.output
+    assert world.ledger.operations("payouts", 9) == world.ledger.swaps("payouts", 9) == ()
 
 
 def test_a_log_that_begins_with_the_end_of_a_transaction_may_have_lost_what_was_before_it(world):

@@ -3,14 +3,13 @@
 import contextlib
 
 import pytest
-from builders import HOUR
+from builders import HOUR, stage_file
 from dying import Dead, Trap, Trapped, expire_leases
-from test_backfill import ALL_GOOD, AS_BEFORE, Dying, Reading, rows
+from rereading import ALL_GOOD, AS_BEFORE, Dying, Reading, rows
 from test_operate import ask
 from test_swap import breaches
 from test_swap_real import body, real  # noqa: F401 - a fixture
 
-from spike_pipelines.domain.batch import StagedFile
 from spike_pipelines.domain.errors import LeaseLost, Transient
 from spike_pipelines.domain.swap import SwapState
 from spike_pipelines.services.backfill import Ask, Backfiller
@@ -24,8 +23,7 @@ class Written(Reading):
 
     def _put(self, order, key, kind, places):
         made = body(kind, order.hour, len(places), *places[0])
-        info = self.world.store.put("spike-lake", order.prefix + key, made)
-        return StagedFile(key, kind, order.hour, len(places), info.size, info.etag)
+        return stage_file(self.world.store, order.prefix, key, kind, order.hour, len(places), made)
 
 
 def dying(world, trap, fates):

@@ -101,13 +101,13 @@ def test_snapshot_without_a_file_of_its_commit_is_a_partial_view(bench):
     bench.publish(1, shown)
     bench.reader.look()
     assert len(bench.reader.partial) == 1
-    assert "1 live files are missing" in bench.reader.partial[0]
+    assert "1 live file is missing" in bench.reader.partial[0]
 
 
 def test_snapshot_with_a_file_of_a_later_commit_is_a_breach(bench):
     bench.publish(1, bench.file("a", 1), bench.file("b", 2))
     bench.reader.look()
-    assert "1 files are not live" in bench.reader.partial[0]
+    assert "1 file is not live" in bench.reader.partial[0]
 
 
 def test_file_that_was_removed_since_was_live_in_its_own_time(bench):

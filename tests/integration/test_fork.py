@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from builders import HOUR, NEXT_HOUR
-from test_backfill import Reading, backfilled, backfiller, breaches, rows
+from rereading import Reading, backfilled, backfiller, breaches, rows
 from test_operate import ask, operator
 
 from spike_pipelines.domain.errors import Lost, Refused, TopicMissing

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from builders import BUCKET, HOUR, Driver, SameThread, World, empty
 from processes import Fault, Port, Process, SteppedDrain
-from test_swap_real import body
+from test_swap_real import put
 from wire_faults import (
     CuttingProxy,
     S3Answers,
@@ -26,12 +26,10 @@ from wire_faults import (
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.adapters.ledger import SqlLedger
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.batch import StagedFile
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import FailedTurn, Terms
 from spike_pipelines.services.publish import Publisher, tables
-from spike_pipelines.services.register import staging_prefix
 from spike_pipelines.settings import Settings
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -267,23 +265,12 @@ def test_whatever_commit_loses_its_connection_the_next_run_ends_in_the_same_stat
 def iceberg(s3, postgres, monkeypatch) -> Iterator[IcebergCatalog]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
-    monkeypatch.setattr(Driver, "_put", put_with_timestamps)
+    monkeypatch.setattr(Driver, "_put", put)
     settings = Settings(
         catalog_url=postgres.url("iceberg"), warehouse=f"s3://{BUCKET}/warehouse", s3_endpoint=s3.endpoint
     )
     with closing(IcebergCatalog.connect(settings)) as catalog:
         yield catalog
-
-
-def put_with_timestamps(  # noqa: PLR0917 - as `builders.Driver._put`
-    driver: Driver, key, kind, hour, rows, index=0, start=0
-) -> StagedFile | None:
-    """A file that Iceberg takes: all its records are of one hour."""
-    if rows == 0:
-        return None
-    absolute = staging_prefix(driver.spike, driver.token.number) + key
-    info = driver.world.store.put(BUCKET, absolute, body(kind, hour, rows, index, start))
-    return StagedFile(key, kind, hour, rows, info.size, info.etag)
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.LATE, Fault.UNANSWERED], ids=lambda f: f.value)

@@ -61,9 +61,9 @@ def test_a_held_batch_is_shown_with_its_ways_out_and_released(world, run):
     assert f"batch {number} is held: read 6 records, the ranges have 7" in run("batch", "list", "payouts")
     shown = run("batch", "show", "payouts", str(number))
     assert f"spike batch release payouts {number} --why '…'" in shown
-    assert "4 final and 1 dead-letter rows, 1 records unaccounted for" in shown
+    assert "4 final and 1 dead-letter row, 1 record unaccounted for" in shown
     done = run("batch", "release", "payouts", str(number), "--why", "INC-42", "--who", "ann")
-    assert f"batch {number} released with 1 records unaccounted for" in done
+    assert f"batch {number} released with 1 record unaccounted for" in done
     listed = run("operations", "payouts")
     assert all(word in listed for word in ("release", "ann", "INC-42"))
 

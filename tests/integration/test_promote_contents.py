@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, Driver, parquet, parquet_of
+from builders import BUCKET, HOUR, NEXT_HOUR, Driver, parquet, parquet_of, stage_file
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.domain.batch import BatchState, FileKind, HourCounts, NewBatch, StagedFile
@@ -20,8 +20,8 @@ YEAR_57865_US = 1_763_900_000_000 * 1_000_000
 
 
 def put(driver: Driver, key: str, body: bytes, rows: int, *, kind=FileKind.FINAL, hour=HOUR) -> StagedFile:
-    info = driver.world.store.put(BUCKET, staging_prefix(driver.spike, driver.token.number) + key, body)
-    return StagedFile(key, kind, hour, rows, info.size, info.etag)
+    prefix = staging_prefix(driver.spike, driver.token.number)
+    return stage_file(driver.world.store, prefix, key, kind, hour, rows, body)
 
 
 def held(world, driver) -> str:

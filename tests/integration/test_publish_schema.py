@@ -7,7 +7,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 from builders import BUCKET, HOUR, parquet
-from test_backfill import backfilled
+from rereading import backfilled
 from test_nth_effect import lake as bucket_of
 from test_project import project
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from builders import BUCKET
-from test_backfill import backfilled
+from rereading import backfilled
 from test_operate import ask, clean, hold, operator
 from test_project import project
 from test_retain import aborted_with_copies, grow_old, orphan, retainer

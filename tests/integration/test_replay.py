@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from builders import BUCKET, HOUR, NEXT_HOUR, parquet
+from builders import HOUR, NEXT_HOUR, parquet, stage_file
 from dying import Trap, expire_leases
 from test_swap import dying, new_swap, planned, producing, rows, swapper
 
@@ -40,9 +40,7 @@ class Job:
         return Reparsed(NewBatch((), files, 2 * n, (HourCounts(HOUR, n, n, 0),), "2.0"), {"wrong_type": n})
 
     def _put(self, prefix, kind, count):
-        key = f"a/{kind}/x.parquet"
-        info = self.world.store.put(BUCKET, prefix + key, parquet(count))
-        return StagedFile(key, kind, HOUR, count, info.size, info.etag)
+        return stage_file(self.world.store, prefix, f"a/{kind}/x.parquet", kind, HOUR, count, parquet(count))
 
 
 class Reader:

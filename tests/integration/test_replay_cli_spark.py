@@ -89,7 +89,7 @@ def say(*words):
 
 def test_a_mended_schema_turns_dead_letters_into_rows_that_readers_see(real, ran):
     assert "wrong_type" in say("list", NAME)
-    sentence = "1 rows, 0 filtered, 1 dead letters (malformed_json 1)"
+    sentence = "1 row, 0 filtered, 1 dead letter (malformed_json 1)"
     assert f"2 dead letters would become {sentence}" in say("replay", NAME, "--dry-run")
     assert sum(real.catalog.files("payout_dead_letters").values()) == 2
     assert f"2 dead letters became {sentence}" in say("replay", NAME, "--why", "amount is a number")

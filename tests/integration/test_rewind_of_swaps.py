@@ -2,8 +2,8 @@
 
 import pytest
 from builders import HOUR
-from test_backfill import AS_BEFORE
-from test_backfill_earlier import BELOW, A, committed, earlier, replayed
+from rereading import AS_BEFORE, mended
+from test_backfill_earlier import BELOW, A, committed, earlier
 from test_operate import ask, operator, to
 from test_swap import breaches, planned, producing, ran, rows, swapped, swapper  # noqa: F401 - `ran` is a fixture
 
@@ -74,7 +74,7 @@ def test_earliest_ends_where_an_older_hour_is_tied_to_a_batch_that_kafka_has_no_
     second, *tied = sorted(
         world.ledger.dead_letter_files("payouts", None, None, 9), key=lambda f: (f.hour != HOUR, -f.batch)
     )
-    replayed(world, spike, tied)
+    mended(world, spike, tied)
     world.broker.delete_records(spike.topic, 1, before=14)
     looks, look = [], operate.align_up
 

@@ -28,7 +28,7 @@ def test_batches_without_an_application_file_have_a_row_that_says_what_to_do(wor
     world.driver(world.spike()).stage()
     (row,) = status(world).rows()
     assert (row.spike, row.verdict) == ("payouts", "NO_APPLICATION")
-    assert "1 batches wait" in row.problem
+    assert "1 batch waits" in row.problem
     assert "put payouts.yaml back" in row.problem
 
 

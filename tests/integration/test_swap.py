@@ -6,10 +6,10 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from builders import BUCKET, HOUR, empty, parquet
+from builders import HOUR, empty, parquet, stage_file
 from dying import Dead, Trap, Trapped, expire_leases
 
-from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
 from spike_pipelines.domain.swap import NewSwap, NotLive, Scope, SwapBusy, SwapKind, SwapState
 from spike_pipelines.services.swap import Swapper, SwapRefused, swap_prefix
@@ -34,8 +34,9 @@ def producing(world, spike, *, final=1, filtered=0, lie=0, attempt="a"):
         total = sum(f.rows for f in replaced)
         dead = total - final - filtered
         counts = {FileKind.FINAL: final, FileKind.DEAD_LETTER: dead}
+        prefix = swap_prefix(spike, swap)
         files = tuple(
-            put(world, swap_prefix(spike, swap), f"{attempt}/{kind}/part.parquet", kind, n)
+            stage_file(world.store, prefix, f"{attempt}/{kind}/part.parquet", kind, HOUR, n, parquet(n))
             for kind, n in counts.items()
             if n
         )
@@ -43,11 +44,6 @@ def producing(world, spike, *, final=1, filtered=0, lie=0, attempt="a"):
         return NewBatch((), files, total + lie, hours, "2.0")
 
     return produce
-
-
-def put(world, prefix, key, kind, rows):
-    info = world.store.put(BUCKET, prefix + key, parquet(rows))
-    return StagedFile(key, kind, HOUR, rows, info.size, info.etag)
 
 
 def swapper(world, holder="test", **parts):
@@ -159,7 +155,7 @@ def test_a_file_that_goes_between_the_check_and_the_commit_refuses_the_swap(worl
         return copy(*arguments, **named)
 
     world.store.copy = racing
-    with pytest.raises(SwapRefused, match="1 of them are no longer live"):
+    with pytest.raises(SwapRefused, match="of which 1 is no longer live"):
         swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike))
     assert world.dataset(ran.spike).sequence == 2
     assert [f.state for f in world.ledger.dead_letter_files("payouts", None, None, 9)] == [FileState.LIVE]

@@ -9,13 +9,13 @@ import builders
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import HOUR, World
+from builders import HOUR, World, stage_file
 from dying import Trap, expire_leases
 from test_swap import breaches, dying, planned, swapper
 
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.retention import Kind, RetentionTerms
 from spike_pipelines.domain.swap import SwapState
@@ -56,9 +56,8 @@ def body(kind, hour, rows, index=0, start=0):
 def put(driver, key, kind, hour, rows, index=0, start=0):  # noqa: PLR0917 - as `builders.Driver._put`
     if rows == 0:
         return None
-    absolute = staging_prefix(driver.spike, driver.token.number) + key
-    info = driver.world.store.put(BUCKET, absolute, body(kind, hour, rows, index, start))
-    return StagedFile(key, kind, hour, rows, info.size, info.etag)
+    prefix, made = staging_prefix(driver.spike, driver.token.number), body(kind, hour, rows, index, start)
+    return stage_file(driver.world.store, prefix, key, kind, hour, rows, made)
 
 
 @pytest.fixture
@@ -89,14 +88,13 @@ def ran(real):
 def producing(world, spike, *, final):
     def produce(swap, replaced, keep_alive):
         counts = {FileKind.FINAL: final, FileKind.DEAD_LETTER: sum(f.rows for f in replaced) - final}
-        files = []
-        for kind, rows in counts.items():
-            info = world.store.put(
-                BUCKET, f"{swap_prefix(spike, swap)}a/{kind}.parquet", body(kind, HOUR, rows)
-            )
-            files.append(StagedFile(f"a/{kind}.parquet", kind, HOUR, rows, info.size, info.etag))
+        prefix = swap_prefix(spike, swap)
+        files = tuple(
+            stage_file(world.store, prefix, f"a/{kind}.parquet", kind, HOUR, n, body(kind, HOUR, n))
+            for kind, n in counts.items()
+        )
         hours = (HourCounts(HOUR, final, counts[FileKind.DEAD_LETTER], 0),)
-        return NewBatch((), tuple(files), sum(counts.values()), hours, "2.0")
+        return NewBatch((), files, sum(counts.values()), hours, "2.0")
 
     return produce
 

@@ -148,7 +148,7 @@ def test_a_record_is_found_in_its_batch_and_file(ran, offset, batch, fate):
     else:
         assert "staged, not yet committed" in found.sentence
     if fate is Fate.NO_ROW:
-        assert "1 records of the batch were filtered" in found.sentence
+        assert "1 record of the batch was filtered" in found.sentence
 
 
 def read(lake, uri):

@@ -134,14 +134,15 @@ def test_a_lost_answer_to_a_creation_is_no_second_one(site, fake):
     assert names(site) == ["payouts"]
 
 
-def test_clues_that_cannot_be_had_fail_nothing(site, fake):
+def test_clues_that_cannot_be_had_fail_nothing_and_are_logged(site, fake, caplog):
     site.deploy()
     site.submit()
     (app,) = site.cluster.applications()
     fake.fail(500, times=9)
     clues = site.cluster.clues(app, 5)
     assert (clues.log, clues.events) == ((), ())
-    assert "500" in clues.problem
+    assert "payouts: a clue could not be had" in caplog.text
+    assert "500" in caplog.text
     site.cluster.tell(app, "SpikeStuck", "no one listens")
 
 

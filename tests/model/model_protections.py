@@ -22,7 +22,7 @@ from spike_pipelines.adapters.ledger.transaction import SqlTransaction
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
 from spike_pipelines.domain import promotion, starting
-from spike_pipelines.domain.batch import BatchState, FileKind
+from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind
 from spike_pipelines.domain.epochs import Grant
 from spike_pipelines.domain.errors import (
     AlreadyExists,
@@ -75,6 +75,11 @@ class Play:
 
     def states(self) -> list[BatchState]:
         return [b.state for b in reversed(self.world.ledger.last_batches(self.world.spike.name, 99))]
+
+    def waiting(self) -> int:
+        """The first batch that waits."""
+        seen = self.world.ledger.last_batches(self.world.spike.name, 99)
+        return min(b.number for b in seen if b.state in UNFINISHED)
 
     def check(self) -> None:
         self.watch.check()
@@ -320,7 +325,7 @@ def intended(play: Play):
     run.reach("store.copy")
     run.kill()
     play.world.clock.advance(60)
-    number = play.world.ledger.backlog()[0].oldest
+    number = play.waiting()
     return play.world.files_of(number)[0]
 
 
@@ -389,7 +394,7 @@ def source_overwritten(play: Play) -> None:
     run = play.world.run()
     run.reach("store.copy")
     play.world.stopped = "staging spoiled"
-    file = play.world.files_of(play.world.ledger.backlog()[0].oldest)[0]
+    file = play.world.files_of(play.waiting())[0]
     there = play.world.store.places(file.staging_key)
     attempt = "x" * len("attempt-1")
     others = [replace(place, offset=(place.offset + 1) % 3) for place in there]

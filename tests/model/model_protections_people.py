@@ -287,7 +287,7 @@ def apart(units, sources):
 
 def discarded_though_not_held(play: Play) -> None:
     play.staged()
-    number = play.world.ledger.backlog()[0].oldest
+    number = play.waiting()
     desk(play).discard(number).finish()
     expect(play.states() == [BatchState.STAGED], f"nobody held the batch, it is {play.states()}")
 

@@ -1,6 +1,7 @@
 """Backfills as Dagster and the command line ask for them: hours, config, answers. Nothing is read here."""
 
 import json
+import re
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -18,15 +19,15 @@ from typer.testing import CliRunner
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli import dagster_runs
 from spike_pipelines.cli.main import app
-from spike_pipelines.domain.backfill import HourPlan
+from spike_pipelines.domain.backfill import Expired, HourPlan
 from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.epochs import EpochState
-from spike_pipelines.domain.errors import Refused, Transient
+from spike_pipelines.domain.errors import Refused, SpecChanged, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
 from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
-from spike_pipelines.services.backfill import Backfilled
+from spike_pipelines.services.backfill import Backfilled, Rehearsed
 from spike_pipelines.services.publish import Publisher
 
 RANGE = {
@@ -77,7 +78,7 @@ class Platform:
         if hour in self._refused:
             raise self._error("it cannot be")
         earlier = swap(9, hour, kind=SwapKind.EARLIER) if hour == NEXT_HOUR else None
-        return Backfilled(hour, swap(len(self.asked), hour), None, 3, 2, 1, 9, earlier)
+        return Backfilled(hour, swap(len(self.asked), hour), 3, 2, 1, 9, earlier)
 
     def close(self):
         self.closed += 1
@@ -143,13 +144,13 @@ def test_an_hour_that_is_refused_fails_the_run_and_stops_no_other():
     done = run(platform)
     assert not done.success
     assert [hour for hour, _ in platform.asked] == [HOUR, NEXT_HOUR]
-    assert "1 hours stay as they were: 2026-11-22T21: it cannot be" in failure(done)
+    assert "1 hour stays as it was: 2026-11-22T21: it cannot be" in failure(done)
 
 
 def test_where_older_hours_cannot_be_looked_for_they_stay_as_they_were_and_the_others_are_done():
     platform = Platform(unseen="read 13 records from 14 offsets")
     told = failure(run(platform))
-    assert "1 hours stay as they were: 2026-11-22T21: read 13 records from 14 offsets" in told
+    assert "1 hour stays as it was: 2026-11-22T21: read 13 records from 14 offsets" in told
     assert ([hour for hour, _ in platform.asked], platform.closed) == ([NEXT_HOUR], 1)
 
 
@@ -233,7 +234,7 @@ def instance_limits(home):
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(Refused, "1 hours stay as they were: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
+    [(Refused, "1 hour stays as it was: 2026-11-22T21: it cannot be"), (Transient, "it cannot be")],
 )
 def test_why_a_run_failed_is_said_in_its_own_words(error, said):
     instance = dg.DagsterInstance.ephemeral()
@@ -278,7 +279,7 @@ def test_progress_tells_of_hours_that_are_older_than_the_ledger():
     done = swap(7, kind=SwapKind.EARLIER)
     at_work = swap(8, NEXT_HOUR, SwapState.PLANNED, SwapKind.EARLIER, so_far=1200)
     assert told((), done, at_work, older=(HOUR, NEXT_HOUR)) == (
-        "0 of 0 hours, 0 of 0 records read; 1 hours below where the spike began; "
+        "0 of 0 hours, 0 of 0 records read; 1 hour below where the spike began; "
         "reading 2026-11-22T22 below where the spike began: 1,200 records"
     )
 
@@ -295,7 +296,7 @@ def platform(monkeypatch, older):
         spikes={"payouts": spike()},
         ledger=SimpleNamespace(now=lambda: NEXT_HOUR, swaps=lambda *_: (), epochs=dict),
         backfiller=SimpleNamespace(
-            rehearse=lambda _, hour, **__: plan(hour) if hour == HOUR else None,
+            rehearse=lambda _, hour, **__: Rehearsed(hour, plan(hour) if hour == HOUR else None),
             older=lambda *_: older,
         ),
     )
@@ -311,7 +312,7 @@ def say(*words):
 def test_a_dry_run_says_what_would_be_read_and_which_hours_are_empty():
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "1 hours with 10 records in 0 files; 10 offsets to read again" in done.output
+    assert "1 hour with 10 records in 0 files; 10 offsets to read again" in done.output
     assert "the driver runs with version" not in done.output
     assert "empty, nothing was ever read for them: 2026-11-22T22\n" in done.output
     assert "older than the ledger" not in done.output
@@ -334,10 +335,44 @@ def test_a_dry_run_says_what_is_looked_through_for_hours_older_than_the_ledger()
     done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
     assert done.exit_code == 0, done.output
     assert (
-        "1 hours from 2026-11-22T22 on are older than the ledger: 5 offsets below where payouts began are "
-        "looked through for their records (events:0[3,8))\n"
+        "1 hour from 2026-11-22T22 on, older than the ledger: 5 offsets below where payouts began are "
+        "looked through for records (events:0[3,8))\n"
     ) in done.output
     assert "empty" not in done.output
+
+
+def test_every_hour_that_cannot_be_done_is_named_before_anything_is_begun(platform, monkeypatch):
+    def rehearse(_, hour, **__):
+        raise Expired(f"{hour:%Y-%m-%dT%H}: Kafka's log begins with nothing that is older")
+
+    monkeypatch.setattr(platform.backfiller, "rehearse", rehearse)
+    for words in (("--dry-run",), ("--wait",)):
+        done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", *words)
+        assert (done.exit_code, done.output) == (1, done.stderr)
+        assert re.findall(r"(\S+): Kafka's log", done.stderr) == ["2026-11-22T21", "2026-11-22T22"]
+
+
+def test_what_is_wrong_with_the_file_is_said_once(platform, monkeypatch):
+    def rehearse(*_, **__):
+        raise SpecChanged("topic: it has another one")
+
+    monkeypatch.setattr(platform.backfiller, "rehearse", rehearse)
+    done = say("--from", "2026-11-22T21", "--to", "2026-11-22T22", "--dry-run")
+    assert (done.exit_code, done.stderr) == (1, "spike: topic: it has another one\n")
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ()])
+def test_a_loss_of_which_nothing_is_left_is_told_and_the_run_that_accepts_it_is_asked_for(
+    platform, monkeypatch, words
+):
+    launched = []
+    monkeypatch.setattr(platform.backfiller, "rehearse", lambda _, hour, **__: Rehearsed(hour, None, "gone"))
+    monkeypatch.setattr(command, "launch", lambda *asked: launched.append(asked) or "a-run")
+    done = say("--from", "2026-11-22T21", "--accept-loss", "--why", "all there is", *words)
+    assert done.exit_code == 0, done.output
+    assert "2026-11-22T21: gone; what is left is read\n" in done.output
+    assert "empty" not in done.output
+    assert [config["accept_loss"] for *_, config in launched] == ([] if words else [True])
 
 
 @pytest.mark.usefixtures("platform")

@@ -16,6 +16,7 @@ from spike_pipelines.domain.backfill import HourPlan
 from spike_pipelines.domain.fork import Fork, check_loss
 from spike_pipelines.domain.offsets import OffsetRange, Position
 from spike_pipelines.domain.spike import Start
+from spike_pipelines.services.backfill import Rehearsed
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "applications"
 OLD, NEW = "crt-payout-v1-1.0", "crt-payout-eur-v1-1.0"
@@ -49,7 +50,8 @@ def platform(tmp_path, monkeypatch):
             fed_hours=lambda *_: (HOUR, HOUR + timedelta(hours=1), HOUR + timedelta(hours=5)),
         ),
         backfiller=SimpleNamespace(
-            rehearse=lambda _, hour, **__: HourPlan(hour, (1,), (), (), 10, ()), older=lambda *_: ((), ())
+            rehearse=lambda _, hour, **__: Rehearsed(hour, HourPlan(hour, (1,), (), (), 10, ())),
+            older=lambda *_: ((), ()),
         ),
     )
     monkeypatch.setattr(command, "Platform", lambda: fake)

@@ -669,7 +669,7 @@ def test_when_what_is_not_staged_is_deleted_is_unknown_where_its_age_could_not_b
     assert (report.verdict, report.lag_seconds) == (LagVerdict.UNKNOWN, 3.0)
     assert report.loss_unobserved
     assert "when Kafka deletes what is not staged is not known" in report.sentence
-    assert "events:0: broker 2 did not answer, and 1 partitions more" in report.sentence
+    assert "events:0: broker 2 did not answer, and 1 partition more" in report.sentence
     assert verdict(replace(seen, retention=None)) is LagVerdict.OK
     assert verdict(replace(seen, first_unstaged={partition(): None})) is LagVerdict.OK
 

@@ -33,12 +33,12 @@ def test_a_range_that_starts_at_the_staged_end_continues_it():
 
 
 def test_gap_in_offsets_is_refused():
-    with pytest.raises(Gap, match="1 offsets would be skipped"):
+    with pytest.raises(Gap, match="1 offset would be skipped"):
         check_continues({partition(): 5}, [r(6, 9)])
 
 
 def test_overlap_in_offsets_is_refused():
-    with pytest.raises(Overlap, match="1 offsets are already staged"):
+    with pytest.raises(Overlap, match="1 offset is already staged"):
         check_continues({partition(): 5}, [r(4, 9)])
 
 

@@ -49,7 +49,7 @@ def test_a_batch_that_was_all_filtered_has_no_files_and_no_problem():
 
 
 def test_the_footer_is_believed_and_not_the_driver():
-    assert "s/2 has 1 rows, the driver said 2" in problem(footers={1: 4, 2: 1, 3: 3})
+    assert "s/2 has 1 row, the driver said 2" in problem(footers={1: 4, 2: 1, 3: 3})
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ MOVE = Move(P, 40, 30, 20)
         (None, "does not exist any more"),
         (topic(50, topic_id="other"), "was deleted and made again"),
         (topic(), "events:0 does not exist"),
-        (topic(50, starts=[21]), "begin at 20, and Kafka's log starts at 21: 1 offsets are gone"),
+        (topic(50, starts=[21]), "begin at 20, and Kafka's log starts at 21: 1 offset is gone"),
     ],
 )
 def test_what_cannot_be_read_again_is_refused_with_the_reason(seen, words):

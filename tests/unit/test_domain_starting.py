@@ -64,7 +64,7 @@ def test_a_topic_deleted_and_made_again_is_refused():
 
 
 def test_a_log_that_ends_below_the_staged_end_is_refused_with_the_way_out():
-    with pytest.raises(Truncated, match=r"ends at 39: 1 offsets were cut off.*--to events:0:39"):
+    with pytest.raises(Truncated, match=r"ends at 39: 1 offset was cut off.*--to events:0:39"):
         starting_point(positions(40), topic(39), Start.EARLIEST, {})
     assert starting_point(positions(40), topic(40), Start.EARLIEST, {}).offsets
 

@@ -162,7 +162,8 @@ def test_what_is_not_published_counts_by_its_age_and_not_by_its_number(commits, 
     made = judged("fresh", dataset=behind)
     assert (made.grade, made.figures["unpublished_commits"]) == (grade, commits)
     if grade is not Grade.PASSED:
-        assert f"{commits} commits are not published, the oldest for {seconds} s" in made.sentence
+        told = "1 commit is" if commits == 1 else f"{commits} commits are"
+        assert f"{told} not published, the oldest for {seconds} s" in made.sentence
 
 
 # which of them to tell
@@ -258,7 +259,7 @@ def test_an_hour_that_is_overdue_warns_with_the_partitions_it_waits_for():
     assert "hour 2026-11-22T18 was due 40 min 0 s ago and waits: events:0 has committed up to 5 of 10" in (
         made.sentence
     )
-    assert "and 1 partitions more: `spike lag payouts` says why" in made.sentence
+    assert "and 1 partition more: `spike lag payouts` says why" in made.sentence
 
 
 def test_an_hour_is_not_overdue_before_the_objective_and_two_looks():

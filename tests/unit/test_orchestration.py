@@ -211,7 +211,7 @@ class Ledger:
         return self.token, self.alive
 
     def backlog(self):
-        return () if self.orphan is None else (Backlog(self.orphan, 3, 1, HOUR, False, True),)
+        return () if self.orphan is None else (Backlog(self.orphan, 3, HOUR, False, True),)
 
     def datasets(self):
         return (DatasetState("payouts", "payouts", 5, 4, 4 if self.behind else 5),)
@@ -271,6 +271,10 @@ def test_a_materialization_tells_offsets_rows_bytes_files_sequence_and_duration(
     event = materialization(REPORT)
     assert (event.asset_key, event.partition) == (dg.AssetKey(["dataset", "payouts"]), "2026-11-22-21:00")
     assert event.tags == {"spike/sequence": "9"}
+    assert event.description == "40 rows and 2 dead letters at #9"
+    assert materialization(replace(REPORT, rows=1, dead_letters=1)).description == (
+        "1 row and 1 dead letter at #9"
+    )
     plain = {name: value.value for name, value in event.metadata.items()}
     assert plain == {
         "rows": 40,

@@ -5,6 +5,7 @@ seen: if anybody changed the resource since, it is a `Conflict`, and the next ti
 """
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -30,6 +31,8 @@ from spike_pipelines.domain.overlays import NewOverlay, Overlay, marks
 from spike_pipelines.domain.spark_application import TERMINAL, AppState, ObservedApplication, PodSight
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Clues, Manifest, ObservedDriver
+
+log = logging.getLogger(__name__)
 
 NAMES_AT_ONCE = 50  # in one label selector
 HISTORY_SECONDS = 1  # what the server remembers it sends at once
@@ -155,18 +158,15 @@ class KubernetesCluster:
                 self._delete(f"{path}/{file.name}", file.uid)
 
     def clues(self, app: ObservedApplication, lines: int) -> Clues:
-        problems: list[str] = []
-        log: tuple[str, ...] = ()
-        events: tuple[str, ...] = ()
-        try:
-            log = self._log(app.driver_pod, lines) if app.driver_pod else ()
-        except SpikeError as error:
-            problems.append(str(error))
-        try:
-            events = self._events(app)
-        except SpikeError as error:
-            problems.append(str(error))
-        return Clues(log, events, "; ".join(problems) or None)
+        def had(of: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+            try:
+                return of()
+            except SpikeError as error:
+                log.warning("%s: a clue could not be had: %s", app.name, error)
+                return ()
+
+        pod = app.driver_pod
+        return Clues(had(lambda: self._log(pod, lines) if pod else ()), had(lambda: self._events(app)))
 
     def tell(self, app: ObservedApplication, reason: str, sentence: str) -> None:
         involved = {

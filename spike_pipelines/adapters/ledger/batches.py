@@ -20,6 +20,7 @@ from spike_pipelines.domain.batch import (
 from spike_pipelines.domain.errors import Conflict, InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.promotion import Intent, LedgerFile
+from spike_pipelines.domain.words import count_of
 
 _UNFINISHED = sorted(UNFINISHED)
 
@@ -178,7 +179,9 @@ class BatchStatements:
         f = s.files
         query = sa.select(sa.func.count()).where(f.c.batch == batch, f.c.state != FileState.LIVE)
         if missing := self._db.execute(query).scalar_one():
-            raise InvariantBroken(f"{missing} files of batch {batch} would not become live with it")
+            raise InvariantBroken(
+                f"{count_of(missing, 'file')} of batch {batch} would not become live with it"
+            )
 
 
 def _by_id(values: Mapping[int, str]) -> sa.Values:

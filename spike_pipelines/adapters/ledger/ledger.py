@@ -74,8 +74,8 @@ class SqlLedger(
         with self.begin() as tx:
             return tx.acquire(resource, holder, seconds)
 
-    def renew(self, lease: Lease, seconds: float) -> Lease:
-        return self._expire(lease, sa.func.clock_timestamp() + timedelta(seconds=seconds))
+    def renew(self, lease: Lease, seconds: float) -> None:
+        self._expire(lease, sa.func.clock_timestamp() + timedelta(seconds=seconds))
 
     def release(self, lease: Lease) -> None:
         """Let others have it at once. The token stays, so that it never comes again."""
@@ -110,7 +110,7 @@ class SqlLedger(
             row = db.execute(sa.select(t.c.token, alive).where(t.c.resource == resource)).one_or_none()
         return (row.token, row.alive) if row else (0, False)
 
-    def _expire(self, lease: Lease, at: sa.ColumnElement[datetime]) -> Lease:
+    def _expire(self, lease: Lease, at: sa.ColumnElement[datetime]) -> None:
         t = s.leases
         query = (
             sa.update(t)
@@ -120,13 +120,11 @@ class SqlLedger(
                 t.c.expires_at > sa.func.clock_timestamp(),
             )
             .values(expires_at=at)
-            .returning(t.c.expires_at)
         )
         with translated(), self._engine.begin() as db:
-            expires_at = db.execute(query).scalar_one_or_none()
-        if expires_at is None:
+            held = db.execute(query).rowcount == 1
+        if not held:
             raise LeaseLost(f"lease {lease.resource} #{lease.token} of {lease.holder} is over")
-        return Lease(lease.resource, lease.token, lease.holder, expires_at)
 
     # what is to be done
 
@@ -136,7 +134,6 @@ class SqlLedger(
             sa.select(
                 b.c.spike,
                 sa.func.count().label("batches"),
-                sa.func.min(b.c.number).label("oldest"),
                 sa.func.min(b.c.staged_at).label("oldest_staged_at"),
                 sa.func.coalesce(
                     sa.func.min(b.c.number).filter(b.c.state == BatchState.HELD) == sa.func.min(b.c.number),

@@ -17,6 +17,7 @@ from spike_pipelines.domain.held import Recount
 from spike_pipelines.domain.offsets import OffsetRange, Partition
 from spike_pipelines.domain.operations import NewOperation, Operation
 from spike_pipelines.domain.swap import SwapState
+from spike_pipelines.domain.words import count_of
 
 _UNFINISHED = sorted(UNFINISHED)
 _LONG_MS = str(10 * 60 * 1000)
@@ -181,7 +182,9 @@ class OperationStatements:
             .values(removed=sequence, operation=operation)
         )
         if done.rowcount != len(batches):
-            raise Conflict(f"of {len(batches)} batches {done.rowcount} are committed and live")
+            raise Conflict(
+                f"of {count_of(len(batches), 'batch', 'batches')} only {done.rowcount} committed and live"
+            )
         self._db.execute(
             sa.update(f)
             .where(f.c.batch == sa.any_(rows.array(batches)), f.c.state == FileState.LIVE)

@@ -28,6 +28,7 @@ from spike_pipelines.domain.swap import (
     SwapState,
     check_swap_transition,
 )
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import SwapBook
 
 _OPEN = sorted(OPEN_SWAPS)
@@ -120,7 +121,8 @@ class SwapStatements:
         wanted = self._db.execute(sa.select(sa.func.count()).select_from(frozen.subquery())).scalar_one()
         if done.rowcount != wanted:
             raise NotLive(
-                f"swap {swap} replaces {wanted} files, {wanted - done.rowcount} of them are no longer live"
+                f"swap {swap} replaces {count_of(wanted, 'file')}, of which "
+                f"{count_of(wanted - done.rowcount, 'is', 'are')} no longer live"
             )
         self._move(swap, SwapState.STAGED, SwapState.SWAPPED, ended_at=sa.func.clock_timestamp())
 
@@ -209,7 +211,7 @@ class SwapStatements:
         query = sa.select(sa.func.count()).where(f.c.id.in_(ids), f.c.state == FileState.LIVE)
         live = self._db.execute(query).scalar_one()
         if live != len(ids):
-            raise NotLive(f"{len(ids) - live} of {len(ids)} files are no longer live: look again")
+            raise NotLive(f"{len(ids) - live} of {count_of(len(ids), 'file')} no longer live: look again")
 
 
 class SwapQueries(ABC):

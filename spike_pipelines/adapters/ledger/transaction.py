@@ -107,10 +107,10 @@ class SqlTransaction(
                 set_={"token": t.c.token + 1, "holder": holder, "expires_at": expires},
                 where=t.c.expires_at <= now,
             )
-            .returning(t.c.token, t.c.expires_at)
+            .returning(t.c.token)
         )
         row = self._db.execute(query).one_or_none()
-        return Lease(resource, row.token, holder, row.expires_at) if row else None
+        return Lease(resource, row.token, holder) if row else None
 
     def require_lease(self, lease: Lease) -> None:
         t = s.leases

@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 from spike_pipelines.domain.errors import InvalidSpec, Transient
 from spike_pipelines.domain.offsets import Position
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.producer.acks import Run
 from spike_pipelines.producer.events import REQUIRED
 
@@ -170,4 +171,4 @@ def _outside(acked: pd.DataFrame, positions: Sequence[Position]) -> pd.DataFrame
 
 def _told(what: str, rows: pd.DataFrame) -> str:
     examples = ", ".join(f"{r.partition}:{r.offset}" for r in rows.head(SHOWN).itertuples())
-    return f"{len(rows)} records {what}, as partition:offset {examples}"
+    return f"{count_of(len(rows), 'record')} {what}, as partition:offset {examples}"

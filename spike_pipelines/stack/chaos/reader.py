@@ -14,6 +14,7 @@ from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Ledger
 from spike_pipelines.services.publish import tables
 
@@ -108,8 +109,8 @@ def _differ(seen: Mapping[str, int], live: Mapping[str, int]) -> str:
 
 def _differences(seen: Mapping[str, int], live: Mapping[str, int]) -> Iterator[str]:
     if missing := sorted(live.keys() - seen.keys()):
-        yield f"{len(missing)} live files are missing, as {missing[0]}"
+        yield f"{count_of(len(missing), 'live file is', 'live files are')} missing, as {missing[0]}"
     if strange := sorted(seen.keys() - live.keys()):
-        yield f"{len(strange)} files are not live, as {strange[0]}"
+        yield f"{count_of(len(strange), 'file is', 'files are')} not live, as {strange[0]}"
     if other := sorted(uri for uri in seen.keys() & live.keys() if seen[uri] != live[uri]):
-        yield f"{len(other)} files have other rows, as {other[0]}"
+        yield f"{count_of(len(other), 'file has', 'files have')} other rows, as {other[0]}"
