@@ -237,13 +237,21 @@ def _begun(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
         wanted, carried = marks(holding) or "none", app.controls.overlays or "none"
         cause = f"overlays: {wanted} hold, the resource carries {carried}"
         return Decision(name, Verdict.STARTING, cause, Action(ActionKind.CONVERGE, name))
+    if not app.suspend:  # also where a person ended what was begun: a quarantine, a restart half way
+        return _resumed(facts, app)
     quarantine = next((o for o in holding if o.kind is OverlayKind.QUARANTINE), None)
     if quarantine is not None:
         cause = f"quarantined until {quarantine.expires_at:%H:%M} UTC: {quarantine.cause}"
         return Decision(name, Verdict.QUARANTINED, cause)
-    if app.suspend or app.state is AppState.SUSPENDED:
-        return _suspended(facts, app, now)
-    return None
+    return _suspended(facts, app, now)
+
+
+def _resumed(facts: ApplicationFacts, app: ObservedApplication) -> Decision | None:
+    """The mark of a restart must not outlive it: a later suspension would be taken for ours, and ended."""
+    if app.controls.restarting is None:
+        return None
+    cause = f"{app.name} was resumed by somebody else while it was restarted"
+    return Decision(facts.spike.name, Verdict.STARTING, cause, Action(ActionKind.RESUME, facts.spike.name))
 
 
 def _suspended(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:

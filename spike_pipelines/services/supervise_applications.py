@@ -261,11 +261,18 @@ class ApplicationSupervisor:
             self._lay(facts, decision, action, app)
         else:
             noted = self._note(facts, decision, action, None, None)
+            if action.request is not None:
+                self._end_quarantine(facts)
             try:
                 self._change(facts, action, decision.cause)
             except Conflict:
                 self.ledger.mark_not_done(noted)
                 raise
+
+    def _end_quarantine(self, facts: ApplicationFacts) -> None:
+        """By a person who wants it to run. What the resource has of it, the next looks take away."""
+        holding = facts.holding(self.ledger.now())
+        self.ledger.end_overlays(o.id for o in holding if o.kind is OverlayKind.QUARANTINE)
 
     def _change(self, facts: ApplicationFacts, action: Action, why: str) -> None:
         app = facts.app

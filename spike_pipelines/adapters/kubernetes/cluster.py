@@ -100,9 +100,8 @@ class KubernetesCluster:
         self._change(app, {"metadata": {"annotations": notes}, "spec": {"suspend": True}})
 
     def resume(self, app: ObservedApplication) -> None:
-        self._change(
-            app, {"metadata": {"annotations": {fields.RESTARTING: None}}, "spec": {"suspend": False}}
-        )
+        spec = {"suspend": False} if app.suspend else {}  # what somebody else resumed has its word for it
+        self._change(app, {"metadata": {"annotations": {fields.RESTARTING: None}}, "spec": spec})
 
     def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
         notes = {fields.RESTARTING: None, fields.KICKED: f"{_now()} {why[:200]}", **_answered(request)}
