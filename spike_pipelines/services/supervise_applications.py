@@ -28,6 +28,7 @@ from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Tra
 from spike_pipelines.domain.fleet import FLEET, Noted, Plan, ration, to_note
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagVerdict
+from spike_pipelines.domain.observed import NOT_DONE
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import ObservedApplication, Sighting, missed, sight
 from spike_pipelines.domain.spike import Spike
@@ -130,7 +131,8 @@ class ApplicationSupervisor:
         now = self.ledger.now()
         before, known = self._retraced(found, now), self.ledger.specs()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()  # after what may take seconds
-        recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
+        recoveries, converged = _apart(self.ledger.recoveries(now - HISTORY))
+        commits = self.ledger.last_commits()
         overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
         doubtful = [
             app.name
@@ -163,6 +165,7 @@ class ApplicationSupervisor:
                 noted=specs.known.get(app.deployed or "") if app else None,
                 manifest_known=bool(specs.known),
                 on_demand=self.on_demand,
+                converged=converged.get(name, ()),
             )
         decisions = [supervise_application(f, now) for f in facts.values()]
         plan = ration(decisions, recoveries, now, commits)
@@ -253,9 +256,7 @@ class ApplicationSupervisor:
 
     def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
         app = facts.app
-        if action.kind is ActionKind.CONVERGE and app is not None:
-            self._converge(facts, app)
-        elif action.kind is ActionKind.RESUME and app is not None:
+        if action.kind is ActionKind.RESUME and app is not None:
             self.cluster.resume(app)
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
@@ -285,6 +286,8 @@ class ApplicationSupervisor:
                 self.cluster.stop(driver)
         elif app is None or action.kind is ActionKind.PAGE:
             return
+        elif action.kind is ActionKind.CONVERGE:
+            self._converge(facts, app)
         elif action.kind is ActionKind.KICK:
             self.cluster.kick(app)
         elif action.kind is ActionKind.RESTART:
@@ -344,6 +347,18 @@ class ApplicationSupervisor:
             for driver in action.stop:
                 tx.retire_epoch(action.spike, driver)
         return noted
+
+
+def _apart(
+    noted: Mapping[str, Sequence[Recovery]],
+) -> tuple[Mapping[str, Sequence[Recovery]], Mapping[str, Sequence[Recovery]]]:
+    """Steps that were tried, and what only made resources carry what was laid: no step of a ladder."""
+    steps = {name: [r for r in done if not _converges(r)] for name, done in noted.items()}
+    return steps, {name: [r for r in done if _converges(r)] for name, done in noted.items()}
+
+
+def _converges(recovery: Recovery) -> bool:
+    return recovery.action.removesuffix(NOT_DONE) == ActionKind.CONVERGE
 
 
 def _works(facts: ApplicationFacts, decision: Decision, now: datetime) -> bool:

@@ -1,10 +1,12 @@
 """The supervisor beside people and programs that change the same resources."""
 
-from datetime import timedelta
+from contextlib import suppress
 
 import pytest
 from test_supervisor import Hours, crash
 
+from spike_pipelines.adapters.kubernetes import KubernetesCluster
+from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.supervision import Verdict
 
 
@@ -74,3 +76,45 @@ def test_one_that_the_operator_does_not_resume_is_stuck(hours):
     hours.site.change("payouts", {"spec": {"suspend": False}})
     assert hours.tick()["payouts"] == (Verdict.STARTING, None)
     assert hours.tick(130)["payouts"] == (Verdict.STUCK, "kick")
+
+
+def test_overlays_that_somebody_takes_off_again_and_again_are_not_laid_for_ever(hours):
+    """A program that puts the resource back to what its repository says."""
+    hours.deploy()
+    crash(hours, 3, 137, "OOMKilled")
+    laid = 0
+    for _ in range(60):
+        hours.site.change(
+            "payouts",
+            {"metadata": {"annotations": {"spike-pipelines.io/overlays": None}},
+             "spec": {"driver": {"memory": "512m"}}},
+        )  # fmt: skip
+        hours.driver(hours.site.submit())
+        hours.beats()
+        laid += hours.tick(60)["payouts"][1] == "converge"
+    assert laid <= 3
+    hours.beats()
+    (decision,) = hours.supervisor.look()
+    assert decision.verdict is Verdict.DRIFTED
+    assert "more-memory" in decision.cause
+
+
+def test_overlays_that_the_api_server_refuses_hide_nothing_else(hours, monkeypatch):
+    """As where a policy of the cluster bounds memory."""
+
+    def refused(*_):
+        raise InvalidSpec("admission webhook: at most 600m")
+
+    monkeypatch.setattr(KubernetesCluster, "converge", refused)
+    hours.deploy()
+    seen = []
+    for _ in range(40):
+        hours.site.submit()
+        with suppress(InvalidSpec):
+            hours.tick(60)
+        hours.site.fails(code=137, reason="OOMKilled")
+        with suppress(InvalidSpec):
+            hours.tick(60)
+    seen = hours.recoveries()
+    assert seen.count("converge") <= 3 * seen.count("more-memory") + 3
+    assert "quarantine" in seen
