@@ -179,6 +179,10 @@ def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
         return _say(facts, Verdict.UNKNOWN, app.problem)
     if app.deleting:
         return _say(facts, Verdict.UNKNOWN, f"{app.name} is being deleted")
+    if facts.sighting is not None and facts.sighting.overtook(app, now):
+        return _say(
+            facts, Verdict.UNKNOWN, f"the API server's list is older than what was seen of {app.name}"
+        )
     if app.controls.paused is not None:
         return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
     return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)

@@ -244,6 +244,8 @@ class ApplicationSupervisor:
         if incident is not None and decision.spike in incident.spikes:
             said = replace(decision, cause=f"{decision.cause}; {incident}")
         try:
+            if app is not None and action.stop:
+                self._still_so(app, said, action)
             self._do(facts, said, action)
         except Conflict as error:
             said = replace(said, cause=f"{said.cause}; not done: {error}")
@@ -253,6 +255,16 @@ class ApplicationSupervisor:
                 app, f"Spike{decision.verdict.title().replace('_', '')}", _sentence(said, action)
             )
         return Recovered(said, action, None, clues.log, clues.events)
+
+    def _still_so(self, app: ObservedApplication, decision: Decision, action: Action) -> None:
+        """The fence cannot be taken back: no driver is fenced for what is so no longer."""
+        try:
+            self.cluster.unchanged(app)
+        except Conflict:
+            what = f"{action.noted}{NOT_DONE}"
+            with self.ledger.begin() as tx:
+                tx.add_recovery(Recovery(app.spike, tx.now(), what, decision.cause, decision.verdict))
+            raise
 
     def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
         app = facts.app

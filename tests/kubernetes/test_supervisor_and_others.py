@@ -1,13 +1,16 @@
 """The supervisor beside people and programs that change the same resources."""
 
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from test_supervisor import Hours, crash
 
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
+from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.supervision import Verdict
+from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
 
 @pytest.fixture
@@ -118,3 +121,37 @@ def test_overlays_that_the_api_server_refuses_hide_nothing_else(hours, monkeypat
     seen = hours.recoveries()
     assert seen.count("converge") <= 3 * seen.count("more-memory") + 3
     assert "quarantine" in seen
+
+
+def test_a_list_that_is_older_than_what_was_seen_judges_nobody(hours, monkeypatch):
+    """As from an API server whose cache is behind: three crashes, and the driver that works is not yet in it."""
+    hours.deploy()
+    crash(hours, 2)
+    hours.site.submit()
+    hours.tick(10)
+    hours.site.fails()
+    old = hours.site.cluster.applications()
+    hours.driver(hours.site.submit())
+    hours.beats()
+    hours.tick(10)
+    before = hours.world.ledger.sightings()["payouts"]
+    monkeypatch.setattr(KubernetesCluster, "applications", lambda _: old)
+    hours.beats()
+    assert hours.tick(5)["payouts"] == (Verdict.UNKNOWN, None)
+    assert hours.world.ledger.sightings()["payouts"] == before
+    assert hours.world.ledger.epochs()["payouts"].state is EpochState.OPEN
+
+
+def test_a_driver_is_not_fenced_for_what_was_changed_since(hours, monkeypatch):
+    """The fence is the ledger's and stays; the change of the resource is refused."""
+    hours.deploy()
+    hours.driver(hours.site.submit())
+    hours.tick()
+    hours.at += timedelta(seconds=65)
+    look = hours.supervisor._look()
+    hours.site.annotate(pause="ann was faster")
+    monkeypatch.setattr(ApplicationSupervisor, "_look", lambda _: look)
+    (done,) = hours.supervisor.recover_all(["payouts"])
+    assert "not done" in done.decision.cause
+    assert hours.recoveries() == ["restart (not done)"]
+    assert hours.world.ledger.epochs()["payouts"].state is EpochState.OPEN

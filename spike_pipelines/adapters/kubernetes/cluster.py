@@ -92,6 +92,10 @@ class KubernetesCluster:
             for name in wanted
         }
 
+    def unchanged(self, app: ObservedApplication) -> None:
+        if self._get(app)["metadata"]["resourceVersion"] != app.resource_version:
+            raise Conflict(f"{app.name} was changed meanwhile")
+
     def kick(self, app: ObservedApplication) -> None:
         self._change(app, {"metadata": {"annotations": {fields.KICKED: _now()}}})
 
