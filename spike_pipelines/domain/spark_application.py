@@ -102,6 +102,7 @@ class ObservedApplication:
     spec_hash: str | None = None
     digest: str | None = None
     live: str | None = None
+    driver_memory: int | None = None  # MiB, as the resource has it; None if that is not understood
     controls: Controls = Controls()
     problem: str | None = None
     as_of: str = ""
@@ -179,8 +180,8 @@ class Sighting:
         )
 
     def overtook(self, app: ObservedApplication, now: datetime) -> bool:
-        """Whether the resource is seen as it was before: a list from a cache may be behind an earlier one, and a
-        submission's id does not come back. Not for longer than any cache is: what was restored is believed."""
+        """Whether the resource is seen as it was before: a list from a cache may be behind an earlier one,
+        and a submission's id does not come back. No cache is for long: what was restored is believed."""
         *past, last = self.lives or (None,)
         if last is None or self.uid != app.uid or now - last.seen_at > CACHE_BEHIND:
             return False

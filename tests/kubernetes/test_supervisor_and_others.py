@@ -124,7 +124,7 @@ def test_overlays_that_the_api_server_refuses_hide_nothing_else(hours, monkeypat
 
 
 def test_a_list_that_is_older_than_what_was_seen_judges_nobody(hours, monkeypatch):
-    """As from an API server whose cache is behind: three crashes, and the driver that works is not yet in it."""
+    """As from an API server whose cache is behind: three crashes, and not yet the driver that works."""
     hours.deploy()
     crash(hours, 2)
     hours.site.submit()
@@ -155,3 +155,29 @@ def test_a_driver_is_not_fenced_for_what_was_changed_since(hours, monkeypatch):
     assert "not done" in done.decision.cause
     assert hours.recoveries() == ["restart (not done)"]
     assert hours.world.ledger.epochs()["payouts"].state is EpochState.OPEN
+
+
+def test_what_is_made_again_asks_for_nothing_that_a_person_asked_of_the_one_before(hours):
+    hours.deploy()
+    hours.site.annotate(pause="ann looks into it", restart="once")
+    hours.tick()
+    hours.site.annotate(pause=None)
+    hours.tick()
+    hours.site.status(state="SUSPENDED")
+    hours.tick()
+    hours.driver(hours.site.submit())
+    hours.beats()
+    hours.tick()
+    hours.site.delete()
+    hours.tick()
+    assert hours.tick(61)["payouts"] == (Verdict.MISSING, "recreate")
+    assert hours.tick()["payouts"] == (Verdict.STARTING, None)
+
+
+@pytest.mark.parametrize(("has", "gets"), [("4g", None), ("1g", "1536m"), ("2 GB", None), ("1100M", "1650m")])
+def test_more_memory_is_more_than_the_resource_has(hours, has, gets):
+    """Somebody gave it more than its file says, by hand or by `sparkApplication`; the file says 512m."""
+    hours.deploy(driver={"cores": 1, "memory": has})
+    seen = crash(hours, 3, 137, "OOMKilled")
+    assert (seen == (Verdict.CRASHING, "more-memory")) == (gets is not None)
+    assert hours.site.get()["spec"]["driver"]["memory"] == (gets or has)
