@@ -13,7 +13,7 @@ from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
-from spike_pipelines.domain.spark_application import AppState, ObservedApplication, Sighting
+from spike_pipelines.domain.spark_application import AppState, Controls, ObservedApplication, Sighting
 from spike_pipelines.ports import Deployed, Manifest, Specs
 from spike_pipelines.services.rollout import Deployment
 
@@ -54,6 +54,11 @@ class World:
     dies_at: int | None = None
     after: bool = False
     refuses: Exception | None = None
+    overlays: str = ""
+    image_only: dict | None = None  # epochs, whatever runs
+    waited: float = 0.0
+    recorded: bool = False  # the deployer has the same on record, from a deployment that failed half way
+    settles_after: float = 1e9  # seconds of waiting until nothing lies over the spec any more
 
     def effect(self, name, act):
         number = len(self.effects)
@@ -80,7 +85,8 @@ class World:
             raise self.refuses
         text, before = application.read_text(), self.running
         self.effect("deploy", lambda: self._run(text))
-        return Deployed(len(self.revisions), text != before, version(text))
+        changed = text != before and not self.recorded
+        return Deployed(len(self.revisions), changed, version(text))
 
     def _run(self, text):
         if text != self.running:
@@ -116,6 +122,8 @@ class World:
     def epochs(self):
         if self.ledger_down:
             raise Transient("no answer")
+        if self.image_only is not None:
+            return self.image_only
         opened = self.since + timedelta(seconds=20)
         if not self.works[self.running] or self.now_ < opened:
             return {}
@@ -175,6 +183,7 @@ class World:
             "1",
             AppState.RUNNING,
             spec_hash=version(self.running),
+            controls=Controls(overlays=self.overlays if self.waited < self.settles_after else ""),
         )
         return (replace(app, spike="another"), app)
 
@@ -186,6 +195,7 @@ class World:
         self.effect("forget", lambda: self.kept.append(keep))
 
     def wait(self, seconds):
+        self.waited += seconds
         self.now_ += timedelta(seconds=seconds)
 
 
@@ -325,6 +335,34 @@ def test_each_thing_that_is_waited_for_is_told_once(deploy):
     deploy(World({OLD: True, NEW: False}))
     waiting = [line for line in deploy.lines if line.startswith("waiting")]
     assert len(waiting) == len(set(waiting)) == 1
+
+
+def test_what_works_under_an_overlay_only_is_not_marked(deploy):
+    """It is the spec of before that works, or more memory than the file says."""
+    world = World({OLD: True, NEW: True}, noted={version(NEW)}, overlays="7:stable-spec=1")
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.UNDECIDED
+    assert "7:stable-spec=1" in outcome.verdict.reason
+    assert world.stable is None
+
+
+def test_an_overlay_of_before_is_waited_for_until_it_is_off(deploy):
+    world = World({OLD: True, NEW: True}, overlays="7:more-memory=768m", settles_after=30)
+    assert deploy(world).verdict.state is Rollout.STABLE
+    assert world.stable == version(NEW)
+
+
+def test_the_driver_of_before_does_not_speak_for_a_spec_that_was_recorded_and_not_applied(deploy):
+    """An upgrade that the API server refused half way is on Helm's record, as if it stood."""
+    world = World({OLD: True, NEW: True}, recorded=True)
+    before = Epoch(
+        "crt-payout-v1-1.0", 7, "n", "d", EpochState.OPEN, HOUR, world.now_ + PATIENCE, phase=Phase.READING,
+        application_version=version(NEW),
+    )  # fmt: skip
+    world.image_only = {before.spike: before}
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.FAILED
+    assert "still the driver's of before" in outcome.verdict.reason
 
 
 def undeploy(world):
