@@ -58,6 +58,7 @@ class Deployment:
 
     def deploy(self, spike: Spike, application: Path, patience: timedelta) -> Outcome:
         """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
+        self._refuse_anothers(spike.name)
         since = self.ledger.now()
         was_late, before = is_late(spike, self.lag(spike)), self._resource(spike)
         deployed = self._put_in_place(spike, application)
@@ -76,7 +77,8 @@ class Deployment:
 
     def undeploy(self, name: str) -> bool:
         """End a spike; whether there was one. The file first: without it nobody misses the resource. What the
-        ledger has of it stays. Twice is as once."""
+        ledger has of it stays. Twice is as once. Raises `InvalidSpec` for another spike's release."""
+        self._refuse_anothers(name)
         self.shelf.remove(name)
         was_there = self.deployer.uninstall(resource_name(name))
         if (seen := self.ledger.sightings().get(name)) is not None:
@@ -140,6 +142,12 @@ class Deployment:
             b for b in self.ledger.last_batches(spike, LOOKED_AT) if b.epoch == epoch.number and not b.lost
         ]
         return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
+
+    def _refuse_anothers(self, name: str) -> None:
+        """Names that differ in dots and hyphens are one in Kubernetes: a slip would replace or end it."""
+        for app in self.cluster.applications():
+            if app.name == resource_name(name) and app.spike != name:
+                raise InvalidSpec(f"{app.name} is {app.spike}'s, not {name}'s: two spikes cannot share it")
 
     def _resource(self, spike: Spike) -> ObservedApplication | None:
         found = self.cluster.applications()

@@ -185,7 +185,7 @@ class World:
             spec_hash=version(self.running),
             controls=Controls(overlays=self.overlays if self.waited < self.settles_after else ""),
         )
-        return (replace(app, spike="another"), app)
+        return (replace(app, spike="another", name="another"), app)
 
     def manifest(self, app):
         return Manifest("{}")
@@ -378,6 +378,18 @@ def test_an_ended_spike_has_no_file_first_and_is_missed_by_nobody():
     assert (world.shelf, world.revisions, world.kept) == (None, [], [frozenset()])
     assert world.seen[0].state_text == "undeployed"
     assert not undeploy(world)
+
+
+def test_a_name_that_is_another_spikes_in_kubernetes_ends_and_replaces_nothing(deploy, tmp_path):
+    world = World({OLD: True})
+    parts = Deployment(world, world, world, world, lambda _: world.report, print, world.wait)
+    with pytest.raises(InvalidSpec, match=r"crt-payout-v1-1.0's, not crt.payout-v1-1.0's"):
+        parts.undeploy("crt.payout-v1-1.0")
+    other = tmp_path / "crt.payout-v1-1.0.yaml"
+    other.write_text(OLD.replace("name: crt-payout-v1-1.0", "name: crt.payout-v1-1.0"))
+    with pytest.raises(InvalidSpec, match="cannot share it"):
+        parts.deploy(load_application(other), other, PATIENCE)
+    assert world.effects == []
 
 
 @pytest.mark.parametrize("after", [False, True])
