@@ -170,6 +170,7 @@ def test_an_api_server_that_knows_no_audiences_is_not_believed(fake, accounts):
         "e30.e30.e30",
         "x.WzFd.x",
         "x.ew.x",
+        f"x.{'W1tb' * 1000}.x",  # [[[…
         jwt("system:serviceaccount:spike-streaming:other", AUDIENCE),
         jwt(f"system:serviceaccount:spike-streaming:{ACCOUNT}", "another"),
         jwt(f"system:serviceaccount:spike-streaming:{ACCOUNT}", AUDIENCE, seconds=-1),
