@@ -14,7 +14,7 @@ from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_o
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
-from spike_pipelines.domain.ladder import wait
+from spike_pipelines.domain.ladder import chain, wait
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
 from spike_pipelines.domain.spark_application import (
@@ -415,8 +415,16 @@ def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) ->
     if decision.verdict is Verdict.HUNG:
         return _mend(facts, Trouble.HUNG, decision.cause, now)
     if decision.verdict is Verdict.TWO_DRIVERS:
-        return replace(decision, trouble=Trouble.TWO_DRIVERS)
+        return replace(_in_its_time(facts, decision, now), trouble=Trouble.TWO_DRIVERS)
     return _with_news(facts, app, replace(decision, action=None), now)
+
+
+def _in_its_time(facts: ApplicationFacts, decision: Decision, now: datetime) -> Decision:
+    """A pod that was told to end has a minute or more for it, and is seen as long."""
+    told = [r for r in chain(facts.recoveries, now) if r.action == ActionKind.STOP]
+    if not told or now >= told[-1].at + wait(facts.spike.name, len(told)):
+        return decision
+    return replace(decision, action=None, cause=f"{decision.cause}; the other one was told to end")
 
 
 def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:

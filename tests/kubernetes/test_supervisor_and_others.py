@@ -181,3 +181,19 @@ def test_more_memory_is_more_than_the_resource_has(hours, has, gets):
     seen = crash(hours, 3, 137, "OOMKilled")
     assert (seen == (Verdict.CRASHING, "more-memory")) == (gets is not None)
     assert hours.site.get()["spec"]["driver"]["memory"] == (gets or has)
+
+
+def test_a_second_driver_that_takes_its_time_to_end_is_not_stopped_at_every_look(hours, monkeypatch):
+    """A pod has a minute of grace: until then it is seen."""
+    hours.deploy()
+    first, second = hours.site.submit(), hours.site.submit()
+    hours.site.pod(first)
+    hours.site.pod(second, pod="payouts-driver-2")
+    hours.driver(first)
+    monkeypatch.setattr(KubernetesCluster, "stop", lambda *_: None)
+    seen = []
+    for _ in range(12):
+        hours.beats()
+        seen.append(hours.tick()["payouts"])
+    assert {verdict for verdict, _ in seen} == {Verdict.TWO_DRIVERS}
+    assert [action for _, action in seen].count("stop") == 2
