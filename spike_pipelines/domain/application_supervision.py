@@ -184,7 +184,8 @@ def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
             facts, Verdict.UNKNOWN, f"the API server's list is older than what was seen of {app.name}"
         )
     if app.controls.paused is not None:
-        return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
+        down = ", and it is suspended: `suspend: false` resumes it" if app.suspend else ""
+        return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}{down}")
     return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)
 
 

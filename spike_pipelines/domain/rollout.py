@@ -50,7 +50,8 @@ def judge_rollout(facts: RolloutFacts, now: datetime, patience: timedelta) -> Ro
     if (refused := _refused(facts)) is not None:
         return RolloutVerdict(Rollout.UNDECIDED, refused)
     if (missing := _no_driver(facts)) is not None:
-        return _unless(over, Rollout.FAILED, missing)
+        why = "" if facts.unlike is None else f"; {facts.unlike}"
+        return _unless(over, Rollout.FAILED, f"{missing}{why}")
     if not facts.lag.observed:
         return _unless(over, Rollout.UNDECIDED, f"lag cannot be seen: {facts.lag.sentence}")
     if not _commits(facts):

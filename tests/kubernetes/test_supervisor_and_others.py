@@ -197,3 +197,15 @@ def test_a_second_driver_that_takes_its_time_to_end_is_not_stopped_at_every_look
         seen.append(hours.tick()["payouts"])
     assert {verdict for verdict, _ in seen} == {Verdict.TWO_DRIVERS}
     assert [action for _, action in seen].count("stop") == 2
+
+
+def test_one_that_is_paused_while_it_is_restarted_is_told_to_be_suspended(hours):
+    hours.deploy()
+    hours.tick()
+    hours.site.submit()
+    hours.site.annotate(restart="now")
+    hours.tick()
+    hours.site.annotate(pause="ann looks into it")
+    hours.site.status(state="SUSPENDED")
+    assert hours.tick()["payouts"] == (Verdict.PAUSED, None)
+    assert "suspended" in hours.supervisor.look()[0].cause
