@@ -1,6 +1,7 @@
 """The supervisor beside people and programs that change the same resources."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from test_supervisor import Hours, crash
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.spark_application import UNDEPLOYED
 from spike_pipelines.domain.supervision import Verdict
 from spike_pipelines.services.supervise_applications import ApplicationSupervisor
 
@@ -209,3 +211,16 @@ def test_one_that_is_paused_while_it_is_restarted_is_told_to_be_suspended(hours)
     hours.site.status(state="SUSPENDED")
     assert hours.tick()["payouts"] == (Verdict.PAUSED, None)
     assert "suspended" in hours.supervisor.look()[0].cause
+
+
+def test_a_look_that_began_before_a_spike_was_ended_does_not_bring_it_back(hours):
+    hours.deploy()
+    hours.tick()
+    ledger, look = hours.world.ledger, hours.supervisor._look()
+    hours.at += timedelta(seconds=1)
+    hours.site.delete()
+    ended = replace(ledger.sightings()["payouts"], state_text=UNDEPLOYED, since=hours.at)
+    ledger.note_sightings([ended])
+    ledger.note_look(look.as_of, look.now, look.sightings.values())
+    for _ in range(3):
+        assert hours.tick(61)["payouts"] == (Verdict.NOT_DEPLOYED, None)
