@@ -388,7 +388,8 @@ def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -
         return None
     if value_of(facts.holding(now), OverlayKind.STABLE_SPEC) or epoch.application_version == app.spec_hash:
         return None
-    if epoch.opened_at >= sighting.spec_since or now - sighting.spec_since <= DRIFT_PATIENCE:
+    began = min(epoch.opened_at, app.submitted_at or epoch.opened_at)  # one that lost its place opens another
+    if began >= sighting.spec_since or now - sighting.spec_since <= DRIFT_PATIENCE:
         return None
     cause = f"the driver runs version {epoch.application_version}, the resource is at {app.spec_hash}"
     return Trouble.DRIFTED, cause

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from test_supervisor import Hours, crash
+from test_supervisor import Hours, crash, worked
 
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.domain.epochs import EpochState
@@ -224,3 +224,15 @@ def test_a_look_that_began_before_a_spike_was_ended_does_not_bring_it_back(hours
     ledger.note_look(look.as_of, look.now, look.sightings.values())
     for _ in range(3):
         assert hours.tick(61)["payouts"] == (Verdict.NOT_DEPLOYED, None)
+
+
+def test_a_driver_of_another_version_makes_no_spec_stable(hours):
+    """It opened its epoch after the deployment, and is of before: the operator had not yet ended it."""
+    hours.deploy(version="v1")
+    hours.tick()
+    hours.driver(hours.site.submit(), version="v0")
+    hours.at += timedelta(minutes=11)
+    hours.beats()
+    worked(hours)
+    hours.tick()
+    assert hours.world.ledger.specs()["payouts"].stable is None
