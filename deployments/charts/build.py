@@ -18,6 +18,8 @@ from spike_pipelines.adapters.application_schema import Application
 HERE = Path(__file__).parent
 CHARTS = ("spike", "spike-platform")
 _DOCUMENTED = re.compile(r"^(?P<indent> *)# -- (?P<text>.*)$")
+# Kubernetes takes an empty one for another: its own audience, the release's namespace, the account "default".
+NEVER_EMPTY = frozenset({"audience", "namespace", "serviceAccount", "deployServiceAccount"})
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w./-]*):(?P<value>.*)$")
 
 
@@ -52,10 +54,14 @@ def _values(chart: Path) -> Any:
 def _shape(default: Any) -> dict[str, Any]:
     """What may stand where `default` stands: the same keys, the same kinds; an empty map or list is free."""
     if isinstance(default, dict) and default:
-        inner = {key: _shape(value) for key, value in default.items()}
+        inner = {key: _filled(_shape(value), key) for key, value in default.items()}
         return {"type": "object", "additionalProperties": False, "properties": inner}
     names = {dict: "object", list: "array", bool: "boolean", int: "integer", str: "string"}
     return {"type": names[type(default)]}
+
+
+def _filled(shape: dict[str, Any], key: str) -> dict[str, Any]:
+    return shape | {"minLength": 1} if key in NEVER_EMPTY else shape
 
 
 def _cleaned(schema: Any) -> Any:

@@ -62,8 +62,8 @@ class HelmReleases:
             "--history-max", str(KEPT),
         )  # fmt: skip
         manifest = done["manifest"]
-        changed = manifest.strip() != (before or "").strip()
-        return Deployed(int(done["version"]), changed, _spec(manifest) or spike.version)
+        spec, old = _spec(manifest), _spec(before or "")  # nothing else starts a driver anew
+        return Deployed(int(done["version"]), spec is None or spec != old, spec or spike.version)
 
     def good_revision(self, spike: Spike, bad: int, stable: str | None) -> int | None:
         """The newest before `bad` with other resources, and of the spec `stable` where one is known;

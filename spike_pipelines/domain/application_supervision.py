@@ -14,6 +14,7 @@ from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_o
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
 from spike_pipelines.domain.kubernetes_names import advice_on
+from spike_pipelines.domain.ladder import chain, wait
 from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
 from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
 from spike_pipelines.domain.sightings import ABSENT, Life, Sighting, sight
@@ -35,6 +36,7 @@ LOOP_WINDOW = timedelta(minutes=30)
 LOOP: dict[Trouble, int] = {
     Trouble.EVICTED: 2, Trouble.INVALID: 2, Trouble.REFUSED: 1, Trouble.UNSEEN: 4,
 }  # fmt: skip
+MOST_LAID = 3  # times that an overlay is laid again; then somebody does not want it
 LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
 BEGUN = frozenset({AppState.SUBMITTED, AppState.RUNNING})
@@ -57,7 +59,8 @@ _VERDICTS = {
 class ApplicationFacts:
     """One spike at one moment. `app` is None where there is no resource; `sighting` is what is remembered,
     this look included; `pods` are the driver pods, None if nobody asked (only suspects are asked about).
-    `recoveries` are those of `ladder.HISTORY`, oldest first; `overlays` all rows that have not ended;
+    `recoveries` are those of `ladder.HISTORY`, oldest first, but for those that only made the resource carry
+    what holds: these are `converged`; `overlays` all rows that have not ended;
     `worked_at` is the last commit; `stable` names the last spec that was seen to work; `noted` is the digest
     of the present one as it was when it was first seen, None if it was not yet;
     `manifest_known` says that a deleted resource could be made again; `on_demand` is the node label for
@@ -79,6 +82,7 @@ class ApplicationFacts:
     noted: str | None = None
     manifest_known: bool = False
     on_demand: str | None = None
+    converged: Sequence[Recovery] = ()
 
     def holding(self, now: datetime) -> tuple[Overlay, ...]:
         return active(self.overlays, self.app.deployed if self.app else None, now)
@@ -168,8 +172,13 @@ def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
         return _say(facts, Verdict.UNKNOWN, app.problem)
     if app.deleting:
         return _say(facts, Verdict.UNKNOWN, f"{app.name} is being deleted")
+    if facts.sighting is not None and facts.sighting.overtook(app, now):
+        return _say(
+            facts, Verdict.UNKNOWN, f"the API server's list is older than what was seen of {app.name}"
+        )
     if app.controls.paused is not None:
-        return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}")
+        down = ", and it is suspended: `suspend: false` resumes it" if app.suspend else ""
+        return _say(facts, Verdict.PAUSED, f"supervision is paused by a person: {app.controls.paused}{down}")
     return _asked_for(facts, app) or _begun(facts, app, now) or _as_it_is(facts, app, now)
 
 
@@ -226,17 +235,45 @@ def _asked_for(facts: ApplicationFacts, app: ObservedApplication) -> Decision | 
 def _begun(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision | None:
     """What is under way: overlays that the resource does not carry yet, or still; a suspended driver."""
     name, holding = facts.spike.name, facts.holding(now)
-    if marks(holding) != app.controls.overlays:
-        wanted, carried = marks(holding) or "none", app.controls.overlays or "none"
-        cause = f"overlays: {wanted} hold, the resource carries {carried}"
+    if (cause := _unequal(holding, app)) is not None and _may_converge(facts, holding, cause, now):
         return Decision(name, Verdict.STARTING, cause, Action(ActionKind.CONVERGE, name))
+    if not app.suspend:  # also where a person ended what was begun: a quarantine, a restart half way
+        return _resumed(facts, app)
     quarantine = next((o for o in holding if o.kind is OverlayKind.QUARANTINE), None)
     if quarantine is not None:
         cause = f"quarantined until {quarantine.expires_at:%H:%M} UTC: {quarantine.cause}"
         return Decision(name, Verdict.QUARANTINED, cause)
-    if app.suspend or app.state is AppState.SUSPENDED:
-        return _suspended(facts, app, now)
-    return None
+    return _suspended(facts, app, now)
+
+
+def _unequal(holding: Sequence[Overlay], app: ObservedApplication) -> str | None:
+    """How what the resource carries differs from what holds; None: it does not."""
+    wanted, carried = marks(holding), app.controls.overlays
+    if wanted == carried:
+        return None
+    return f"overlays: {wanted or 'none'} hold, the resource carries {carried or 'none'}"
+
+
+def _may_converge(facts: ApplicationFacts, holding: Sequence[Overlay], cause: str, now: datetime) -> bool:
+    """Each time ends a driver and hides what else is wrong, while somebody may take overlays off as often as
+    they are laid, or the API server refuse them. So each waits longer, and is laid so many times at most."""
+    carried = {overlay.id for overlay in facts.carried}
+    lacking = [overlay.created_at for overlay in holding if overlay.id not in carried]
+    if lacking:
+        tried = [r for r in facts.converged if r.at >= max(lacking)]
+    else:
+        tried = [r for r in facts.converged if r.cause == cause]
+    if lacking and len(tried) >= MOST_LAID:
+        return False
+    return not tried or now >= tried[-1].at + wait(facts.spike.name, len(tried))
+
+
+def _resumed(facts: ApplicationFacts, app: ObservedApplication) -> Decision | None:
+    """The mark of a restart must not outlive it: a later suspension would be taken for ours, and ended."""
+    if app.controls.restarting is None:
+        return None
+    cause = f"{app.name} was resumed by somebody else while it was restarted"
+    return Decision(facts.spike.name, Verdict.STARTING, cause, Action(ActionKind.RESUME, facts.spike.name))
 
 
 def _suspended(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> Decision:
@@ -343,7 +380,8 @@ def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -
         return None
     if value_of(facts.holding(now), OverlayKind.STABLE_SPEC) or epoch.application_version == app.spec_hash:
         return None
-    if epoch.opened_at >= sighting.spec_since or now - sighting.spec_since <= DRIFT_PATIENCE:
+    began = min(epoch.opened_at, app.submitted_at or epoch.opened_at)  # one that lost its place opens another
+    if began >= sighting.spec_since or now - sighting.spec_since <= DRIFT_PATIENCE:
         return None
     cause = f"the driver runs version {epoch.application_version}, the resource is at {app.spec_hash}"
     return Trouble.DRIFTED, cause
@@ -371,8 +409,16 @@ def _driver(facts: ApplicationFacts, app: ObservedApplication, now: datetime) ->
     if decision.verdict is Verdict.HUNG:
         return _mend(facts, Trouble.HUNG, decision.cause, now)
     if decision.verdict is Verdict.TWO_DRIVERS:
-        return replace(decision, trouble=Trouble.TWO_DRIVERS)
-    return _with_news(facts, app, replace(decision, action=None))
+        return replace(_in_its_time(facts, decision, now), trouble=Trouble.TWO_DRIVERS)
+    return _with_news(facts, app, replace(decision, action=None), now)
+
+
+def _in_its_time(facts: ApplicationFacts, decision: Decision, now: datetime) -> Decision:
+    """A pod that was told to end has a minute or more for it, and is seen as long."""
+    told = [r for r in chain(facts.recoveries, now) if r.action == ActionKind.STOP]
+    if not told or now >= told[-1].at + wait(facts.spike.name, len(told)):
+        return decision
+    return replace(decision, action=None, cause=f"{decision.cause}; the other one was told to end")
 
 
 def _drivers(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[ObservedDriver, ...]:
@@ -394,16 +440,20 @@ def _called(pod: PodSight, owner: Sequence[str]) -> str:
     return next((driver for driver in owner if driver in known), pod.submission or pod.name)
 
 
-def _with_news(facts: ApplicationFacts, app: ObservedApplication, decision: Decision) -> Decision:
+def _with_news(
+    facts: ApplicationFacts, app: ObservedApplication, decision: Decision, now: datetime
+) -> Decision:
     """A file that is newer than what runs, or a spec that somebody edited, is told where all else is well;
     nothing is done about it, since whoever changed it had a reason."""
-    news = _news(facts, app)
+    news = _news(facts, app, now)
     if decision.verdict is not Verdict.RUNNING or news is None:
         return decision
     return replace(decision, verdict=Verdict.DRIFTED, cause=f"{decision.cause}; {news}")
 
 
-def _news(facts: ApplicationFacts, app: ObservedApplication) -> str | None:
+def _news(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> str | None:
+    if (unequal := _unequal(facts.holding(now), app)) is not None:
+        return f"{unequal}: somebody takes them off, or the API server refuses them"
     if app.spec_hash not in {None, facts.spike.version}:
         return (
             f"the application file is at {facts.spike.version}, {app.spec_hash} is deployed: `spike deploy`"

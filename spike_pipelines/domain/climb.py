@@ -12,6 +12,7 @@ from spike_pipelines.domain.overlays import (
     NewOverlay,
     Overlay,
     OverlayKind,
+    mebibytes,
     more_memory,
     smaller_batches,
     value_of,
@@ -68,8 +69,10 @@ def _possible(wound: Wound) -> frozenset[Rung]:
 
 
 def _memory(wound: Wound) -> str | None:
-    configured = wound.spike.driver.memory
-    return more_memory(configured, value_of(wound.holding, OverlayKind.MEMORY) or configured)
+    """More than was laid, and than the resource has: somebody may have given it more than the file says."""
+    configured, app = wound.spike.driver.memory, wound.app
+    laid = mebibytes(value_of(wound.holding, OverlayKind.MEMORY) or configured)
+    return more_memory(configured, max(laid, (app.driver_memory if app else None) or 0))
 
 
 def _batches(wound: Wound) -> str | None:

@@ -88,10 +88,9 @@ def marked(annotation: str) -> frozenset[int]:
     return frozenset(int(match[1]) for match in found if match)
 
 
-def more_memory(configured: str, present: str) -> str | None:
-    """Half as much again, in whole MiB up to the cap; None where the cap is reached."""
+def more_memory(configured: str, now: int) -> str | None:
+    """Half as much again as there is now, in whole MiB up to the cap; None where the cap is reached."""
     limit = mebibytes(configured) * MEMORY_CAP
-    now = mebibytes(present)
     return None if now >= limit else f"{min(math.ceil(now * MEMORY_FACTOR), limit)}m"
 
 

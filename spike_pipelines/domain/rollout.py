@@ -24,7 +24,8 @@ class Rollout(StrEnum):
 class RolloutFacts:
     """`since` is the database's time before the resource was touched; `changed` says that it was then made
     another than before. `epoch` is the spike's newest, `committed_at` the last commit of a batch of it,
-    `lag` what was seen now. `was_late`: the spike was beyond its objective already before."""
+    `lag` what was seen now. `was_late`: the spike was beyond its objective already before. `unlike` says how
+    the resource is not what was deployed, such as by an overlay; None: it is."""
 
     spike: Spike
     since: datetime
@@ -34,6 +35,7 @@ class RolloutFacts:
     refusal: Refusal | None
     lag: LagReport
     was_late: bool
+    unlike: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,14 @@ def judge_rollout(facts: RolloutFacts, now: datetime, patience: timedelta) -> Ro
     if (refused := _refused(facts)) is not None:
         return RolloutVerdict(Rollout.UNDECIDED, refused)
     if (missing := _no_driver(facts)) is not None:
-        return _unless(over, Rollout.FAILED, missing)
+        why = "" if facts.unlike is None else f"; {facts.unlike}"
+        return _unless(over, Rollout.FAILED, f"{missing}{why}")
     if not facts.lag.observed:
         return _unless(over, Rollout.UNDECIDED, f"lag cannot be seen: {facts.lag.sentence}")
     if not _commits(facts):
         return _unless(over, Rollout.FAILED, f"its driver commits nothing: {facts.lag.sentence}")
+    if facts.unlike is not None:
+        return _unless(over, Rollout.UNDECIDED, f"it commits, but not as it was deployed: {facts.unlike}")
     if (behind := _behind(facts)) is None:
         done = "commits" if facts.committed_at else "has nothing to read"
         return RolloutVerdict(Rollout.STABLE, f"version {facts.spike.version} {done}: {facts.lag.sentence}")

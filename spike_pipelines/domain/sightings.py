@@ -1,12 +1,13 @@
 """What the supervisor remembers of a SparkApplication between looks, since the operator keeps no times."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.spark_application import AppState, ObservedApplication
 
 KEPT_LIVES = 10
+CACHE_BEHIND = timedelta(minutes=10)  # an API server's; seconds, but for one that is cut off
 ON_PURPOSE = frozenset({
     AppState.SUSPENDING, AppState.SUSPENDED, AppState.RESUMING, AppState.INVALIDATING,
     AppState.SUBMISSION_FAILED,
@@ -50,6 +51,14 @@ class Sighting:
             if name is not None
         )
 
+    def overtook(self, app: ObservedApplication, now: datetime) -> bool:
+        """Whether the resource is seen as it was before: a list from a cache may be behind an earlier one,
+        and a submission's id does not come back. No cache is for long: what was restored is believed."""
+        *past, last = self.lives or (None,)
+        if last is None or self.uid != app.uid or now - last.seen_at > CACHE_BEHIND:
+            return False
+        return app.submission in {life.submission for life in past if life is not None}
+
 
 def sight(
     before: Sighting | None,
@@ -67,6 +76,8 @@ def sight(
     if before is None or before.uid != app.uid:
         begun = _begun(app, now)
         before = Sighting(app.spike, app.uid, app.state_text, begun, app.deployed, begun)
+    if before.overtook(app, now):
+        return before
     lives = _replaced(before, app)
     if before.state_text != app.state_text:
         before = replace(before, state_text=app.state_text, since=now)

@@ -57,7 +57,7 @@ STATES: Mapping[AppState, StateRule] = {
     AppState.SUCCEEDING: StateRule("the driver ended well, the operator restarts it", _SOON),
     AppState.FAILING: StateRule("the driver failed, the operator waits to restart it", timedelta(minutes=5)),
     AppState.SUSPENDING: StateRule("the driver is being ended", _SOON),
-    AppState.SUSPENDED: StateRule("there is no driver until `suspend` is false", None),
+    AppState.SUSPENDED: StateRule("there is no driver until `suspend` is false", _SOON),
     AppState.RESUMING: StateRule("a driver is being submitted", _SOON),
     AppState.UNKNOWN: StateRule("the operator lost sight of the driver pod", timedelta(minutes=5)),
 }
@@ -102,6 +102,7 @@ class ObservedApplication:
     spec_hash: str | None = None
     digest: str | None = None
     live: str | None = None
+    driver_memory: int | None = None  # MiB, as the resource has it; None if that is not understood
     controls: Controls = Controls()
     problem: str | None = None
     as_of: str = ""

@@ -36,6 +36,9 @@ class ApplicationCluster(Cluster, Protocol):
     def pods(self, names: Collection[str]) -> Mapping[str, tuple[PodSight, ...]]:
         """Driver pods by resource name, oldest first, also of resources without one. Raises `Transient`."""
 
+    def unchanged(self, app: ObservedApplication) -> None:
+        """Raises `Conflict` if it is not as it was seen, asked of the store and not of a cache."""
+
     def kick(self, app: ObservedApplication) -> None:
         """Touch the resource, so that the operator looks at it."""
 

@@ -9,8 +9,9 @@ from spike_pipelines.domain.spike import Spike
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """`revision` numbers the deployments of a spike; `changed`: its resources are now others than before;
-    `spec` names what was deployed, as `ObservedApplication.deployed` does."""
+    """`revision` numbers the deployments of a spike; `changed`: its spec is another than that of the
+    deployment before, as far as the records say; `spec` names what was deployed, as
+    `ObservedApplication.deployed` does."""
 
     revision: int
     changed: bool

@@ -44,7 +44,7 @@ class SupervisionLedger(Ledger, Protocol):
 
     def note_look(self, as_of: str, at: datetime, sightings: Iterable[Sighting]) -> None:
         """What a look at this time saw, and of which version of the cluster, together. Of a look that was
-        before the one that is remembered nothing is written."""
+        before the one that is remembered nothing is written, nor over what was noted of a spike since."""
 
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         """By spike, those that have not ended, expired ones included; oldest first."""

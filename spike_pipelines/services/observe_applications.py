@@ -25,11 +25,12 @@ from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.domain.fleet import Plan, ration
 from spike_pipelines.domain.ladder import HISTORY
 from spike_pipelines.domain.lag import LagReport, LagVerdict
-from spike_pipelines.domain.observed import Recovery, Refusal
+from spike_pipelines.domain.observed import NOT_DONE, Recovery, Refusal
 from spike_pipelines.domain.overlays import Overlay
 from spike_pipelines.domain.sightings import Sighting, missed, sight
 from spike_pipelines.domain.spark_application import ObservedApplication, PodSight
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.supervision import ActionKind
 from spike_pipelines.ports import Appender, ApplicationCluster, Broker, LagLedger, Specs, SupervisionLedger
 from spike_pipelines.services.supervise import unread_by_the_still
 
@@ -53,6 +54,7 @@ class Seen:
     epochs: Mapping[str, Epoch]
     refusals: Mapping[str, Refusal]
     recoveries: Mapping[str, Sequence[Recovery]]
+    converged: Mapping[str, Sequence[Recovery]]
     commits: Mapping[str, datetime]
     overlays: Mapping[str, tuple[Overlay, ...]]
     lags: Mapping[str, LagReport]
@@ -106,7 +108,7 @@ class ApplicationObserver:
         now = self.ledger.now()
         before, specs = self._retraced(found, now), self.ledger.specs()
         epochs, refusals = self.ledger.epochs(), self.ledger.refusals()
-        recoveries, commits = self.ledger.recoveries(now - HISTORY), self.ledger.last_commits()
+        recoveries, converged = _apart(self.ledger.recoveries(now - HISTORY))
         overlays, lags = self.ledger.open_overlays(), self.ledger.latest_lag()
         pods = self._pods_of_suspects(found, before, epochs, now)
         unread = unread_by_the_still(self.broker, self.spikes.values(), epochs)
@@ -118,7 +120,8 @@ class ApplicationObserver:
             epochs=epochs,
             refusals=refusals,
             recoveries=recoveries,
-            commits=commits,
+            converged=converged,
+            commits=self.ledger.last_commits(),
             overlays=overlays,
             lags=lags,
             specs=specs,
@@ -166,6 +169,7 @@ class ApplicationObserver:
             noted=specs.known.get(app.deployed or "") if app else None,
             manifest_known=bool(specs.known),
             on_demand=self.on_demand,
+            converged=seen.converged.get(name, ()),
         )
 
     def _retraced(self, found: Mapping[str, ObservedApplication], now: datetime) -> Mapping[str, Sighting]:
@@ -182,3 +186,15 @@ class ApplicationObserver:
             except SpikeError as error:
                 log.info("how the last driver of %s ended is not known: %s", app.spike, error)
         return before
+
+
+def _apart(
+    noted: Mapping[str, Sequence[Recovery]],
+) -> tuple[Mapping[str, Sequence[Recovery]], Mapping[str, Sequence[Recovery]]]:
+    """Steps that were tried, and what only made resources carry what was laid: no step of a ladder."""
+    steps = {name: [r for r in done if not _converges(r)] for name, done in noted.items()}
+    return steps, {name: [r for r in done if _converges(r)] for name, done in noted.items()}
+
+
+def _converges(recovery: Recovery) -> bool:
+    return recovery.action.removesuffix(NOT_DONE) == ActionKind.CONVERGE

@@ -16,6 +16,7 @@ from spike_pipelines.domain.kubernetes_names import resource_name
 from spike_pipelines.domain.lag import LagReport
 from spike_pipelines.domain.rollout import Rollout, RolloutFacts, RolloutVerdict, is_late, judge_rollout
 from spike_pipelines.domain.sightings import UNDEPLOYED
+from spike_pipelines.domain.spark_application import ObservedApplication
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import ApplicationCluster, ApplicationShelf, Deployed, Deployer, SupervisionLedger
 
@@ -39,6 +40,7 @@ class _Watched:
 
     spike: Spike
     since: datetime
+    spec: str
     changed: bool
     was_late: bool
 
@@ -57,13 +59,15 @@ class Deployment:
 
     def deploy(self, spike: Spike, application: Path, patience: timedelta) -> Outcome:
         """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
+        self._refuse_anothers(spike.name)
         since = self.ledger.now()
-        was_late = is_late(spike, self.lag(spike))
+        was_late, before = is_late(spike, self.lag(spike)), self._resource(spike)
         deployed = self._put_in_place(spike, application)
         self.tell(
             f"revision {deployed.revision} of {spike.resource_name}, version {spike.version}, is deployed"
         )
-        verdict = self._watch(_Watched(spike, since, deployed.changed, was_late), patience)
+        changed = deployed.changed or before is None or before.deployed != deployed.spec
+        verdict = self._watch(_Watched(spike, since, deployed.spec, changed, was_late), patience)
         if verdict.state is Rollout.FAILED and self._stable(spike) == deployed.spec:
             verdict = RolloutVerdict(Rollout.UNDECIDED, f"{verdict.reason}; {WORKED_BEFORE}")
         if verdict.state is Rollout.STABLE:
@@ -74,7 +78,8 @@ class Deployment:
 
     def undeploy(self, name: str) -> bool:
         """End a spike; whether there was one. The file first: without it nobody misses the resource. What the
-        ledger has of it stays. Twice is as once."""
+        ledger has of it stays. Twice is as once. Raises `InvalidSpec` for another spike's release."""
+        self._refuse_anothers(name)
         self.shelf.remove(name)
         was_there = self.deployer.uninstall(resource_name(name))
         if (seen := self.ledger.sightings().get(name)) is not None:
@@ -125,10 +130,11 @@ class Deployment:
                 refusal=self.ledger.refusals().get(name),
                 lag=self.lag(watched.spike),
                 was_late=watched.was_late,
+                unlike=_unlike(self._resource(watched.spike), watched.spec),
             )
             return judge_rollout(facts, self.ledger.now(), patience)
         except Transient as error:
-            return RolloutVerdict(Rollout.WAITING, f"the ledger does not tell: {error}")
+            return RolloutVerdict(Rollout.WAITING, f"ledger or cluster do not tell: {error}")
 
     def _committed_at(self, spike: str, epoch: Epoch | None) -> datetime | None:
         if epoch is None:
@@ -138,14 +144,23 @@ class Deployment:
         ]
         return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
 
+    def _refuse_anothers(self, name: str) -> None:
+        """Names that differ in dots and hyphens are one in Kubernetes: a slip would replace or end it."""
+        for app in self.cluster.applications():
+            if app.name == resource_name(name) and app.spike != name:
+                raise InvalidSpec(f"{app.name} is {app.spike}'s, not {name}'s: two spikes cannot share it")
+
+    def _resource(self, spike: Spike) -> ObservedApplication | None:
+        found = self.cluster.applications()
+        return next((a for a in found if (a.spike, a.name) == (spike.name, spike.resource_name)), None)
+
     def _mark(self, spike: Spike, spec: str) -> None:
         """Write the spec down as one that works: what the supervisor goes back to after a bad one. One that
-        is not as it was deployed, the supervisor notes and marks once it is."""
-        for app in self.cluster.applications():
-            whole = app.spike == spike.name and not (app.suspend or app.controls.overlays)
-            if whole and app.deployed == spec:
-                self.ledger.note_spec(spike.name, spec, app.live or "", self.cluster.manifest(app))
-        self.ledger.mark_stable(spike.name, spec)
+        is no longer as it was deployed, the supervisor notes and marks once it is."""
+        app = self._resource(spike)
+        if app is not None and _unlike(app, spec) is None:
+            self.ledger.note_spec(spike.name, spec, app.live or "", self.cluster.manifest(app))
+            self.ledger.mark_stable(spike.name, spec)
 
     def _take_back(self, spike: Spike, bad: Deployed) -> int | None:
         stable = self._stable(spike)
@@ -156,3 +171,14 @@ class Deployment:
             self.shelf.put(spike.name, self.deployer.application(spike, revision))
             self.deployer.roll_back(spike, revision)
         return revision
+
+
+def _unlike(app: ObservedApplication | None, spec: str) -> str | None:
+    """How the resource is not what was deployed: what works then says nothing of the spec."""
+    if app is None:
+        return "its resource is gone"
+    if app.deployed != spec:
+        return f"the resource is at {app.deployed}"
+    if app.controls.overlays:
+        return f"{app.controls.overlays} lies over it"
+    return "it is suspended" if app.suspend else None

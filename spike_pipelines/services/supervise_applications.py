@@ -14,7 +14,7 @@ from spike_pipelines.domain.application_supervision import ApplicationFacts, out
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
 from spike_pipelines.domain.fleet import FLEET, Noted, to_note
-from spike_pipelines.domain.observed import Recovery
+from spike_pipelines.domain.observed import NOT_DONE, Recovery
 from spike_pipelines.domain.overlays import NewOverlay, Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import ObservedApplication
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, Verdict
@@ -131,6 +131,8 @@ class ApplicationSupervisor(ApplicationObserver):
         if incident is not None and decision.spike in incident.spikes:
             said = replace(decision, cause=f"{decision.cause}; {incident}")
         try:
+            if app is not None and action.stop:
+                self._still_so(app, said, action)
             self._do(facts, said, action)
         except Conflict as error:
             said = replace(said, cause=f"{said.cause}; not done: {error}")
@@ -141,21 +143,36 @@ class ApplicationSupervisor(ApplicationObserver):
             )
         return Recovered(said, action, None, clues.log, clues.events)
 
+    def _still_so(self, app: ObservedApplication, decision: Decision, action: Action) -> None:
+        """The fence cannot be taken back: no driver is fenced for what is so no longer."""
+        try:
+            self.cluster.unchanged(app)
+        except Conflict:
+            what = f"{action.noted}{NOT_DONE}"
+            with self.ledger.begin() as tx:
+                tx.add_recovery(Recovery(app.spike, tx.now(), what, decision.cause, decision.verdict))
+            raise
+
     def _do(self, facts: ApplicationFacts, decision: Decision, action: Action) -> None:
         app = facts.app
-        if action.kind is ActionKind.CONVERGE and app is not None:
-            self._converge(facts, app)
-        elif action.kind is ActionKind.RESUME and app is not None:
+        if action.kind is ActionKind.RESUME and app is not None:
             self.cluster.resume(app)
         elif action.overlay is not None and app is not None:
             self._lay(facts, decision, action, app)
         else:
             noted = self._note(facts, decision, action, None, None)
+            if action.request is not None:
+                self._end_quarantine(facts)
             try:
                 self._change(facts, action, decision.cause)
             except Conflict:
                 self.ledger.mark_not_done(noted)
                 raise
+
+    def _end_quarantine(self, facts: ApplicationFacts) -> None:
+        """By a person who wants it to run. What the resource has of it, the next looks take away."""
+        holding = facts.holding(self.ledger.now())
+        self.ledger.end_overlays(o.id for o in holding if o.kind is OverlayKind.QUARANTINE)
 
     def _change(self, facts: ApplicationFacts, action: Action, why: str) -> None:
         app = facts.app
@@ -168,6 +185,8 @@ class ApplicationSupervisor(ApplicationObserver):
                 self.cluster.stop(driver)
         elif app is None or action.kind is ActionKind.PAGE:
             return
+        elif action.kind is ActionKind.CONVERGE:
+            self._converge(facts, app)
         elif action.kind is ActionKind.KICK:
             self.cluster.kick(app)
         elif action.kind is ActionKind.RESTART:

@@ -123,6 +123,7 @@ def test_a_name_that_kubernetes_refuses_is_refused_before(name, helm):
         ("platform.imagePolicy=Always", "imagePolicy"),
         ("platform.spot.enabled=perhaps", "enabled"),
         ("imagePullPolicy=Sometimes", "imagePullPolicy"),
+        ("platform.appender.audience=", "audience"),  # such a token is one for the API server
     ],
 )
 def test_a_typo_is_refused_by_the_values_schema(set_, told, helm):
@@ -135,6 +136,15 @@ def test_a_typo_in_the_platforms_values_is_refused(helm):
     done = helm("lint", CHARTS / "spike-platform", "--set", "appender.replica=3")
     assert done.returncode != 0
     assert "replica" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "key", ["appender.audience", "spikes.namespace", "dagster.namespace", "dagster.serviceAccount"]
+)
+def test_what_kubernetes_would_take_for_something_else_may_not_be_empty(key, helm):
+    done = helm("lint", CHARTS / "spike-platform", "--set", f"{key}=")
+    assert done.returncode != 0
+    assert key.partition(".")[2] in done.stdout
 
 
 def test_a_missing_application_file_is_told_as_such(helm):

@@ -58,7 +58,7 @@ def test_restricted_pod_security_lets_every_pod_of_a_spike_in(role, namespace, r
 
 
 MAY = {
-    f"get {RESOURCE}", f"list {RESOURCE}", f"create {RESOURCE}", f"patch {RESOURCE}",
+    f"get {RESOURCE}", f"list {RESOURCE}", f"create {RESOURCE}", f"patch {RESOURCE}", f"watch {RESOURCE}",
     "get pods", "list pods", "delete pods", "get pods/log", "list events", "create events",
 }  # fmt: skip
 MAY_NOT = {

@@ -170,6 +170,7 @@ def test_an_api_server_that_knows_no_audiences_is_not_believed(fake, accounts):
         "e30.e30.e30",
         "x.WzFd.x",
         "x.ew.x",
+        f"x.{'W1tb' * 1000}.x",  # [[[…
         jwt("system:serviceaccount:spike-streaming:other", AUDIENCE),
         jwt(f"system:serviceaccount:spike-streaming:{ACCOUNT}", "another"),
         jwt(f"system:serviceaccount:spike-streaming:{ACCOUNT}", AUDIENCE, seconds=-1),
@@ -178,6 +179,14 @@ def test_an_api_server_that_knows_no_audiences_is_not_believed(fake, accounts):
 def test_what_is_not_even_claimed_asks_the_api_server_nothing(token, fake, accounts):
     assert not accounts.allows(PAYOUT, token)
     assert fake.asked == 0
+
+
+def test_a_token_that_was_reviewed_with_an_error_is_not_believed(fake, accounts):
+    user = {"username": f"system:serviceaccount:spike-streaming:{ACCOUNT}"}
+    status = {"authenticated": True, "user": user, "audiences": [AUDIENCE]}
+    token = good(fake)
+    fake.answer = (201, json.dumps({"status": {**status, "error": "an authenticator failed"}}).encode())
+    assert not accounts.allows(PAYOUT, token)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +328,14 @@ def test_in_a_pod_the_api_server_is_where_kubernetes_says(monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     assert ApiServer.of_this_pod().url == "https://[fd00::1]:443"
+
+
+def test_what_the_api_server_says_counts_and_not_what_the_token_says_of_itself(fake, accounts):
+    user = {"username": "system:serviceaccount:spike-streaming:crt-session-v1-1-0"}
+    status = {"authenticated": True, "user": user, "audiences": [AUDIENCE]}
+    token = good(fake)
+    fake.answer = (201, json.dumps({"status": status}).encode())
+    assert not accounts.allows(PAYOUT, token)
 
 
 def test_an_answer_without_our_audience_allows_nothing():

@@ -61,6 +61,23 @@ def test_a_page_that_fails_fails_the_list(site, fake, pages_of_one):
         names(site)
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ('sparkapplications is forbidden: User "dagster" cannot patch resource', True),
+        ("admission webhook limits.example.com denied the request: at most 600m", False),
+    ],
+)
+def test_what_a_policy_refuses_is_not_blamed_on_the_role(site, fake, said, hint):
+    site.deploy()
+    (app,) = site.cluster.applications()
+    fake.fail(403, said)
+    with pytest.raises(Transient) as told:
+        site.cluster.kick(app)
+    assert said in str(told.value)
+    assert ("lacks this verb" in str(told.value)) is hint
+
+
 @pytest.mark.parametrize("status", [403, 404, 500, 502, 503])
 def test_a_refused_list_is_no_empty_list(site, fake, status):
     site.deploy()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from builders import spike as make_spike
 
+from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.domain.errors import Conflict, InvalidSpec
 from spike_pipelines.domain.overlays import LASTS, NewOverlay, Overlay, OverlayKind
 from spike_pipelines.domain.spark_application import AppState
@@ -354,6 +355,26 @@ def test_a_stopped_driver_has_no_pod_and_may_be_stopped_again(site):
     site.cluster.stop(submission)
     assert site.cluster.pods(["payouts"])["payouts"] == ()
     site.cluster.stop(submission)
+
+
+def test_a_pod_that_has_taken_the_name_of_the_one_to_stop_is_left(site, monkeypatch):
+    """The operator makes the next driver's pod under the same name, between list and deletion."""
+    site.deploy()
+    submission = site.submit()
+    site.pod(submission)
+    pods = KubernetesCluster._pods
+
+    def replaced_meanwhile(cluster, selector):
+        for found in list(pods(cluster, selector)):
+            site.api.delete(f"{site.pods}/payouts-driver")
+            site.pod(site.submit())
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KubernetesCluster, "_pods", replaced_meanwhile)
+        site.cluster.stop(submission)
+    (left,) = site.cluster.pods(["payouts"])["payouts"]
+    assert left.submission != submission
 
 
 def test_the_log_of_a_driver_that_has_none_is_empty(site):

@@ -218,7 +218,7 @@ def test_an_overlay_that_only_the_ledger_has_comes_to_the_resource(hours, monkey
     assert hours.site.get()["spec"]["driver"]["memory"] == "512m"
     assert hours.tick()["payouts"] == (Verdict.STARTING, "converge")
     assert hours.site.get()["spec"]["driver"]["memory"] == "768m"
-    assert hours.recoveries() == ["more-memory"]
+    assert hours.recoveries() == ["more-memory", "converge"]
 
 
 def test_an_overlay_ends_when_its_time_is_over(hours):

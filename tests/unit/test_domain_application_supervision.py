@@ -344,6 +344,12 @@ TABLE = {
         facts(epoch=heard(version="v1"), sighting=replace(seen("RUNNING", 600), spec_since=ago(301))),
         Verdict.DRIFTED, Rung.KICK,
     ),
+    "also if it has opened another epoch since, as one does that lost its place": (
+        facts(
+            app(submitted_at=ago(900)), replace(seen("RUNNING", 600), spec_since=ago(700)),
+            epoch=heard(version="v1"),
+        ), Verdict.DRIFTED, Rung.KICK,
+    ),
     "that the operator is given time for": (
         facts(epoch=heard(version="v1"), sighting=replace(seen("RUNNING", 600), spec_since=ago(299))),
         Verdict.RUNNING, None,

@@ -62,6 +62,18 @@ def test_what_is_not_so_yet_is_waited_for_and_then_taken_back(what):
     assert judged(LATE, **NOT_YET[what]) is Rollout.FAILED
 
 
+def test_without_a_driver_it_is_told_what_keeps_one_away():
+    facts = replace(GOOD, epoch=None, unlike="7:quarantine=suspend lies over it")
+    verdict = judge_rollout(facts, LATE, PATIENCE)
+    assert verdict.state is Rollout.FAILED
+    assert verdict.reason.endswith("; 7:quarantine=suspend lies over it")
+
+
+def test_what_works_otherwise_than_it_was_deployed_is_waited_for_and_then_left():
+    assert judged(unlike="it is suspended") is Rollout.WAITING
+    assert judged(LATE, unlike="it is suspended") is Rollout.UNDECIDED
+
+
 def test_what_could_not_be_seen_is_no_reason_to_go_back():
     blind = replace(LAG, verdict=LagVerdict.UNKNOWN, observed=False, lag_seconds=None)
     assert judged(lag=blind) is Rollout.WAITING

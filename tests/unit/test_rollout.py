@@ -14,7 +14,7 @@ from spike_pipelines.domain.errors import Conflict, InvalidSpec, Transient
 from spike_pipelines.domain.lag import LagReport, LagVerdict
 from spike_pipelines.domain.rollout import Rollout
 from spike_pipelines.domain.sightings import Sighting
-from spike_pipelines.domain.spark_application import AppState, ObservedApplication
+from spike_pipelines.domain.spark_application import AppState, Controls, ObservedApplication
 from spike_pipelines.ports import Deployed, Manifest, Specs
 from spike_pipelines.services.rollout import Deployment
 
@@ -55,6 +55,11 @@ class World:
     dies_at: int | None = None
     after: bool = False
     refuses: Exception | None = None
+    overlays: str = ""
+    image_only: dict | None = None  # epochs, whatever runs
+    waited: float = 0.0
+    recorded: bool = False  # the deployer has the same on record, from a deployment that failed half way
+    settles_after: float = 1e9  # seconds of waiting until nothing lies over the spec any more
 
     def effect(self, name, act):
         number = len(self.effects)
@@ -81,7 +86,8 @@ class World:
             raise self.refuses
         text, before = application.read_text(), self.running
         self.effect("deploy", lambda: self._run(text))
-        return Deployed(len(self.revisions), text != before, version(text))
+        changed = text != before and not self.recorded
+        return Deployed(len(self.revisions), changed, version(text))
 
     def _run(self, text):
         if text != self.running:
@@ -117,6 +123,8 @@ class World:
     def epochs(self):
         if self.ledger_down:
             raise Transient("no answer")
+        if self.image_only is not None:
+            return self.image_only
         opened = self.since + timedelta(seconds=20)
         if not self.works[self.running] or self.now_ < opened:
             return {}
@@ -176,8 +184,9 @@ class World:
             "1",
             AppState.RUNNING,
             spec_hash=version(self.running),
+            controls=Controls(overlays=self.overlays if self.waited < self.settles_after else ""),
         )
-        return (replace(app, spike="another"), app)
+        return (replace(app, spike="another", name="another"), app)
 
     def manifest(self, app):
         return Manifest("{}")
@@ -187,6 +196,7 @@ class World:
         self.effect("forget", lambda: self.kept.append(keep))
 
     def wait(self, seconds):
+        self.waited += seconds
         self.now_ += timedelta(seconds=seconds)
 
 
@@ -328,6 +338,34 @@ def test_each_thing_that_is_waited_for_is_told_once(deploy):
     assert len(waiting) == len(set(waiting)) == 1
 
 
+def test_what_works_under_an_overlay_only_is_not_marked(deploy):
+    """It is the spec of before that works, or more memory than the file says."""
+    world = World({OLD: True, NEW: True}, noted={version(NEW)}, overlays="7:stable-spec=1")
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.UNDECIDED
+    assert "7:stable-spec=1" in outcome.verdict.reason
+    assert world.stable is None
+
+
+def test_an_overlay_of_before_is_waited_for_until_it_is_off(deploy):
+    world = World({OLD: True, NEW: True}, overlays="7:more-memory=768m", settles_after=30)
+    assert deploy(world).verdict.state is Rollout.STABLE
+    assert world.stable == version(NEW)
+
+
+def test_the_driver_of_before_does_not_speak_for_a_spec_that_was_recorded_and_not_applied(deploy):
+    """An upgrade that the API server refused half way is on Helm's record, as if it stood."""
+    world = World({OLD: True, NEW: True}, recorded=True)
+    before = Epoch(
+        "crt-payout-v1-1.0", 7, "n", "d", EpochState.OPEN, HOUR, world.now_ + PATIENCE, phase=Phase.READING,
+        application_version=version(NEW),
+    )  # fmt: skip
+    world.image_only = {before.spike: before}
+    outcome = deploy(world)
+    assert outcome.verdict.state is Rollout.FAILED
+    assert "still the driver's of before" in outcome.verdict.reason
+
+
 def undeploy(world):
     parts = Deployment(world, world, world, world, lambda _: world.report, print, world.wait)
     return parts.undeploy("crt-payout-v1-1.0")
@@ -341,6 +379,18 @@ def test_an_ended_spike_has_no_file_first_and_is_missed_by_nobody():
     assert (world.shelf, world.revisions, world.kept) == (None, [], [frozenset()])
     assert world.seen[0].state_text == "undeployed"
     assert not undeploy(world)
+
+
+def test_a_name_that_is_another_spikes_in_kubernetes_ends_and_replaces_nothing(deploy, tmp_path):
+    world = World({OLD: True})
+    parts = Deployment(world, world, world, world, lambda _: world.report, print, world.wait)
+    with pytest.raises(InvalidSpec, match=r"crt-payout-v1-1.0's, not crt.payout-v1-1.0's"):
+        parts.undeploy("crt.payout-v1-1.0")
+    other = tmp_path / "crt.payout-v1-1.0.yaml"
+    other.write_text(OLD.replace("name: crt-payout-v1-1.0", "name: crt.payout-v1-1.0"))
+    with pytest.raises(InvalidSpec, match="cannot share it"):
+        parts.deploy(load_application(other), other, PATIENCE)
+    assert world.effects == []
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -251,7 +251,7 @@ def _translated(error: ApiException, method: str, path: str) -> Exception:
         return Expired(message)
     if error.status == 401:
         return Transient(f"{message}: the token is not accepted; is it expired?")
-    if error.status == 403:
+    if error.status == 403 and " cannot " in message:  # by rights; policies and quotas answer so too
         return Transient(f"{message}: the Role of the supervisor lacks this verb (charts/spike-platform)")
     if error.status in {400, 422}:
         return InvalidSpec(message)

@@ -95,6 +95,10 @@ class KubernetesCluster:
             for name in wanted
         }
 
+    def unchanged(self, app: ObservedApplication) -> None:
+        if self._get(app)["metadata"]["resourceVersion"] != app.resource_version:
+            raise Conflict(f"{app.name} was changed meanwhile")
+
     def kick(self, app: ObservedApplication) -> None:
         self._change(app, {"metadata": {"annotations": {fields.KICKED: _now()}}})
 
@@ -103,9 +107,8 @@ class KubernetesCluster:
         self._change(app, {"metadata": {"annotations": notes}, "spec": {"suspend": True}})
 
     def resume(self, app: ObservedApplication) -> None:
-        self._change(
-            app, {"metadata": {"annotations": {fields.RESTARTING: None}}, "spec": {"suspend": False}}
-        )
+        spec = {"suspend": False} if app.suspend else {}  # what somebody else resumed has its word for it
+        self._change(app, {"metadata": {"annotations": {fields.RESTARTING: None}}, "spec": spec})
 
     def resubmit(self, app: ObservedApplication, why: str, request: str | None) -> None:
         notes = {fields.RESTARTING: None, fields.KICKED: f"{_now()} {why[:200]}", **_answered(request)}
@@ -135,8 +138,9 @@ class KubernetesCluster:
         self._change(app, body | {"spec": patches.merged(off, on, keep_nulls=True)})
 
     def recreate(self, manifest: Manifest) -> None:
+        body: Json = json.loads(manifest)
         try:
-            self.api.post(self._path(), json.loads(manifest))
+            self.api.post(self._path(), {**body, "metadata": _anew(body["metadata"])})
         except AlreadyExists:
             return  # somebody else did, or the answer to our own request was lost
 
@@ -145,8 +149,8 @@ class KubernetesCluster:
         if patches.digest(found["spec"]) != app.live:
             raise Conflict(f"the spec of {app.name} was changed meanwhile")
         meta = found["metadata"]
-        notes = {k: v for k, v in (meta.get("annotations") or {}).items() if k not in fields.OURS}
-        kept = {"name": meta["name"], "labels": meta.get("labels") or {}, "annotations": notes}
+        named = {"name": meta["name"], "labels": meta.get("labels") or {}}
+        kept = _anew({**named, "annotations": meta.get("annotations") or {}})
         head = {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": kept}
         return Manifest(json.dumps(head | {"spec": found["spec"]}))
 
@@ -276,6 +280,11 @@ class KubernetesCluster:
             found += self.api.list(path, {"fieldSelector": f"involvedObject.name={name}"})
         found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
         return tuple(f"{event.get('reason')}: {event.get('message')}" for event in found[-20:])
+
+
+def _anew(meta: Json) -> Json:
+    notes = {k: v for k, v in meta["annotations"].items() if k not in fields.OF_ONE_RESOURCE}
+    return {**meta, "annotations": notes}
 
 
 def _then(event: Json) -> ObservedApplication:

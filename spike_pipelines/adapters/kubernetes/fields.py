@@ -22,6 +22,7 @@ PAUSED, RESTART = PREFIX + "pause", PREFIX + "restart"  # people's
 RESTARTED, RESTARTING = PREFIX + "restarted", PREFIX + "restarting"  # ours, as are those below
 KICKED, OVERLAYS = PREFIX + "kicked", PREFIX + "overlays"
 OURS = (RESTARTED, RESTARTING, KICKED, OVERLAYS)
+OF_ONE_RESOURCE = (PAUSED, RESTART, *OURS)  # said of this one: what is made again in its place is another
 APP_NAME_LABEL = "sparkoperator.k8s.io/app-name"
 SUBMISSION_LABEL = "sparkoperator.k8s.io/submission-id"
 DRIVER = "spark-role=driver"
@@ -44,8 +45,13 @@ class _Metadata(_Part):
     annotations: dict[str, str] | None = None
 
 
+class _DriverSpec(_Part):
+    memory: str | None = None
+
+
 class _AppSpec(_Part):
     suspend: bool | None = None
+    driver: _DriverSpec = _DriverSpec()
 
 
 class _State(_Part):
@@ -104,6 +110,7 @@ def _observed(app: _App, live: str) -> ObservedApplication:
         spec_hash=notes.get(SPEC_HASH_ANNOTATION),
         digest=notes.get(SPEC_DIGEST_ANNOTATION),
         live=live,
+        driver_memory=_mebibytes(app.spec.driver.memory or ""),
         controls=Controls(
             paused=notes.get(PAUSED),
             restart=notes.get(RESTART),
@@ -112,6 +119,12 @@ def _observed(app: _App, live: str) -> ObservedApplication:
             overlays=notes.get(OVERLAYS, ""),
         ),
     )
+
+
+def _mebibytes(memory: str) -> int | None:
+    """As Spark reads it: `2g`, `512M`, `1536mb`."""
+    found = re.fullmatch(r"(\d{1,9})\s*(m|g|t)(?:i?b)?", memory.strip().lower())
+    return None if found is None else int(found[1]) * {"m": 1, "g": 1024, "t": 1024**2}[found[2]]
 
 
 def _misshapen(item: Any, error: ValidationError) -> ObservedApplication:

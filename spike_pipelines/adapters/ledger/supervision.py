@@ -62,7 +62,7 @@ class SupervisionQueries(ABC):
             if db.execute(newest.returning(t.c.spike)).first() is None:
                 return
             before = _sightings(db)  # nobody else notes a look until this is done
-            _write(db, (seen for seen in sightings if before.get(seen.spike) != seen))
+            _write(db, (seen for seen in sightings if _is_news(seen, before.get(seen.spike), at)))
 
     def open_overlays(self) -> Mapping[str, tuple[Overlay, ...]]:
         o = s.overlays
@@ -124,6 +124,11 @@ def _is(spec: str) -> sa.ColumnElement[bool]:
 def _sightings(db: sa.Connection) -> Mapping[str, Sighting]:
     query = sa.select(s.sightings).where(s.sightings.c.spike != FLEET)
     return {row.spike: _sighting(row) for row in db.execute(query)}
+
+
+def _is_news(seen: Sighting, before: Sighting | None, at: datetime) -> bool:
+    """Not what somebody has noted otherwise since the look began, as one who ended the spike."""
+    return before is None or (before != seen and before.since <= at)
 
 
 def _write(db: sa.Connection, sightings: Iterable[Sighting]) -> None:
