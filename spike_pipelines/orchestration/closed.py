@@ -22,12 +22,17 @@ log = logging.getLogger(__name__)
 
 MOST_TOLD = 200  # hours in a tick that were never told; the rest follows in the next ticks
 
-# `eager` for every hour: a closed hour is never the latest one.
+# `eager` for every hour (a closed one is never the latest), and a change counts as handled only by a request that
+# came after it: `eager` forgets one that is told in the tick after a request, or while its run is at work, which
+# may have read the hour before.
+_FIRST_LOOK = dg.AutomationCondition.initial_evaluation()
+_CHANGED = dg.AutomationCondition.any_deps_updated() | (dg.AutomationCondition.newly_missing() & ~_FIRST_LOOK)
 ON_CLOSED_HOURS = (
-    dg.AutomationCondition.eager()
-    .without(dg.AutomationCondition.in_latest_time_window())
-    .with_label("on closed hours")
-)
+    ~(dg.AutomationCondition.newly_requested() | _FIRST_LOOK).since(_CHANGED)
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("on closed hours")
 
 LagTick = Callable[[Platform, str | None, datetime], dg.SensorResult]
 Told = Mapping[int, int]  # closing id → sequence number, as the last tick told it
