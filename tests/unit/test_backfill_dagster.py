@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +18,15 @@ from typer.testing import CliRunner
 
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli.main import app
-from spike_pipelines.domain.backfill import HourPlan
+from spike_pipelines.domain.backfill import HourPlan, check_hours
 from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Refused, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
-from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
+from spike_pipelines.orchestration.backfill import POOL, dataset_assets, hours_of, job_name, op_name
+from spike_pipelines.orchestration.closed import closed_hours
 from spike_pipelines.services.backfill import Backfilled
 from spike_pipelines.services.publish import Publisher
 
@@ -164,6 +166,15 @@ def test_a_loss_is_accepted_in_somebodys_own_words_only():
     assert "say `why` in the run's config" in failure(run(platform, config={"accept_loss": True}))
     assert platform.asked == []
     assert run(platform, config={"accept_loss": True, "why": "all there is"}).success
+
+
+def test_the_hour_that_a_dataset_starts_within_is_a_partition_of_it():
+    """Records from then on are rows of it. Dagster itself begins with the next hour."""
+    within = replace(spike().dataset, start=HOUR + timedelta(minutes=30))
+    what = spike(dataset=within)
+    definitions = [dataset_assets(what).partitions_def, closed_hours(what)]
+    assert {hours.get_first_partition_key() for hours in definitions} == {"2026-11-22-21:00"}
+    assert hours_of(["2026-11-22-21:00"]) == check_hours(HOUR, HOUR, within.start, NEXT_HOUR)
 
 
 UNKNOWN = {
