@@ -19,8 +19,7 @@ from spike_pipelines.cli.fork import Wanted, fork
 from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
-from spike_pipelines.domain.backfill import HourPlan, check_hours
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.backfill import HourPlan, check_hours, whole_hour
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec, Transient
@@ -152,7 +151,7 @@ def backfill(
     spike = known(platform.spikes, name)
     if as_ is not None:
         _check_alone("--as", {"--to": to, "--offsets": offsets, "--wait": wait})
-        wanted = Wanted(as_, None if first is None else _utc(first), staging, final)
+        wanted = Wanted(as_, _begun(platform, first), staging, final)
         return fork(
             platform, spike, wanted, request(who, why) if accept_loss and why else None, dry_run=dry_run
         )
@@ -190,13 +189,16 @@ def asked_hours(
     if offsets is None:
         assert first is not None
         last = first if to is None else to
-        return check_hours(_utc(first), _utc(last), spike.dataset.start, platform.ledger.now())
+        since, until = _utc(first, "--from"), _utc(last, "--to")
+        return check_hours(since, until, spike.dataset.start, platform.ledger.now())
     if to is not None:
         raise InvalidSpec("--to goes with --from; offsets say their own end")
     positions = platform.ledger.all_positions().get(spike.name, {})
     ranges = check_offsets(parse_offsets(offsets), spike.topic, positions)
     hours = platform.ledger.fed_hours(spike.name, ranges)
     stretches = hour_ranges(hours)
+    for since, until in stretches:
+        check_hours(since, until, spike.dataset.start, platform.ledger.now())
     if len(stretches) > MOST_RUNS:
         raise InvalidSpec(
             f"the offsets went into {len(hours)} hours in {len(stretches)} places, more than {MOST_RUNS}: "
@@ -333,8 +335,17 @@ def _reason(instance: "dg.DagsterInstance", run_id: str) -> str:
     return f"run {run_id} says no more; see its page in Dagster"
 
 
-def _utc(hour: datetime) -> datetime:
-    return hour_of(hour.replace(tzinfo=UTC))
+def _begun(platform: Platform, first: datetime | None) -> datetime | None:
+    """Where a new spike begins; None for all that Kafka has. Raises `InvalidSpec` for an hour to come: it
+    would begin with what is written now."""
+    since = None if first is None else _utc(first, "--from")
+    if since is not None and since > (now := platform.ledger.now()):
+        raise InvalidSpec(f"{since:{SHOWN}} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
+    return since
+
+
+def _utc(hour: datetime, said: str) -> datetime:
+    return whole_hour(hour.replace(tzinfo=UTC), said)
 
 
 def register(app: typer.Typer) -> None:
