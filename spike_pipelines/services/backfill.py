@@ -7,7 +7,8 @@ below where the spike began is read by a swap of its own, which replaces nothing
 | before or among the copies      | it is finished: same batch, same keys                                |
 | after the commit                | the swap is done; any publication shows it                           |
 
-By the next backfill of the hour, or by the hourly retention job (`Swapper.finish_left`), whichever is first.
+By the next backfill of the hour, the next replay, or the hourly retention job (`Swapper.finish_left`),
+whichever is first.
 
 The next backfill then plans anew: what was begun goes by the file, and the accepted loss, of before.
 """
@@ -35,7 +36,7 @@ from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets,
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapBusy, SwapKind
 from spike_pipelines.ports import (
     BackfillOrder,
     Broker,
@@ -269,9 +270,11 @@ class Backfiller:
             raise TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")
 
     def _end_left(self, spike: Spike, hour: datetime) -> None:
-        """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""
+        """Finish the hour's open backfill and replays whose process died, or give them up: what these have
+        frozen nobody else can replace. Raises `SwapBusy` for a backfill of the hour that is at work; whether
+        a replay is in the way, the plan tells."""
         for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind not in HOURLY or swap.scope.since != hour:
+            if swap.kind in HOURLY and swap.scope.since != hour:
                 continue
             try:
                 log.warning(
@@ -279,6 +282,9 @@ class Backfiller:
                 )
             except SwapRefused as refused:
                 log.warning("%s was found unfinished: %s", swap, refused)
+            except SwapBusy:
+                if swap.kind in HOURLY:
+                    raise
 
     def close(self) -> None:
         """After the last hour."""
