@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ LAUNCH_SECONDS = 120.0
 MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
 SHOWN = "%Y-%m-%dT%H"
+_NOT_BEGUN = frozenset({"NOT_STARTED", "QUEUED"})
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
@@ -163,8 +164,13 @@ def backfill(
         return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
-    runs = [launch(spike, since, until, config) for since, until in hour_ranges(hours)]
-    typer.echo(f"Dagster run {', '.join(runs)}")
+    runs: list[str] = []
+    try:
+        for since, until in hour_ranges(hours):
+            runs.append(launch(spike, since, until, config))
+    finally:  # those that Dagster took go on, whatever became of the next
+        if runs:
+            typer.echo(f"Dagster run {', '.join(runs)}")
     if wait:
         _await(platform, spike, asked, after, runs)
     return None
@@ -289,35 +295,45 @@ def _workspace() -> Path:
     return found
 
 
-def _await(platform: Platform, spike: Spike, asked: Asked, after: int, runs: Sequence[str]) -> None:
+def _await(platform: Platform, spike: Spike, asked: Asked, after: int, ids: Sequence[str]) -> None:
     """Tell what changes until the runs have ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
 
     said = None
     with dg.DagsterInstance.get() as instance:
         while True:
-            ended = [_ended(instance, run_id) for run_id in runs]
-            now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
+            runs = [_run(instance, run_id) for run_id in ids]
+            now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after), _waiting(runs)
             if now != said:
-                typer.echo(now.line(platform.ledger.now()))
+                typer.echo(now[0].line(platform.ledger.now()) + now[1])
             said = now
-            if None not in ended:
+            if all(run.is_finished for run in runs):
                 break
             Event().wait(LOOK_SECONDS)
-        failed = [(run_id, end) for run_id, end in zip(runs, ended, strict=True) if end != "SUCCESS"]
-        typer.echo(f"the run ended: {failed[0][1] if failed else 'SUCCESS'}")
-        for run_id, _ in failed:
-            typer.echo(_reason(instance, run_id), err=True)
+        failed = [run for run in runs if run.status is not dg.DagsterRunStatus.SUCCESS]
+        typer.echo(f"the run ended: {failed[0].status.value if failed else 'SUCCESS'}")
+        for run in failed:
+            typer.echo(_reason(instance, run.run_id), err=True)
         if failed:
             raise typer.Exit(1)
 
 
-def _ended(instance: "dg.DagsterInstance", run_id: str) -> str | None:
-    """The run's last status, once it has one."""
+def _run(instance: "dg.DagsterInstance", run_id: str) -> "dg.DagsterRun":
     run = instance.get_run_by_id(run_id)
     if run is None:
         raise Transient(f"Dagster has no run {run_id}")
-    return run.status.value if run.is_finished else None
+    return run
+
+
+def _waiting(runs: Iterable["dg.DagsterRun"]) -> str:
+    """Where no run is at work, and one is to come: why nothing happens, as far as one can tell from here."""
+    left = [run for run in runs if not run.is_finished]
+    if not left or any(run.status.value not in _NOT_BEGUN for run in left):
+        return ""
+    return (
+        f"; run {left[0].run_id[:8]} is {left[0].status.value}: Dagster's daemon starts it, when no other "
+        "backfill is at work"
+    )
 
 
 def _reason(instance: "dg.DagsterInstance", run_id: str) -> str:

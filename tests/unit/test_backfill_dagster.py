@@ -385,3 +385,82 @@ def test_a_run_that_dagster_does_not_take_is_an_error_with_its_words(monkeypatch
     monkeypatch.setattr(command.subprocess, "run", lambda *_, **__: refused)
     done = say("--from", "2026-11-22T21")
     assert (done.exit_code, "no such job" in done.output + str(done.stderr)) == (1, True)
+
+
+# waiting
+
+
+QUEUED, WORKING, DONE, FAILED = (
+    dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+)  # fmt: skip
+
+
+class Runs:
+    """A Dagster in which each look finds the runs one step further."""
+
+    def __init__(self, **steps):
+        self.steps, self.looks = steps, dict.fromkeys(steps, 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get_run_by_id(self, run_id):
+        steps, at = self.steps[run_id], self.looks[run_id]
+        self.looks[run_id] = min(at + 1, len(steps) - 1)
+        return SimpleNamespace(run_id=run_id, status=steps[at], is_finished=steps[at] in {DONE, FAILED})
+
+    def all_logs(self, run_id, of_type):
+        return []
+
+
+def waited(monkeypatch, **steps):
+    """Of `--wait`: exit code, and what it said in lines."""
+    runs = iter(steps)
+    monkeypatch.setattr(command, "launch", lambda *_: next(runs))
+    monkeypatch.setattr(command, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(command, "hour_ranges", lambda _: [(HOUR, HOUR)] * len(steps))
+    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: Runs(**steps))
+    done = say("--from", "2026-11-22T21", "--wait")
+    lines = done.output.splitlines()
+    return done.exit_code, lines[next(i for i, line in enumerate(lines) if line.startswith("Dagster run")) :]
+
+
+@pytest.mark.usefixtures("platform")
+def test_who_waits_for_a_run_that_waits_is_told_so(monkeypatch):
+    nothing = "0 of 1 hours, 0 of 10 records read"
+    queued = "; run run-1 is QUEUED: Dagster's daemon starts it, when no other backfill is at work"
+    code, said = waited(monkeypatch, **{"run-1": [QUEUED, QUEUED, WORKING, WORKING, DONE]})
+    assert (code, said) == (
+        0,
+        ["Dagster run run-1", nothing + queued, nothing, "the run ended: SUCCESS"],
+    )
+
+
+@pytest.mark.usefixtures("platform")
+def test_of_several_runs_those_behind_one_at_work_are_not_spoken_of(monkeypatch):
+    code, said = waited(monkeypatch, **{"run-1": [WORKING, DONE], "run-2": [QUEUED, QUEUED, FAILED]})
+    assert [("run run-2 is QUEUED" in line) for line in said[1:3]] == [False, True]
+    assert (code, said[-2:]) == (
+        1,
+        ["the run ended: FAILURE", "run run-2 says no more; see its page in Dagster"],
+    )
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_run_that_dagster_took_is_named_though_it_did_not_take_the_next(monkeypatch):
+    def launch(*_):
+        if taken:
+            raise Transient("Dagster did not take the run")
+        taken.append(1)
+        return "run-1"
+
+    taken = []
+    monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr(command, "hour_ranges", lambda _: [(HOUR, HOUR)] * 2)
+    done = say("--from", "2026-11-22T21")
+    assert done.exit_code != 0
+    assert "Dagster run run-1\n" in done.output
