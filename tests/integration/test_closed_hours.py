@@ -157,6 +157,14 @@ def test_an_hour_from_before_the_spike_closes_where_it_has_files(world, closer):
     assert {HOUR, NEXT_HOUR} <= set(closed(world))
 
 
+def test_an_older_hour_waits_for_the_one_that_the_spike_began_within(world, closer):
+    driver = begun(world, records=6, hours_ago=0)
+    driver.stage()
+    world.settle(driver.spike)
+    assert closer.close()["payouts"].waiting is None
+    assert (waiting(world), closed(world)) == ([], [])
+
+
 def test_the_lateness_of_the_application_file_counts(world, closer):
     driver = begun(world)
     spike = replace(driver.spike, dataset=replace(driver.spike.dataset, lateness=timedelta(days=2)))
@@ -239,10 +247,39 @@ def test_a_closed_hour_is_told_once_and_again_when_it_changes(world, closer):
     assert (again[HOUR].rows, again[HOUR].sequence, again[HOUR].late_records) == (4, 2, 2)
 
 
-def test_telling_is_bounded_and_loses_nothing(world, closer):
-    driver = begun(world, hours_ago=6, records=6)
+def test_a_change_that_readers_do_not_see_yet_is_not_told(world, closer):
+    driver = begun(world, records=6)
+    driver.stage()
+    world.settle(driver.spike)
     closer.close()
+    world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})
+    arrive(world, driver.spike, 6)
+    driver.stage(dead=0, filtered=2)
+    world.promoter().promote(driver.spike, limit=100)
+    assert world.ledger.untold_hours(100) == ()
+    world.settle(driver.spike)
+    assert [b.sequence for b in world.ledger.untold_hours(100)] == [2, 2]
+
+
+def test_an_hour_that_is_closed_by_a_commit_is_told_once_readers_see_it(world, closer):
+    driver = begun(world, records=12)
+    driver.stage()
+    world.settle(driver.spike)
+    driver.stage()
+    world.promoter().promote(driver.spike, limit=100)
+    closer.close()
+    assert closed(world)
+    assert world.ledger.untold_hours(100) == ()
+    world.settle(driver.spike)
+    assert {b.sequence for b in world.ledger.untold_hours(100)} == {2}
+
+
+def test_telling_is_bounded_and_loses_nothing(world, closer):
+    driver = begun(world, hours_ago=6)
+    closer.close()
+    assert closed(world)
     assert world.ledger.untold_hours(9) == ()  # nothing was ever published: readers have no table
+    arrive(world, driver.spike, 6)
     driver.stage()
     world.settle(driver.spike)
     closer.close()
