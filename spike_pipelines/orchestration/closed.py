@@ -25,9 +25,16 @@ MOST_TOLD = 200  # hours in a tick that were never told; the rest follows in the
 
 # `eager` for every hour (a closed one is never the latest), and a change counts as handled only by a request
 # that came after it: `eager` forgets one that is told in the tick after a request, or while its run is at
-# work, which may have read the hour before.
+# work, which may have read the hour before. A run that failed is asked for again, once an hour.
 _FIRST_LOOK = dg.AutomationCondition.initial_evaluation()
-_CHANGED = dg.AutomationCondition.any_deps_updated() | (dg.AutomationCondition.newly_missing() & ~_FIRST_LOOK)
+_CHANGED = (
+    dg.AutomationCondition.any_deps_updated()
+    | (dg.AutomationCondition.newly_missing() & ~_FIRST_LOOK)
+    | (
+        dg.AutomationCondition.cron_tick_passed("0 * * * *", "UTC")
+        & dg.AutomationCondition.execution_failed()
+    )
+)
 ON_CLOSED_HOURS = (
     ~(dg.AutomationCondition.newly_requested() | _FIRST_LOOK).since(_CHANGED)
     & ~dg.AutomationCondition.any_deps_missing()

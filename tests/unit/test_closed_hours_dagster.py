@@ -13,6 +13,7 @@ from builders import HOUR, NEXT_HOUR, partition, spike
 from dagster import DagsterEvent, DagsterEventType
 
 from spike_pipelines.adapters.applications import Applications, load_applications
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.examples import definitions as example
@@ -175,7 +176,7 @@ class Automated:
             self.instance.report_runless_asset_event(materialization(replace(BOOK, hour=hour)))
 
     @contextmanager
-    def at_work(self, hour):
+    def at_work(self, hour, end=DagsterEventType.RUN_SUCCESS):
         """A run of the hour that has begun, and ends with the block."""
         job = self.definitions.resolve_implicit_global_asset_job_def()
         tags = {"dagster/partition": partition_key(hour)}
@@ -183,10 +184,9 @@ class Automated:
             job, asset_selection=frozenset([example.REPORT]), tags=tags, status=dg.DagsterRunStatus.STARTED
         )
         yield
-        self.run(hour)
-        self.instance.report_dagster_event(
-            DagsterEvent(DagsterEventType.RUN_SUCCESS.value, job.name), run_id=run.run_id
-        )
+        if end is DagsterEventType.RUN_SUCCESS:
+            self.run(hour)
+        self.instance.report_dagster_event(DagsterEvent(end.value, job.name), run_id=run.run_id)
 
     def run(self, hour):
         self.instance.report_runless_asset_event(
@@ -244,6 +244,23 @@ def test_a_change_while_a_run_is_at_work_is_for_the_next_one():
         assert automated.requested() == automated.requested() == set()
     assert automated.requested() == {partition_key(HOUR)}
     assert automated.requested() == set()
+
+
+def test_a_run_that_failed_is_asked_for_again_at_the_next_full_hour_until_one_has_made_it():
+    automated = Automated()
+    automated.requested()
+    automated.tell(HOUR)
+    automated.requested()
+    for _ in range(2):
+        with automated.at_work(HOUR, DagsterEventType.RUN_FAILURE):
+            automated.requested()
+        assert automated.requested() == automated.requested() == set()
+        automated.now = hour_of(automated.now) + timedelta(hours=1)
+        assert automated.requested() == {partition_key(HOUR)}
+    with automated.at_work(HOUR):
+        automated.requested()
+    automated.now += timedelta(hours=1)
+    assert automated.requested() == automated.requested() == set()
 
 
 def test_hours_that_closed_before_anybody_looked_are_left_to_a_backfill():
