@@ -77,6 +77,38 @@ def test_a_partition_that_lags_keeps_the_hour_open_until_it_has_committed_what_h
     assert waiting(world) == []
 
 
+def test_of_two_hours_that_wait_the_one_that_is_not_reached_stays_open(world, closer):
+    driver = begun(world, records=6)
+    closer.close()
+    (p,) = driver.ends
+    world.ledger.await_ends("payouts", {HOUR: HOUR + 2 * ONE}, {p: 7}, world.ledger.now())
+    driver.stage()
+    world.settle(driver.spike)
+    closer.close()
+    assert closed(world)
+    assert waiting(world) == [HOUR]
+
+
+def test_an_hour_is_looked_at_again_where_nobody_can_rewind_any_more(world, closer):
+    driver = begun(world, records=6)
+    driver.stage()
+    world.settle(driver.spike)
+
+    class Late:
+        """A rewind comes between the look and the closing."""
+
+        def __getattr__(self, name):
+            return getattr(world.ledger, name)
+
+        def begin(self):
+            operator(world).rewind(driver.spike, to(driver.spike, 0), Request("r", Author("ann", "why")))
+            return world.ledger.begin()
+
+    replace(closer, ledger=Late()).close()
+    assert closed(world) == []
+    assert waiting(world)
+
+
 def test_looking_changes_nothing(world, closer):
     begun(world)
     assert closer.look()["payouts"].closed is None
