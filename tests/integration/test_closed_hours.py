@@ -376,6 +376,21 @@ def test_a_rewind_below_what_an_hour_needed_reopens_it_by_name_and_it_closes_aga
     assert HOUR in {b.hour for b in world.ledger.untold_hours(100)}
 
 
+def test_an_hour_that_was_reopened_is_not_told_until_it_closes_and_is_counted_once(world, closer):
+    driver = late(world, closer)
+    world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})
+    rewound(world, driver, 0)
+    assert world.ledger.untold_hours(100) == ()
+    again = world.driver(driver.spike, "b")
+    again.stage()
+    world.settle(driver.spike)
+    assert world.ledger.untold_hours(100) == ()
+    closer.close()
+    told = {b.hour: b for b in world.ledger.untold_hours(100)}
+    assert told[HOUR] == book(world)
+    assert (told[HOUR].rows, told[HOUR].files, told[HOUR].late_files) == (2, 2, 0)
+
+
 def test_a_rewind_of_what_was_late_leaves_the_hour_closed_and_tells_it_again(world, closer):
     driver = late(world, closer)
     world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})

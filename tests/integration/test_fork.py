@@ -1,6 +1,7 @@
 """A new dataset from an old topic, over a real ledger: a spike of its own beside the old one."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from builders import BUCKET, HOUR, NEXT_HOUR, parquet
@@ -151,6 +152,13 @@ def test_what_is_gone_of_earlier_hours_is_no_loss(world):
     world.broker.delete_records(spike.topic, 0, before=7)
     found = forker(world).look(spike, HOUR, accept_loss=False)
     assert (found.lost, [(r.start, r.end) for r in found.pieces]) == ((), [(7, 14)])
+
+
+def test_what_the_old_spike_has_of_the_hour_that_a_time_lies_in_counts(world, ran):
+    assert [(r.start, r.end) for r in world.ledger.fed_ranges("payouts", HOUR + timedelta(minutes=30))] == [
+        (0, 14)
+    ]
+    assert world.ledger.fed_ranges("payouts", NEXT_HOUR + timedelta(hours=1)) == ()
 
 
 def test_a_topic_that_is_gone_is_said_to_be(world, ran):
