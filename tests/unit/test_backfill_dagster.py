@@ -214,6 +214,15 @@ def test_a_partition_within_an_hour_is_refused(tags):
     assert platform.asked == []
 
 
+def test_a_range_that_ends_before_it_begins_is_refused():
+    """Dagster itself runs it, for no hour at all."""
+    platform = Platform()
+    done = run(platform, dict(zip(RANGE, reversed(RANGE.values()), strict=True)))
+    said = "the range from 2026-11-22-22:00 to 2026-11-22-21:00 ends before it begins"
+    assert said in failure(done)
+    assert platform.asked == []
+
+
 def test_an_hour_that_has_not_begun_is_refused_clearly():
     platform = Platform(now=HOUR)
     done = run(platform)
