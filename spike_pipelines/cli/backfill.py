@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from spike_pipelines.cli.arguments import known, me
-from spike_pipelines.cli.dagster_runs import ended, launch, reason
+from spike_pipelines.cli.dagster_runs import launch, reason, run_of, waiting
 from spike_pipelines.cli.fork import Wanted, fork
 from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
-from spike_pipelines.domain.backfill import HourPlan, check_hours
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.backfill import HourPlan, check_hours, whole_hour
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec, Refused
@@ -157,7 +156,7 @@ def backfill(
     spike = known(platform.spikes, name)
     if as_ is not None:
         _check_alone("--as", {"--to": to, "--offsets": offsets, "--wait": wait})
-        wanted = Wanted(as_, None if first is None else _utc(first), staging, final)
+        wanted = Wanted(as_, _begun(platform, first), staging, final)
         return fork(
             platform, spike, wanted, request(who, why) if accept_loss and why else None, dry_run=dry_run
         )
@@ -169,8 +168,13 @@ def backfill(
         return None
     after = max((s.number for s in platform.ledger.swaps(spike.name, 1)), default=0)
     config = {"who": who or me(), "why": why or "spike backfill", "accept_loss": accept_loss}
-    runs = [launch(spike, since, until, config) for since, until in hour_ranges(hours)]
-    typer.echo(f"Dagster run {', '.join(runs)}")
+    runs: list[str] = []
+    try:
+        for since, until in hour_ranges(hours):
+            runs.append(launch(spike, since, until, config))
+    finally:  # those that Dagster took go on, whatever became of the next
+        if runs:
+            typer.echo(f"Dagster run {', '.join(runs)}")
     if wait:
         _await(platform, spike, asked, after, runs)
     return None
@@ -195,13 +199,16 @@ def asked_hours(
     if offsets is None:
         assert first is not None
         last = first if to is None else to
-        return check_hours(_utc(first), _utc(last), spike.dataset.start, platform.ledger.now())
+        since, until = _utc(first, "--from"), _utc(last, "--to")
+        return check_hours(since, until, spike.dataset.start, platform.ledger.now())
     if to is not None:
         raise InvalidSpec("--to goes with --from; offsets say their own end")
     positions = platform.ledger.all_positions().get(spike.name, {})
     ranges = check_offsets(parse_offsets(offsets), spike.topic, positions)
     hours = platform.ledger.fed_hours(spike.name, ranges)
     stretches = hour_ranges(hours)
+    for since, until in stretches:
+        check_hours(since, until, spike.dataset.start, platform.ledger.now())
     if len(stretches) > MOST_RUNS:
         raise InvalidSpec(
             f"the offsets went into {len(hours)} hours in {len(stretches)} places, more than {MOST_RUNS}: "
@@ -272,31 +279,40 @@ def _other_version(spike: Spike, runs: str) -> str:
     )
 
 
-def _await(platform: Platform, spike: Spike, asked: Asked, after: int, runs: Sequence[str]) -> None:
+def _await(platform: Platform, spike: Spike, asked: Asked, after: int, ids: Sequence[str]) -> None:
     """Tell what changes until the runs have ended. Exit code 1 unless every hour is done."""
     import dagster as dg  # noqa: PLC0415
 
     said = None
     with dg.DagsterInstance.get() as instance:
         while True:
-            ends = [ended(instance, run_id) for run_id in runs]
-            now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after)
+            runs = [run_of(instance, run_id) for run_id in ids]
+            now = progress(asked, platform.ledger.swaps(spike.name, MOST_SWAPS), after), waiting(runs)
             if now != said:
-                typer.echo(now.line(platform.ledger.now()))
+                typer.echo(now[0].line(platform.ledger.now()) + now[1])
             said = now
-            if None not in ends:
+            if all(run.is_finished for run in runs):
                 break
             Event().wait(LOOK_SECONDS)
-        failed = [(run_id, end) for run_id, end in zip(runs, ends, strict=True) if end != "SUCCESS"]
-        typer.echo(f"the run ended: {failed[0][1] if failed else 'SUCCESS'}")
-        for run_id, _ in failed:
-            typer.echo(reason(instance, run_id), err=True)
+        failed = [run for run in runs if run.status is not dg.DagsterRunStatus.SUCCESS]
+        typer.echo(f"the run ended: {failed[0].status.value if failed else 'SUCCESS'}")
+        for run in failed:
+            typer.echo(reason(instance, run.run_id), err=True)
         if failed:
             raise typer.Exit(1)
 
 
-def _utc(hour: datetime) -> datetime:
-    return hour_of(hour.replace(tzinfo=UTC))
+def _begun(platform: Platform, first: datetime | None) -> datetime | None:
+    """Where a new spike begins; None for all that Kafka has. Raises `InvalidSpec` for an hour to come: it
+    would begin with what is written now."""
+    since = None if first is None else _utc(first, "--from")
+    if since is not None and since > (now := platform.ledger.now()):
+        raise InvalidSpec(f"{since:{SHOWN}} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
+    return since
+
+
+def _utc(hour: datetime, said: str) -> datetime:
+    return whole_hour(hour.replace(tzinfo=UTC), said)
 
 
 def register(app: typer.Typer) -> None:

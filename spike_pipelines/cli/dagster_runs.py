@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 LAUNCH_SECONDS = 120.0
+_NOT_BEGUN = frozenset({"NOT_STARTED", "QUEUED"})
 
 
 def launch(spike: Spike, since: datetime, until: datetime, config: Mapping[str, object]) -> str:
@@ -59,12 +60,22 @@ def _workspace() -> Path:
     return found
 
 
-def ended(instance: "dg.DagsterInstance", run_id: str) -> str | None:
-    """The run's last status, once it has one."""
+def run_of(instance: "dg.DagsterInstance", run_id: str) -> "dg.DagsterRun":
     run = instance.get_run_by_id(run_id)
     if run is None:
         raise Transient(f"Dagster has no run {run_id}")
-    return run.status.value if run.is_finished else None
+    return run
+
+
+def waiting(runs: Iterable["dg.DagsterRun"]) -> str:
+    """Where no run is at work, and one is to come: why nothing happens, as far as one can tell from here."""
+    left = [run for run in runs if not run.is_finished]
+    if not left or any(run.status.value not in _NOT_BEGUN for run in left):
+        return ""
+    return (
+        f"; run {left[0].run_id[:8]} is {left[0].status.value}: Dagster's daemon starts it, when no other "
+        "backfill is at work"
+    )
 
 
 def reason(instance: "dg.DagsterInstance", run_id: str) -> str:

@@ -108,14 +108,15 @@ def affected(
     version: Annotated[str, typer.Option(help="Application version: `spike applications` has today's.")],
     output: Output = "table",
 ) -> None:
-    """Hours whose live files an application version wrote, as ranges for `spike backfill` (both ends in)."""
+    """Hours of which an application version wrote live files or filtered records, as ranges for
+    `spike backfill` (both ends in)."""
     platform = Platform()
     if name is not None and name not in platform.spikes:
         raise InvalidSpec(f"no spike is called {name!r}: there are {', '.join(sorted(platform.spikes))}")
     written = platform.ledger.written_hours(name)
     mine = [w for w in written if w.version == version]
     if not mine:
-        raise Refused(f"no live file was written by version {version}: {versions(written)}")
+        raise Refused(f"nothing that there is was made by version {version}: {versions(written)}")
     if output == "json":
         typer.echo(json.dumps(list(_ranges(mine)), indent=2))
     else:
@@ -132,7 +133,7 @@ def versions(written: Iterable[WrittenHour]) -> str:
         + ", ".join(f"{version} ({count_of(hours, 'hour')})" for version, hours in by_version.items())
         for spike, by_version in sorted(found.items())
     )
-    return "; ".join(told) or "there are no live files yet"
+    return "; ".join(told) or "there is nothing yet"
 
 
 def _by_spike(written: Iterable[WrittenHour]) -> Mapping[str, list[WrittenHour]]:
@@ -147,7 +148,9 @@ def _commands(written: Iterable[WrittenHour]) -> Iterator[str]:
         files = count_of(sum(w.files for w in mine), "file")
         records = count_of(sum(w.records for w in mine), "record")
         hours = count_of(len({w.hour for w in mine}), "hour")
-        yield f"# {spike}: {hours}, {records} in {files}"
+        filtered = sum(w.filtered for w in mine)
+        more = f", {filtered:,} filtered" if filtered else ""
+        yield f"# {spike}: {hours}, {records} in {files}{more}"
         for since, until in hour_ranges(w.hour for w in mine):
             yield f"spike backfill {spike} --from {since:{HOUR}} --to {until:{HOUR}}"
 
@@ -163,6 +166,7 @@ def _ranges(written: Iterable[WrittenHour]) -> Iterator[dict[str, object]]:
                 "to": _text(until),
                 "files": sum(w.files for w in inside),
                 "records": sum(w.records for w in inside),
+                "filtered": sum(w.filtered for w in inside),
             }
 
 

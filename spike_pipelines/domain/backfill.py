@@ -209,6 +209,17 @@ def rounds(pieces: Iterable[OffsetRange]) -> tuple[tuple[OffsetRange, ...], ...]
     return tuple(map(tuple, groups))
 
 
+def whole_hour(time: datetime, said: str) -> datetime:
+    """Raise `InvalidSpec` for a time within an hour: which of two hours is meant, nobody can tell. `said` is
+    the option that it was said with."""
+    if time != hour_of(time):
+        raise InvalidSpec(
+            f"{said} {time:%Y-%m-%dT%H:%M:%S} lies within an hour: hours begin on the hour, as "
+            f"{hour_of(time):%Y-%m-%dT%H}"
+        )
+    return time
+
+
 def check_hours(first: datetime, last: datetime, start: datetime, now: datetime) -> tuple[datetime, ...]:
     """The UTC hours from `first` to `last`, both included. Raises `InvalidSpec` for hours before the
     dataset's `start`, or in the future, or none, or too many."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from spike_pipelines.domain.backfill import MOST_HOURS
 from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.operations import Move
@@ -104,10 +105,11 @@ def reopened(closings: Iterable[Closing], moves: Iterable[Move]) -> tuple[Closin
 
 
 def hour_ranges(hours: Iterable[datetime]) -> tuple[tuple[datetime, datetime], ...]:
-    """Hours as few ranges, the first and the last hour of each: as `spike backfill` takes them."""
+    """Hours as few ranges, the first and the last hour of each: as `spike backfill` takes them, so none is
+    longer than it takes at once."""
     found: list[tuple[datetime, datetime]] = []
     for hour in sorted(set(hours)):
-        if found and found[-1][1] + ONE_HOUR == hour:
+        if found and found[-1][1] + ONE_HOUR == hour < found[-1][0] + MOST_HOURS * ONE_HOUR:
             found[-1] = (found[-1][0], hour)
         else:
             found.append((hour, hour))

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.spike import Spike
 
 HOUR_FORMAT = "%Y-%m-%d-%H:%M"  # of HourlyPartitionsDefinition's keys
@@ -73,7 +74,8 @@ def _spike_spec(spike: Spike) -> dg.AssetSpec:
 def dataset_specs(spike: Spike) -> list[dg.AssetSpec]:
     """A spike's two tables."""
     name = {"spike": spike.name}
-    hours = dg.HourlyPartitionsDefinition(start_date=spike.dataset.start, timezone="UTC", end_offset=1)
+    first = hour_of(spike.dataset.start)
+    hours = dg.HourlyPartitionsDefinition(start_date=first, timezone="UTC", end_offset=1)
     final = dg.AssetSpec(
         dataset_key(spike.dataset.name),
         deps=[spike_key(spike)],

@@ -105,13 +105,19 @@ def hours_of(keys: Iterable[str]) -> tuple[datetime, ...]:
 
 
 def check_asked(tags: Mapping[str, str]) -> None:
-    """Raise `InvalidSpec` for a key within an hour: Dagster takes the next hour for it, and says nothing."""
-    for hour in hours_of(tags[name] for name in ASKED_TAGS if name in tags):
+    """Raise `InvalidSpec` for a key within an hour (Dagster takes the next hour for it), and for a range that
+    ends before it begins (of which it makes no hour at all): it says nothing of either."""
+    asked = hours_of(tags[name] for name in ASKED_TAGS if name in tags)
+    for hour in asked:
         if hour != hour_of(hour):
             raise InvalidSpec(
                 f"{hour:{HOUR_FORMAT}} is no partition: hours begin on the hour, as "
                 f"{hour_of(hour):{HOUR_FORMAT}}"
             )
+    if list(asked) != sorted(asked):
+        raise InvalidSpec(
+            f"the range from {asked[0]:{HOUR_FORMAT}} to {asked[-1]:{HOUR_FORMAT}} ends before it begins"
+        )
 
 
 def run_backfill(

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.spike import Spike
@@ -23,12 +24,24 @@ log = logging.getLogger(__name__)
 
 MOST_TOLD = 200  # hours in a tick that were never told; the rest follows in the next ticks
 
-# `eager` for every hour: a closed hour is never the latest one.
-ON_CLOSED_HOURS = (
-    dg.AutomationCondition.eager()
-    .without(dg.AutomationCondition.in_latest_time_window())
-    .with_label("on closed hours")
+# `eager` for every hour (a closed one is never the latest), and a change counts as handled only by a request
+# that came after it: `eager` forgets one that is told in the tick after a request, or while its run is at
+# work, which may have read the hour before. A run that failed is asked for again, once an hour.
+_FIRST_LOOK = dg.AutomationCondition.initial_evaluation()
+_CHANGED = (
+    dg.AutomationCondition.any_deps_updated()
+    | (dg.AutomationCondition.newly_missing() & ~_FIRST_LOOK)
+    | (
+        dg.AutomationCondition.cron_tick_passed("0 * * * *", "UTC")
+        & dg.AutomationCondition.execution_failed()
+    )
 )
+ON_CLOSED_HOURS = (
+    ~(dg.AutomationCondition.newly_requested() | _FIRST_LOOK).since(_CHANGED)
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("on closed hours")
 
 LagTick = Callable[[Platform, str | None, datetime], dg.SensorResult]
 Told = Mapping[int, int]  # closing id → sequence number, as the last tick told it
@@ -40,7 +53,7 @@ def closed_key(dataset: str) -> dg.AssetKey:
 
 def closed_hours(spike: Spike) -> dg.HourlyPartitionsDefinition:
     """Of the asset, and of what is made from it: completed hours only."""
-    return dg.HourlyPartitionsDefinition(start_date=spike.dataset.start, timezone="UTC")
+    return dg.HourlyPartitionsDefinition(start_date=hour_of(spike.dataset.start), timezone="UTC")
 
 
 def closed_specs(spikes: Iterable[Spike]) -> list[dg.AssetSpec]:

@@ -56,7 +56,8 @@ class HourBook:
 
 @dataclass(frozen=True, slots=True)
 class WrittenHour:
-    """Live files of one hour that one application version of a spike wrote; records of both kinds."""
+    """What one application version of a spike made of one hour, and still stands: live files, their records
+    of both kinds, and how many records it filtered, which are in no file."""
 
     spike: str
     dataset: str
@@ -64,6 +65,7 @@ class WrittenHour:
     hour: datetime
     files: int
     records: int
+    filtered: int
 
 
 class HoursTransaction(LedgerTransaction, Protocol):

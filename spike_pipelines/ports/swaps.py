@@ -59,7 +59,8 @@ class SwapLedger(Ledger, Protocol):
         """Live dead-letter files of hours in `[since, until)`, the newest hour first."""
 
     def fed_hours(self, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
-        """Hours that committed drivers' batches with any of these offsets counted records for."""
+        """Hours that committed drivers' batches with any of these offsets counted records for, or that a swap
+        has moved records of these batches into since."""
 
     def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
         """Ranges of committed drivers' batches that counted records for the hour of `since` or later."""

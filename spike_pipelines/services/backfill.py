@@ -28,7 +28,7 @@ from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets,
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapKind
+from spike_pipelines.domain.swap import HOURLY, NewSwap, Scope, Swap, SwapBusy, SwapKind
 from spike_pipelines.domain.words import count_of, some
 from spike_pipelines.ports import (
     BackfillOrder,
@@ -276,9 +276,11 @@ class Backfiller:
             raise TopicChanged(f"topic {spike.topic} was deleted or made again meanwhile")
 
     def _end_left(self, spike: Spike, hour: datetime) -> None:
-        """Finish the hour's open backfill, or give it up. Raises `SwapBusy` for one that is at work."""
+        """Finish the hour's open backfill and replays whose process died, or give them up: what these have
+        frozen nobody else can replace. Raises `SwapBusy` for a backfill of the hour that is at work; whether
+        a replay is in the way, the plan tells."""
         for swap in self.ledger.open_swaps(spike.name):
-            if swap.kind not in HOURLY or swap.scope.since != hour:
+            if swap.kind in HOURLY and swap.scope.since != hour:
                 continue
             try:
                 log.warning(
@@ -286,6 +288,9 @@ class Backfiller:
                 )
             except SwapRefused as refused:
                 log.warning("%s was found unfinished: %s", swap, refused)
+            except SwapBusy:
+                if swap.kind in HOURLY:
+                    raise
 
     def close(self) -> None:
         """After the last hour."""

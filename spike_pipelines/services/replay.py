@@ -113,8 +113,9 @@ class Replayer:
         return replace(Replayed.of(done[-1]), swap=end, resumed=resumed)
 
     def resume(self, spike: Spike) -> tuple[Swap, ...]:
-        """Bring replays whose process died to their end. One that is at work is left alone."""
-        return self.swapper.finish_open(spike, SwapKind.REPLAY)
+        """Bring replays and backfills whose process died to their end: what these have frozen nobody else can
+        replace. One that is at work is left alone."""
+        return self.swapper.finish_open(spike)
 
     def _files(self, spike: Spike, scope: Scope) -> tuple[LedgerFile, ...]:
         files = self.ledger.dead_letter_files(spike.dataset.name, scope.since, scope.until, MOST_FILES + 1)

@@ -31,7 +31,7 @@ from spike_pipelines.domain.errors import (
 from spike_pipelines.domain.leases import Lease
 from spike_pipelines.domain.promotion import LedgerFile, plan_intents
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapKind, SwapState, swap_problem
+from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
 from spike_pipelines.ports import KeepAlive, SwapLedger, SwapTransaction
 from spike_pipelines.services.bound import lock_bound, require_bound
 from spike_pipelines.services.promote import Misfit, NotConserved, NotOurs, Promoter, released
@@ -78,13 +78,10 @@ class Swapper:
         assert lease is not None  # nobody else knows the number
         return swap, lease
 
-    def finish_open(self, spike: Spike, kind: SwapKind | None = None) -> tuple[Swap, ...]:
-        """Bring those whose process died to their end, or give them up. One that is at work is left alone.
-        `kind`: None for all."""
+    def finish_open(self, spike: Spike) -> tuple[Swap, ...]:
+        """Bring those whose process died to their end, or give them up. One that is at work is left alone."""
         ended = []
         for swap in self.ledger.open_swaps(spike.name):
-            if kind not in (None, swap.kind):
-                continue
             try:
                 ended.append(self.finish(spike, swap.number, None))
             except SwapBusy:

@@ -77,6 +77,38 @@ def test_a_partition_that_lags_keeps_the_hour_open_until_it_has_committed_what_h
     assert waiting(world) == []
 
 
+def test_of_two_hours_that_wait_the_one_that_is_not_reached_stays_open(world, closer):
+    driver = begun(world, records=6)
+    closer.close()
+    (p,) = driver.ends
+    world.ledger.await_ends("payouts", {HOUR: HOUR + 2 * ONE}, {p: 7}, world.ledger.now())
+    driver.stage()
+    world.settle(driver.spike)
+    closer.close()
+    assert closed(world)
+    assert waiting(world) == [HOUR]
+
+
+def test_an_hour_is_looked_at_again_where_nobody_can_rewind_any_more(world, closer):
+    driver = begun(world, records=6)
+    driver.stage()
+    world.settle(driver.spike)
+
+    class Late:
+        """A rewind comes between the look and the closing."""
+
+        def __getattr__(self, name):
+            return getattr(world.ledger, name)
+
+        def begin(self):
+            operator(world).rewind(driver.spike, to(driver.spike, 0), Request("r", Author("ann", "why")))
+            return world.ledger.begin()
+
+    replace(closer, ledger=Late()).close()
+    assert closed(world) == []
+    assert waiting(world)
+
+
 def test_looking_changes_nothing(world, closer):
     begun(world)
     assert closer.look()["payouts"].closed is None
@@ -155,6 +187,14 @@ def test_an_hour_from_before_the_spike_closes_where_it_has_files(world, closer):
     world.settle(driver.spike)
     closer.close()
     assert {HOUR, NEXT_HOUR} <= set(closed(world))
+
+
+def test_an_older_hour_waits_for_the_one_that_the_spike_began_within(world, closer):
+    driver = begun(world, records=6, hours_ago=0)
+    driver.stage()
+    world.settle(driver.spike)
+    assert closer.close()["payouts"].waiting is None
+    assert (waiting(world), closed(world)) == ([], [])
 
 
 def test_the_lateness_of_the_application_file_counts(world, closer):
@@ -239,10 +279,39 @@ def test_a_closed_hour_is_told_once_and_again_when_it_changes(world, closer):
     assert (again[HOUR].rows, again[HOUR].sequence, again[HOUR].late_records) == (4, 2, 2)
 
 
-def test_telling_is_bounded_and_loses_nothing(world, closer):
-    driver = begun(world, hours_ago=6, records=6)
+def test_a_change_that_readers_do_not_see_yet_is_not_told(world, closer):
+    driver = begun(world, records=6)
+    driver.stage()
+    world.settle(driver.spike)
     closer.close()
+    world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})
+    arrive(world, driver.spike, 6)
+    driver.stage(dead=0, filtered=2)
+    world.promoter().promote(driver.spike, limit=100)
+    assert world.ledger.untold_hours(100) == ()
+    world.settle(driver.spike)
+    assert [b.sequence for b in world.ledger.untold_hours(100)] == [2, 2]
+
+
+def test_an_hour_that_is_closed_by_a_commit_is_told_once_readers_see_it(world, closer):
+    driver = begun(world, records=12)
+    driver.stage()
+    world.settle(driver.spike)
+    driver.stage()
+    world.promoter().promote(driver.spike, limit=100)
+    closer.close()
+    assert closed(world)
+    assert world.ledger.untold_hours(100) == ()
+    world.settle(driver.spike)
+    assert {b.sequence for b in world.ledger.untold_hours(100)} == {2}
+
+
+def test_telling_is_bounded_and_loses_nothing(world, closer):
+    driver = begun(world, hours_ago=6)
+    closer.close()
+    assert closed(world)
     assert world.ledger.untold_hours(9) == ()  # nothing was ever published: readers have no table
+    arrive(world, driver.spike, 6)
     driver.stage()
     world.settle(driver.spike)
     closer.close()
@@ -307,6 +376,21 @@ def test_a_rewind_below_what_an_hour_needed_reopens_it_by_name_and_it_closes_aga
     assert HOUR in {b.hour for b in world.ledger.untold_hours(100)}
 
 
+def test_an_hour_that_was_reopened_is_not_told_until_it_closes_and_is_counted_once(world, closer):
+    driver = late(world, closer)
+    world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})
+    rewound(world, driver, 0)
+    assert world.ledger.untold_hours(100) == ()
+    again = world.driver(driver.spike, "b")
+    again.stage()
+    world.settle(driver.spike)
+    assert world.ledger.untold_hours(100) == ()
+    closer.close()
+    told = {b.hour: b for b in world.ledger.untold_hours(100)}
+    assert told[HOUR] == book(world)
+    assert (told[HOUR].rows, told[HOUR].files, told[HOUR].late_files) == (2, 2, 0)
+
+
 def test_a_rewind_of_what_was_late_leaves_the_hour_closed_and_tells_it_again(world, closer):
     driver = late(world, closer)
     world.ledger.mark_told({b.closing.id: b.sequence for b in world.ledger.untold_hours(100)})
@@ -319,16 +403,21 @@ def test_a_rewind_of_what_was_late_leaves_the_hour_closed_and_tells_it_again(wor
 # who wrote what
 
 
+def written(world):
+    return {
+        (w.version, w.hour): (w.files, w.records, w.filtered) for w in world.ledger.written_hours("payouts")
+    }
+
+
 def test_live_files_are_counted_by_version_and_hour(world, closer):
     late(world, closer)
     world.execute(
         "UPDATE batches SET application_version = '2.0' WHERE number = (SELECT max(number) FROM batches)"
     )
-    found = {(w.version, w.hour): (w.files, w.records) for w in world.ledger.written_hours("payouts")}
-    assert found == {
-        ("1.0", HOUR): (2, 3),
-        ("1.0", NEXT_HOUR): (1, 2),
-        ("2.0", HOUR): (1, 2),
-        ("2.0", NEXT_HOUR): (1, 2),
+    assert written(world) == {
+        ("1.0", HOUR): (2, 3, 1),
+        ("1.0", NEXT_HOUR): (1, 2, 0),
+        ("2.0", HOUR): (1, 2, 2),
+        ("2.0", NEXT_HOUR): (1, 2, 0),
     }
     assert world.ledger.written_hours("session") == ()

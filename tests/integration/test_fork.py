@@ -1,12 +1,15 @@
 """A new dataset from an old topic, over a real ledger: a spike of its own beside the old one."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from builders import HOUR, NEXT_HOUR
+from builders import BUCKET, HOUR, NEXT_HOUR, parquet
 from rereading import Reading, backfilled, backfiller, breaches, rows
-from test_operate import ask, operator
+from test_operate import ask, operator, to
+from test_swap import planned
 
+from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.errors import Lost, Refused, TopicMissing
 from spike_pipelines.domain.fork import ForkLoses
 from spike_pipelines.domain.offsets import OffsetRange, Partition
@@ -14,6 +17,7 @@ from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.spike import Dataset, Location, Start
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.fork import Forker
+from spike_pipelines.services.swap import Swapper, swap_prefix
 
 pytestmark = pytest.mark.real
 
@@ -150,6 +154,13 @@ def test_what_is_gone_of_earlier_hours_is_no_loss(world):
     assert (found.lost, [(r.start, r.end) for r in found.pieces]) == ((), [(7, 14)])
 
 
+def test_what_the_old_spike_has_of_the_hour_that_a_time_lies_in_counts(world, ran):
+    assert [(r.start, r.end) for r in world.ledger.fed_ranges("payouts", HOUR + timedelta(minutes=30))] == [
+        (0, 14)
+    ]
+    assert world.ledger.fed_ranges("payouts", NEXT_HOUR + timedelta(hours=1)) == ()
+
+
 def test_a_topic_that_is_gone_is_said_to_be(world, ran):
     world.broker.delete(ran.spike.topic)
     with pytest.raises(TopicMissing, match="no topic payouts-topic"):
@@ -175,6 +186,32 @@ def test_offsets_are_of_the_hours_that_their_batches_counted_records_for(world):
     assert ledger.fed_hours("payouts", of(world, driver.spike, 7, 14)) == (HOUR,)
     assert ledger.fed_hours("payouts", of(world, driver.spike, 14, 21)) == ()
     assert ledger.fed_hours("others", of(world, driver.spike, 0, 7)) == ()
+
+
+def test_offsets_are_of_the_hour_too_that_a_replay_moved_their_records_into(world):
+    """A dead letter was out of range, and is not any more: it is in the hour of its own timestamp now."""
+    driver = world.driver(world.spike())
+    driver.stage(0, 2, 5)
+    driver.stage(0, 0, 7)
+    world.settle(driver.spike)
+    swapped(world, driver.spike, NEXT_HOUR, 2)
+    first, second = of(world, driver.spike, 0, 1), of(world, driver.spike, 7, 8)
+    assert world.ledger.fed_hours("payouts", first) == (HOUR, NEXT_HOUR)
+    assert world.ledger.fed_hours("payouts", second) == (HOUR,)
+    operator(world).rewind(driver.spike, to(driver.spike, 0), ask())
+    assert world.ledger.fed_hours("payouts", first) == ()
+
+
+def swapped(world, spike, hour, count):
+    """A replay of all dead letters, of which each is a row of the hour."""
+
+    def produce(swap, _replaced, _keep_alive):
+        info = world.store.put(BUCKET, swap_prefix(spike, swap) + "a/x.parquet", parquet(count, hour))
+        file = StagedFile("a/x.parquet", FileKind.FINAL, hour, count, info.size, info.etag)
+        return NewBatch((), (file,), count, (HourCounts(hour, count, 0, 0),), "2.0")
+
+    swap = planned(world, spike)
+    Swapper(world.ledger, world.promoter()).finish(spike, swap.number, produce)
 
 
 def test_an_hour_of_asked_offsets_is_read_again_whole(world, ran):

@@ -76,16 +76,19 @@ def test_hours_that_a_version_wrote_are_ranges_to_paste(world, run, closer):  # 
     late(world, closer)
     text = run("affected", "--version", "1.0")
     assert text.splitlines() == [
-        "# payouts: 2 hours, 9 records in 5 files",
+        "# payouts: 2 hours, 9 records in 5 files, 3 filtered",
         "spike backfill payouts --from 2026-11-22T21 --to 2026-11-22T22",
     ]
     (found,) = json.loads(run("affected", "payouts", "--version", "1.0", "-o", "json"))
-    assert (found["from"], found["to"], found["records"]) == (HOUR.isoformat(), NEXT_HOUR.isoformat(), 9)
+    assert (found["from"], found["to"]) == (HOUR.isoformat(), NEXT_HOUR.isoformat())
+    assert (found["records"], found["filtered"]) == (9, 3)
 
 
 def test_a_version_that_wrote_nothing_is_answered_with_those_that_did(world, run, closer):  # noqa: F811
     late(world, closer)
-    with pytest.raises(Refused, match=r"no live file was written by version 9: payouts: 1.0 \(2 hours\)"):
+    with pytest.raises(
+        Refused, match=r"nothing that there is was made by version 9: payouts: 1.0 \(2 hours\)"
+    ):
         run("affected", "--version", "9")
     with pytest.raises(InvalidSpec, match="no spike is called 'nope'"):
         run("affected", "nope", "--version", "1.0")

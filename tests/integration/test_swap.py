@@ -286,6 +286,19 @@ def test_a_plan_without_its_producer_is_aborted(world, ran):
 # dying
 
 
+def test_how_far_a_read_is_stands_in_the_ledger_while_it_reads(world, ran):
+    seen = []
+
+    def produce(swap, replaced, keep_alive):
+        for so_far in (3, None, 5):
+            keep_alive(so_far)
+            seen.extend(open_.so_far for open_ in world.ledger.open_swaps("payouts"))
+        return producing(world, ran.spike)(swap, replaced, keep_alive)
+
+    swapper(world).finish(ran.spike, planned(world, ran.spike).number, produce)
+    assert seen == [3, 3, 5]
+
+
 def dying(world, trap):
     trapped = Trapped(world, trap)
     return Swapper(trapped.ledger, trapped.promoter())

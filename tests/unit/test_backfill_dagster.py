@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +20,15 @@ from typer.testing import CliRunner
 from spike_pipelines.cli import backfill as command
 from spike_pipelines.cli import dagster_runs
 from spike_pipelines.cli.main import app
-from spike_pipelines.domain.backfill import Expired, HourPlan
+from spike_pipelines.domain.backfill import Expired, HourPlan, check_hours
 from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Refused, SpecChanged, Transient
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.swap import Scope, Swap, SwapKind, SwapState
 from spike_pipelines.orchestration.assets import HOUR_FORMAT
-from spike_pipelines.orchestration.backfill import POOL, dataset_assets, job_name, op_name
+from spike_pipelines.orchestration.backfill import POOL, dataset_assets, hours_of, job_name, op_name
+from spike_pipelines.orchestration.closed import closed_hours
 from spike_pipelines.services.backfill import Backfilled, Rehearsed
 from spike_pipelines.services.publish import Publisher
 
@@ -168,6 +170,15 @@ def test_a_loss_is_accepted_in_somebodys_own_words_only():
     assert run(platform, config={"accept_loss": True, "why": "all there is"}).success
 
 
+def test_the_hour_that_a_dataset_starts_within_is_a_partition_of_it():
+    """Records from then on are rows of it. Dagster itself begins with the next hour."""
+    within = replace(spike().dataset, start=HOUR + timedelta(minutes=30))
+    what = spike(dataset=within)
+    definitions = [dataset_assets(what).partitions_def, closed_hours(what)]
+    assert {hours.get_first_partition_key() for hours in definitions} == {"2026-11-22-21:00"}
+    assert hours_of(["2026-11-22-21:00"]) == check_hours(HOUR, HOUR, within.start, NEXT_HOUR)
+
+
 UNKNOWN = {
     "no hour at all": ["--partition", "yesterday"],
     "one that never begins": ["--partition", "2326-11-22-21:00"],
@@ -202,6 +213,15 @@ def test_a_partition_within_an_hour_is_refused(tags):
     platform = Platform()
     done = run(platform, dict.fromkeys(tags, "2026-11-22-21:30"))
     assert "2026-11-22-21:30 is no partition: hours begin on the hour, as 2026-11-22-21:00" in failure(done)
+    assert platform.asked == []
+
+
+def test_a_range_that_ends_before_it_begins_is_refused():
+    """Dagster itself runs it, for no hour at all."""
+    platform = Platform()
+    done = run(platform, dict(zip(RANGE, reversed(RANGE.values()), strict=True)))
+    said = "the range from 2026-11-22-22:00 to 2026-11-22-21:00 ends before it begins"
+    assert said in failure(done)
     assert platform.asked == []
 
 
@@ -410,3 +430,82 @@ def test_a_run_that_dagster_does_not_take_is_an_error_with_its_words(monkeypatch
     monkeypatch.setattr(dagster_runs.subprocess, "run", lambda *_, **__: refused)
     done = say("--from", "2026-11-22T21")
     assert (done.exit_code, "no such job" in done.output + str(done.stderr)) == (1, True)
+
+
+# waiting
+
+
+QUEUED, WORKING, DONE, FAILED = (
+    dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+)  # fmt: skip
+
+
+class Runs:
+    """A Dagster in which each look finds the runs one step further."""
+
+    def __init__(self, **steps):
+        self.steps, self.looks = steps, dict.fromkeys(steps, 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get_run_by_id(self, run_id):
+        steps, at = self.steps[run_id], self.looks[run_id]
+        self.looks[run_id] = min(at + 1, len(steps) - 1)
+        return SimpleNamespace(run_id=run_id, status=steps[at], is_finished=steps[at] in {DONE, FAILED})
+
+    def all_logs(self, run_id, of_type):
+        return []
+
+
+def waited(monkeypatch, **steps):
+    """Of `--wait`: exit code, and what it said in lines."""
+    runs = iter(steps)
+    monkeypatch.setattr(command, "launch", lambda *_: next(runs))
+    monkeypatch.setattr(command, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(command, "hour_ranges", lambda _: [(HOUR, HOUR)] * len(steps))
+    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: Runs(**steps))
+    done = say("--from", "2026-11-22T21", "--wait")
+    lines = done.output.splitlines()
+    return done.exit_code, lines[next(i for i, line in enumerate(lines) if line.startswith("Dagster run")) :]
+
+
+@pytest.mark.usefixtures("platform")
+def test_who_waits_for_a_run_that_waits_is_told_so(monkeypatch):
+    nothing = "0 of 1 hour, 0 of 10 records read"
+    queued = "; run run-1 is QUEUED: Dagster's daemon starts it, when no other backfill is at work"
+    code, said = waited(monkeypatch, **{"run-1": [QUEUED, QUEUED, WORKING, WORKING, DONE]})
+    assert (code, said) == (
+        0,
+        ["Dagster run run-1", nothing + queued, nothing, "the run ended: SUCCESS"],
+    )
+
+
+@pytest.mark.usefixtures("platform")
+def test_of_several_runs_those_behind_one_at_work_are_not_spoken_of(monkeypatch):
+    code, said = waited(monkeypatch, **{"run-1": [WORKING, DONE], "run-2": [QUEUED, QUEUED, FAILED]})
+    assert [("run run-2 is QUEUED" in line) for line in said[1:3]] == [False, True]
+    assert (code, said[-2:]) == (
+        1,
+        ["the run ended: FAILURE", "run run-2 says no more; see its page in Dagster"],
+    )
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_run_that_dagster_took_is_named_though_it_did_not_take_the_next(monkeypatch):
+    def launch(*_):
+        if taken:
+            raise Transient("Dagster did not take the run")
+        taken.append(1)
+        return "run-1"
+
+    taken = []
+    monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr(command, "hour_ranges", lambda _: [(HOUR, HOUR)] * 2)
+    done = say("--from", "2026-11-22T21")
+    assert done.exit_code != 0
+    assert "Dagster run run-1\n" in done.output

@@ -127,6 +127,10 @@ def test_a_loss_is_refused_or_kept_with_who_and_why(platform):
         (("--offsets", "crt.payout:3:1-2"), "no partition 3"),
         (("--offsets", "crt.payout:0:90-101"), "101 is beyond 100"),
         (("--from", "2026-11-23T22"), "has not begun"),
+        (("--from", "2026-11-22T21:30"), "--from 2026-11-22T21:30:00 lies within an hour"),
+        (("--from", "2026-11-22T21", "--to", "2026-11-22T22:59:59"), "begin on the hour, as 2026-11-22T22"),
+        (("--from", "2026-11-22-21:30", "--as", NEW), "lies within an hour"),
+        (("--from", "2026-11-23T22", "--as", NEW), "has not begun: it is 2026-11-23T21:00 UTC"),
         (("--from", "2025-11-23T22"), "before the dataset's start"),
         (("--from", "22 o'clock"), "does not match the formats"),
     ],
@@ -154,3 +158,13 @@ def test_offsets_in_too_many_places_are_refused(platform):
     platform.ledger.fed_hours = lambda *_: tuple(HOUR - timedelta(hours=2 * n) for n in range(21))
     code, told = say("--offsets", "crt.payout:0:10-20")
     assert (code, "in 21 places, more than 20" in told) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("hour", "why"),
+    [(HOUR + timedelta(days=2), "has not begun"), (HOUR - timedelta(days=999), "before the dataset's start")],
+)
+def test_offsets_of_an_hour_that_no_run_would_do_are_refused_before_one_is_launched(platform, hour, why):
+    platform.ledger.fed_hours = lambda *_: (min(HOUR, hour), max(HOUR, hour))
+    code, told = say("--offsets", "crt.payout:0:10-20")
+    assert (code, why in told) == (1, True), told

@@ -1,6 +1,7 @@
 """Closed hours as Dagster sees them: the tick that tells them, what is automated on them, the example."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,8 +10,10 @@ import dagster as dg
 import pandas as pd
 import pytest
 from builders import HOUR, NEXT_HOUR, partition, spike
+from dagster import DagsterEvent, DagsterEventType
 
 from spike_pipelines.adapters.applications import Applications, load_applications
+from spike_pipelines.domain.batch import hour_of
 from spike_pipelines.domain.closed import Closing
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.examples import definitions as example
@@ -172,6 +175,19 @@ class Automated:
         for hour in hours:
             self.instance.report_runless_asset_event(materialization(replace(BOOK, hour=hour)))
 
+    @contextmanager
+    def at_work(self, hour, end=DagsterEventType.RUN_SUCCESS):
+        """A run of the hour that has begun, and ends with the block."""
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        tags = {"dagster/partition": partition_key(hour)}
+        run = self.instance.create_run_for_job(
+            job, asset_selection=frozenset([example.REPORT]), tags=tags, status=dg.DagsterRunStatus.STARTED
+        )
+        yield
+        if end is DagsterEventType.RUN_SUCCESS:
+            self.run(hour)
+        self.instance.report_dagster_event(DagsterEvent(end.value, job.name), run_id=run.run_id)
+
     def run(self, hour):
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization(example.REPORT, partition=partition_key(hour))
@@ -195,6 +211,62 @@ def test_the_report_is_made_anew_for_a_closed_hour_that_changed():
     assert automated.requested() == set()
     automated.tell(HOUR)
     assert automated.requested() == {partition_key(HOUR)}
+
+
+def test_a_change_that_is_told_right_after_a_request_is_not_forgotten():
+    """The run of the request may have read the hour before it changed."""
+    automated = Automated()
+    automated.requested()
+    for _ in range(3):
+        automated.tell(HOUR)
+        assert automated.requested() == {partition_key(HOUR)}
+    assert automated.requested() == set()
+
+
+def test_nor_is_one_that_is_told_before_the_run_has_ended():
+    automated = Automated()
+    automated.requested()
+    automated.tell(HOUR)
+    automated.requested(), automated.requested()
+    automated.tell(HOUR)
+    automated.run(HOUR)
+    assert automated.requested() == {partition_key(HOUR)}
+    assert automated.requested() == set()
+
+
+def test_a_change_while_a_run_is_at_work_is_for_the_next_one():
+    automated = Automated()
+    automated.requested()
+    automated.tell(HOUR)
+    automated.requested()
+    with automated.at_work(HOUR):
+        automated.tell(HOUR)
+        assert automated.requested() == automated.requested() == set()
+    assert automated.requested() == {partition_key(HOUR)}
+    assert automated.requested() == set()
+
+
+def test_a_run_that_failed_is_asked_for_again_at_the_next_full_hour_until_one_has_made_it():
+    automated = Automated()
+    automated.requested()
+    automated.tell(HOUR)
+    automated.requested()
+    for _ in range(2):
+        with automated.at_work(HOUR, DagsterEventType.RUN_FAILURE):
+            automated.requested()
+        assert automated.requested() == automated.requested() == set()
+        automated.now = hour_of(automated.now) + timedelta(hours=1)
+        assert automated.requested() == {partition_key(HOUR)}
+    with automated.at_work(HOUR):
+        automated.requested()
+    automated.now += timedelta(hours=1)
+    assert automated.requested() == automated.requested() == set()
+
+
+def test_hours_that_closed_before_anybody_looked_are_left_to_a_backfill():
+    automated = Automated()
+    automated.tell(HOUR)
+    assert automated.requested() == automated.requested() == set()
 
 
 # the report

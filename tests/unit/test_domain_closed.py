@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from builders import HOUR, NEXT_HOUR, partition
 
+from spike_pipelines.domain.backfill import MOST_HOURS, check_hours
 from spike_pipelines.domain.closed import (
     Behind,
     Closing,
@@ -134,3 +135,11 @@ def test_hours_are_as_few_ranges_as_there_are_gaps_and_one():
     hours = [HOUR + 5 * ONE, HOUR, NEXT_HOUR, HOUR]
     assert hour_ranges(hours) == ((HOUR, NEXT_HOUR), (HOUR + 5 * ONE, HOUR + 5 * ONE))
     assert hour_ranges([]) == ()
+
+
+def test_no_range_is_longer_than_a_backfill_takes_at_once():
+    hours = [HOUR + n * ONE for n in range(2 * MOST_HOURS + 1)]
+    ranges = hour_ranges(hours)
+    now = HOUR + timedelta(days=99)
+    assert [hour for since, until in ranges for hour in check_hours(since, until, HOUR, now)] == hours
+    assert len(ranges) == 3

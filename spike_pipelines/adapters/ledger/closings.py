@@ -14,11 +14,12 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.engine import translated
 from spike_pipelines.adapters.ledger.hours import reads_kafka_first
-from spike_pipelines.domain.batch import LIVE_LANE, FileKind, FileState
+from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState
 from spike_pipelines.domain.closed import Closing, reopened
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.operations import Move
 from spike_pipelines.domain.promotion import LedgerFile
+from spike_pipelines.domain.swap import SwapKind, SwapState
 from spike_pipelines.ports import DatasetHours, HourBook, HoursView, WrittenHour
 
 _PAGE = 100  # closings looked at in one go, the last observed first
@@ -144,16 +145,11 @@ class ClosingQueries(ABC):
             return tuple(rows.file(row) for row in db.execute(query).mappings())
 
     def written_hours(self, spike: str | None) -> tuple[WrittenHour, ...]:
-        f, b = s.files, s.batches
-        keys = (b.c.spike, f.c.dataset, b.c.application_version.label("version"), f.c.hour)
-        records = sa.cast(sa.func.sum(f.c.rows), sa.BigInteger)
-        query = (
-            sa.select(*keys, sa.func.count().label("files"), records.label("records"))
-            .select_from(f.join(b, b.c.number == f.c.batch))
-            .where(f.c.state == FileState.LIVE, *(() if spike is None else (b.c.spike == spike,)))
-            .group_by(*keys)
-            .order_by(*keys)
-        )
+        found = sa.union_all(_live(), _filtered()).subquery()
+        keys = (found.c.spike, found.c.dataset, found.c.version, found.c.hour)
+        sums = (sa.cast(sa.func.sum(found.c[n]), sa.BigInteger).label(n) for n in _WRITTEN)
+        mine = () if spike is None else (found.c.spike == spike,)
+        query = sa.select(*keys, *sums).where(*mine).group_by(*keys).order_by(*keys)
         with self._snapshot() as db:
             return tuple(WrittenHour(**row) for row in db.execute(query).mappings())
 
@@ -206,6 +202,48 @@ class ClosingStatements:
         same = [c.name for c in (_C.dataset, _C.hour, _C.due_at, _C.observed_at, _C.ends)]
         again = sa.select(*(s.closings.c[name] for name in same)).where(_C.id.in_(closings))
         self._db.execute(sa.insert(s.closings).from_select(same, again))
+
+
+_WRITTEN = ("files", "records", "filtered")
+
+
+def _live() -> sa.Select[Any]:
+    f, b = s.files, s.batches
+    keys = (b.c.spike, f.c.dataset, b.c.application_version.label("version"), f.c.hour)
+    counts = (sa.func.count(), sa.func.sum(f.c.rows), sa.literal(0))
+    return (
+        sa.select(*keys, *(count.label(n) for n, count in zip(_WRITTEN, counts, strict=True)))
+        .select_from(f.join(b, b.c.number == f.c.batch))
+        .where(f.c.state == FileState.LIVE)
+        .group_by(*keys)
+    )
+
+
+def _filtered() -> sa.Select[Any]:
+    """Filtered records stand in no file. They are a batch's until a backfill has read them again."""
+    b, h, d = s.batches, s.batch_hours, s.datasets
+    keys = (b.c.spike, d.c.name.label("dataset"), b.c.application_version.label("version"), h.c.hour)
+    counts = (sa.literal(0), sa.literal(0), h.c.records_filtered)
+    return (
+        sa.select(*keys, *(count.label(n) for n, count in zip(_WRITTEN, counts, strict=True)))
+        .select_from(b.join(h, h.c.batch == b.c.number).join(d, d.c.spike == b.c.spike))
+        .where(b.c.state == BatchState.COMMITTED, b.c.removed.is_(None), h.c.records_filtered > 0)
+        .where(~_read_again())
+    )
+
+
+def _read_again() -> sa.Exists:
+    """Whether a later backfill of the hour has the records of a batch: of a driver's those that it names."""
+    b, h, w, y, again = s.batches, s.batch_hours, s.swaps, s.swap_sources, s.batches.alias("again")
+    named = sa.exists().where(y.c.swap == w.c.number, y.c.batch == b.c.number).correlate(w, b)
+    return (
+        sa.exists()
+        .where(w.c.kind == SwapKind.BACKFILL, w.c.state == SwapState.SWAPPED, w.c.since == h.c.hour)
+        .where(w.c.spike == b.c.spike, w.c.batch > b.c.number)
+        .where(again.c.number == w.c.batch, again.c.removed.is_(None))
+        .where(sa.or_(sa.not_(reads_kafka_first(b.c.lane)), named))
+        .correlate(b, h)
+    )
 
 
 # After the hour was closed, by who read it first: what another swap puts there only takes another's place.

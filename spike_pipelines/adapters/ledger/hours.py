@@ -1,7 +1,7 @@
 """What the ledger knows of one hour of a dataset: which batches fed it, and what swaps made of it since."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -42,19 +42,27 @@ def hour_facts(
     )
 
 
-def fed_hours(db: sa.Connection, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
+def fed_hours(
+    db: sa.Connection, spike: str, ranges: Iterable[OffsetRange], sources: Mapping[int, frozenset[int]]
+) -> tuple[datetime, ...]:
+    """Also those that a swap moved records of these batches into. `sources`: see `hour_facts`."""
+    fed = [row for wanted in ranges for row in db.execute(_fed_by(spike, wanted))]
+    batches = {number for number, _ in fed}
+    made = sorted(n for n, of in sources.items() if of & batches)
+    swaps = db.execute(_swapped(spike).where(s.swaps.c.batch.in_(made))).mappings().all() if made else []
+    came = {hour for _, change in _changes(db, swaps) for hour, records in change.items() if records > 0}
+    return tuple(sorted({hour for _, hour in fed} | came))
+
+
+def _fed_by(spike: str, wanted: OffsetRange) -> sa.Select[tuple[int, datetime]]:
     r, h = s.batch_ranges, s.batch_hours
-    found: set[datetime] = set()
-    for wanted in ranges:
-        touching = (
-            sa.select(h.c.hour)
-            .select_from(_committed_ranges().join(h, h.c.batch == r.c.batch))
-            .where(*_live_of(spike), _read > 0)
-            .where(r.c.topic_id == wanted.partition.topic_id, r.c.partition == wanted.partition.index)
-            .where(r.c.start_offset < wanted.end, r.c.end_offset > wanted.start)
-        )
-        found.update(db.execute(touching.distinct()).scalars())
-    return tuple(sorted(found))
+    return (
+        sa.select(h.c.batch, h.c.hour)
+        .select_from(_committed_ranges().join(h, h.c.batch == r.c.batch))
+        .where(*_live_of(spike), _read > 0)
+        .where(r.c.topic_id == wanted.partition.topic_id, r.c.partition == wanted.partition.index)
+        .where(r.c.start_offset < wanted.end, r.c.end_offset > wanted.start)
+    )
 
 
 def fed_ranges(db: sa.Connection, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
@@ -139,29 +147,42 @@ def _moved(
     """Each swap that had to do with the hour, and whether it may have taken records from one hour to another:
     a replay of several hours may, also where as many came as went."""
     swaps = db.execute(_touching(spike, hour)).mappings().all()
-    given = _given(db, [row["batch"] for row in swaps])
-    taken = _taken(db, [row["number"] for row in swaps if row["kind"] == SwapKind.REPLAY])
     found = []
-    for row in swaps:
-        came, went = given[row["batch"]], taken[row["number"]]
-        if row["kind"] == SwapKind.BACKFILL:
-            went = {row["since"]: row["records_expected"]}
-        change = {h: came.get(h, 0) - went.get(h, 0) for h in {*came, *went}}
+    for row, change in _changes(db, swaps):
         moved = Moved(row["batch"], sources.get(row["batch"], frozenset()), change.get(hour, 0))
         found.append((moved, len(change) > 1 or any(change.values())))
     return found
 
 
+def _changes(
+    db: sa.Connection, swaps: Sequence[sa.RowMapping]
+) -> Iterator[tuple[sa.RowMapping, Mapping[datetime, int]]]:
+    """By swap, how many records more each hour that it had to do with has since."""
+    given = _given(db, [row["batch"] for row in swaps])
+    taken = _taken(db, [row["number"] for row in swaps if row["kind"] == SwapKind.REPLAY])
+    for row in swaps:
+        came, went = given[row["batch"]], taken[row["number"]]
+        if row["kind"] == SwapKind.BACKFILL:
+            went = {row["since"]: row["records_expected"]}
+        yield row, {h: came.get(h, 0) - went.get(h, 0) for h in {*came, *went}}
+
+
 def _touching(spike: str, hour: datetime) -> sa.Select[tuple[object, ...]]:
     """Swaps whose batch has records of the hour, or that replaced a file of it."""
-    w, b, h, x, f = s.swaps, s.batches, s.batch_hours, s.swap_files, s.files
+    w, h, x, f = s.swaps, s.batch_hours, s.swap_files, s.files
     into = sa.exists().where(h.c.batch == w.c.batch, h.c.hour == hour)
     out_of = sa.exists().where(x.c.swap == w.c.number, x.c.file == f.c.id, f.c.hour == hour)
+    return _swapped(spike).where(sa.or_(into, out_of))
+
+
+def _swapped(spike: str) -> sa.Select[tuple[object, ...]]:
+    """Swaps that stand, and took records of others."""
+    w, b = s.swaps, s.batches
     return (
         sa.select(w)
         .select_from(w.join(b, b.c.number == w.c.batch))
         .where(w.c.spike == spike, w.c.state == SwapState.SWAPPED, b.c.removed.is_(None))
-        .where(w.c.kind != SwapKind.EARLIER, sa.or_(into, out_of))
+        .where(w.c.kind != SwapKind.EARLIER)
         .order_by(w.c.number)
     )
 

@@ -261,7 +261,7 @@ class SwapQueries(ABC):
 
     def fed_hours(self, spike: str, ranges: Iterable[OffsetRange]) -> tuple[datetime, ...]:
         with self._read() as db:
-            return fed_hours(db, spike, ranges)
+            return fed_hours(db, spike, ranges, _sources(db, spike))
 
     def fed_ranges(self, spike: str, since: datetime) -> tuple[OffsetRange, ...]:
         with self._read() as db:
