@@ -123,7 +123,7 @@ def test_superseded_batches_leave_the_dataset_with_their_files_and_free_their_of
         batch = new_batch(r(10, 20))
         tx.advance_staged("payouts", LIVE_LANE, batch.ranges)
         tx.add_batch("payouts", LIVE_LANE, batch, epoch=1, identity="again", prefix="p/")
-    with pytest.raises(Conflict, match="of 2 batches 0 are"), opened.begin() as tx:
+    with pytest.raises(Conflict, match="of 2 batches only 0 committed and live"), opened.begin() as tx:
         tx.supersede(rest, 9, operation(tx, request="twice"))
 
 
