@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from builders import spike as make_spike
+from waiting import until
 
 from spike_pipelines.adapters.kubernetes import KubernetesCluster
 from spike_pipelines.domain.errors import Conflict, InvalidSpec
@@ -353,7 +354,7 @@ def test_a_stopped_driver_has_no_pod_and_may_be_stopped_again(site):
     submission = site.submit()
     site.pod(submission)
     site.cluster.stop(submission)
-    assert site.cluster.pods(["payouts"])["payouts"] == ()
+    until(lambda: site.cluster.pods(["payouts"])["payouts"] == (), 10, "its pod is gone")
     site.cluster.stop(submission)
 
 
