@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from spike_pipelines.domain.errors import InvalidSpec
 
@@ -63,7 +64,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(found)
         except ValidationError as error:
-            raise InvalidSpec(f"environment: {error}") from error
+            raise InvalidSpec("; ".join(_in_words(e) for e in error.errors())) from error
 
     def admin_url(self) -> str:
         """Of the ledger, as its owner; where there is no such setting, one role does everything."""
@@ -74,7 +75,13 @@ class Settings(BaseModel):
         value = getattr(self, name)
         if value is None:
             raise InvalidSpec(
-                f"SPIKE_{name.upper()} is not set: run `eval $(spike env)` beside a running `spike up`, "
-                "or set it to your own server"
+                f'SPIKE_{name.upper()} is not set: run `eval "$(spike env)"` beside a running `spike up`, '
+                "or set it to your own server (on Kubernetes: docs/deploying.md)"
             )
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _in_words(error: ErrorDetails) -> str:
+    """No field that is a secret can be refused, so the value may be told."""
+    name = f"SPIKE_{str(error['loc'][0]).upper()}"
+    return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"

@@ -59,7 +59,10 @@ def exit_code(outcome: Outcome) -> int:
 def _file(name: str, folder: Path) -> Path:
     path = Path(name) if name.endswith(SUFFIX) else application_path(folder, name)
     if not path.is_file():
-        raise InvalidSpec(f"{path} is not there: `spike applications` lists those that are")
+        raise InvalidSpec(
+            f"{path.absolute()} is not there: start in the repository, or set SPIKE_APPLICATIONS_DIR; "
+            "`spike applications` lists those that are"
+        )
     return path
 
 

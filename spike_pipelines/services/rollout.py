@@ -81,6 +81,7 @@ class Deployment:
         ledger has of it stays. Twice is as once. Raises `InvalidSpec` for another spike's release."""
         self._refuse_anothers(name)
         self.shelf.remove(name)
+        self.tell(f"its file has left the cluster; if this ends early, `spike undeploy {name}` goes on")
         was_there = self.deployer.uninstall(resource_name(name))
         if (seen := self.ledger.sightings().get(name)) is not None:
             gone = replace(seen, state_text=UNDEPLOYED, since=self.ledger.now())

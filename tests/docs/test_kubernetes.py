@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from spike_pipelines.domain.ladder import TRANSITIONS
+from spike_pipelines.domain.supervision import Verdict
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -35,3 +36,10 @@ def test_no_driver_that_is_heard_is_ended_by_the_table():
         state for state, said in heard.items() if ": " in said and not said.endswith((": kick", ": page"))
     }
     assert ended == {"COMPLETED", "FAILED"}
+
+
+def test_for_every_word_of_the_supervisor_it_says_what_a_person_does():
+    section = TEXT.split("## What a person does\n")[1].split("\n## ")[0]
+    first = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    said = {word for cell in first for word in re.findall(r"\b[A-Z_]{2,}\b", cell)}
+    assert said == set(Verdict) - {Verdict.RUNNING} | {"INVALID", "NO_APPLICATION"}

@@ -1,6 +1,7 @@
 """What Jenkins and GitHub call: each changed application file is deployed, and nothing else."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -110,3 +111,9 @@ def test_both_pipelines_call_it():
     steps = workflow["jobs"]["deploy"]["steps"]
     assert any("deployments/deploy-changed" in step.get("run", "") for step in steps)
     assert "deployments/deploy-changed" in (ROOT / "deployments" / "Jenkinsfile").read_text()
+
+
+@pytest.mark.parametrize("variable", ["KUBECONFIG", "SPIKE_LEDGER_URL", "SPIKE_KAFKA_BOOTSTRAP"])
+@pytest.mark.parametrize("pipeline", [".github/workflows/deploy.yml", "deployments/Jenkinsfile"])
+def test_both_pipelines_set_what_a_deployment_needs(pipeline, variable):
+    assert re.search(rf"\b{variable}\s*[:=]", (ROOT / pipeline).read_text())
