@@ -39,7 +39,7 @@ from spike_pipelines.driver.staging import hour_from_number, hour_to_number, new
 from spike_pipelines.ports import BackfillOrder, ObjectStore, Surveyed, SurveyOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Plan, classified, counted, write
-from spike_pipelines.spark.config import kafka_consumer
+from spike_pipelines.spark.config import BOUNDED_READS, kafka_consumer
 from spike_pipelines.spark.environment import SparkEnvironment
 from spike_pipelines.spark.session import start_spark, tasks_of
 
@@ -92,6 +92,10 @@ class BackfillEnvironment(SparkEnvironment):
     """A backfill job's."""
 
     kafka_bootstrap: str
+
+
+def session(spike: Spike, env: SparkEnvironment) -> SparkSession:
+    return start_spark(spike, env, BOUNDED_READS)
 
 
 def reread(
@@ -208,7 +212,7 @@ def main(arguments: list[str]) -> int:
 
 def take_orders(spike: Spike, env: BackfillEnvironment, store: ObjectStore, box: OrderBox | None) -> None:
     """From the box, or from standard input, until there are no more."""
-    plan, spark = Plan.of(spike, tasks=tasks_of(spike)), start_spark(spike, env)
+    plan, spark = Plan.of(spike, tasks=tasks_of(spike)), session(spike, env)
     so_far = SoFar(spark)
 
     def answer(told: bytes) -> str:

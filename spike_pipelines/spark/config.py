@@ -85,6 +85,16 @@ RENAME = {
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
 }
 
+# The consumers of a bounded read are of no use to the next one, which is of another group. Idle, each keeps
+# what it fetched ahead, 4 MiB and more; in five minutes, Spark's default, hours of a day are more than a heap.
+BOUNDED_READS = {
+    "spark.kafka.consumer.cache.capacity": "8",
+    "spark.kafka.consumer.cache.timeout": "10s",
+    "spark.kafka.consumer.cache.evictorThreadRunInterval": "5s",
+    "spark.kafka.consumer.fetchedData.cache.timeout": "10s",
+    "spark.kafka.consumer.fetchedData.cache.evictorThreadRunInterval": "5s",
+}
+
 
 def local(spike: Spike, env: SparkEnvironment) -> Mapping[str, str]:
     """For a driver that is its own executor."""

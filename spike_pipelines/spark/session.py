@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
@@ -11,13 +12,13 @@ from spike_pipelines.spark import config
 from spike_pipelines.spark.environment import SparkEnvironment
 
 
-def start_spark(spike: Spike, env: SparkEnvironment) -> SparkSession:
-    """Started the first time, the same one after that."""
+def start_spark(spike: Spike, env: SparkEnvironment, more: Mapping[str, str] | None = None) -> SparkSession:
+    """Started the first time, the same one after that; `more` is what this process has besides."""
     conf = SparkConf()
     if not submitted():
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # a transform's functions run in this Python
         conf.setAll(list(config.local(spike, env).items()))
-    conf.setAll(list(config.common(spike, env).items()))
+    conf.setAll(list({**config.common(spike, env), **(more or {})}.items()))
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark

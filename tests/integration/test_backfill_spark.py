@@ -36,10 +36,10 @@ from spike_pipelines.ports import BackfillOrder, SurveyOrder
 from spike_pipelines.services.backfill import Ask
 from spike_pipelines.services.deep_audit import DeepAuditor
 from spike_pipelines.services.register import staging_prefix
-from spike_pipelines.spark.backfill import SoFar, _read, reread, survey
+from spike_pipelines.spark.backfill import SoFar, _read, reread, session, survey
 from spike_pipelines.spark.batch import Plan
+from spike_pipelines.spark.config import BOUNDED_READS
 from spike_pipelines.spark.environment import SparkEnvironment
-from spike_pipelines.spark.session import start_spark
 from spike_pipelines.stack.jars import spark_jars
 
 pytestmark = [pytest.mark.real, pytest.mark.spark]
@@ -61,7 +61,7 @@ def stack(kafka, s3, tmp_path_factory) -> Iterator[SimpleNamespace]:
             spark_jars=",".join(str(jar) for jar in spark_jars()),
             state_dir=tmp_path_factory.mktemp("state"),
         )
-        with own_jvm(lambda: start_spark(what("none"), env)) as spark:
+        with own_jvm(lambda: session(what("none"), env)) as spark:
             store = S3ObjectStore(connect(s3.endpoint))
             yield SimpleNamespace(spark=spark, store=store, s3=s3, bootstrap=kafka.bootstrap)
 
@@ -208,6 +208,16 @@ def until(holds):
     while not holds():
         assert time.monotonic() < deadline
         pause.wait(0.1)
+
+
+def test_consumers_of_pieces_that_were_read_are_not_kept(stack):
+    """Each keeps what it fetched ahead: those of a day's hours were more than a heap."""
+    topic, kept = "backfill-consumers", int(BOUNDED_READS["spark.kafka.consumer.cache.capacity"])
+    produce(stack.bootstrap, topic, 1, [(0, AT, good("a"))] * 60)
+    batch, _ = again(stack, topic, pieces(topic, *((0, n, n + 1) for n in range(0, 60, 2))), write=False)
+    assert batch.read == 30
+    mbeans = SoFar(stack.spark)
+    assert len(list(mbeans._ask("queryNames", mbeans._consumers, None))) <= kept
 
 
 def test_an_hour_of_which_nothing_is_left_has_counts_and_no_file(stack):
