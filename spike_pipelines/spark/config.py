@@ -86,7 +86,7 @@ RENAME = {
 }
 
 # The consumers of a bounded read are of no use to the next one, which is of another group. Idle, each keeps
-# what it fetched ahead, 4 MiB and more; in five minutes, Spark's default, hours of a day are more than a heap.
+# what it fetched ahead, 4 MiB and more; in five minutes, Spark's default, a day's hours are more than a heap.
 BOUNDED_READS = {
     "spark.kafka.consumer.cache.capacity": "8",
     "spark.kafka.consumer.cache.timeout": "10s",
