@@ -7,15 +7,14 @@ knows: what drivers' batches counted for the hour, and what swaps moved into it 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import ONE_HOUR, hour_of
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.words import count_of, some
 
-HOUR = timedelta(hours=1)
 MOST_HOURS = 24 * 31  # of one request
 MOST_PIECES = 200  # of one partition: places in its log that do not touch
 
@@ -233,10 +232,10 @@ def check_hours(first: datetime, last: datetime, start: datetime, now: datetime)
             f"{first:%Y-%m-%dT%H} is before the dataset's start, {start:%Y-%m-%dT%H:%M}: records of that "
             "time are dead letters; `dataset.start` in the application file says so"
         )
-    count = (last - first) // HOUR + 1
+    count = (last - first) // ONE_HOUR + 1
     if count > MOST_HOURS:
         raise InvalidSpec(f"{count} hours are too many at once: {MOST_HOURS} at most")
-    return tuple(first + n * HOUR for n in range(count))
+    return tuple(first + n * ONE_HOUR for n in range(count))
 
 
 def scan_problem(pieces: Iterable[OffsetRange], scanned: int, *, exact_topic: bool) -> str | None:

@@ -7,7 +7,7 @@ again with every new checkpoint. The ledger gives it a number that is never used
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain.errors import InvariantBroken
@@ -151,6 +151,9 @@ def identity(spike: str, lane: str, epoch: int, ranges: Iterable[OffsetRange]) -
     parts = [spike, lane, str(epoch)]
     parts += [f"{r.partition.topic_id}/{r.partition.index}/{r.start}/{r.end}" for r in sorted(ranges)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+ONE_HOUR = timedelta(hours=1)
 
 
 def hour_of(timestamp: datetime) -> datetime:

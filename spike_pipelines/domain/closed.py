@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spike_pipelines.domain.backfill import MOST_HOURS
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import ONE_HOUR, hour_of
 from spike_pipelines.domain.offsets import Partition, Position
 from spike_pipelines.domain.operations import Move
-
-ONE_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)

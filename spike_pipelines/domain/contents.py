@@ -7,13 +7,13 @@ table could take is never past the commit point.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
+from spike_pipelines.domain.batch import ONE_HOUR
 from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) ->
     """Why a file cannot be of the hour it is registered for, or None."""
     if groups is None:
         return f"{key} does not say where its rows come from (kafka_partition, kafka_offset and a timestamp)"
-    wanted = (hour - _EPOCH) // _HOUR
+    wanted = (hour - _EPOCH) // ONE_HOUR
     for group in groups:
         for found in (group.hours.lowest, group.hours.highest):
             if found != wanted:
@@ -70,6 +70,6 @@ def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable
 
 def _hour_text(number: int) -> str:
     try:
-        return f"{_EPOCH + number * _HOUR:%Y-%m-%dT%H}"
+        return f"{_EPOCH + number * ONE_HOUR:%Y-%m-%dT%H}"
     except OverflowError:
         return f"hour {number} since 1970"

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from spike_pipelines.domain.backfill import HOUR, Expired, HourPlan, plan_hour, rounds, scan_problem
-from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.backfill import Expired, HourPlan, plan_hour, rounds, scan_problem
+from spike_pipelines.domain.batch import ONE_HOUR, NewBatch
 from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.earlier import (
     Place,
@@ -188,7 +188,7 @@ class Backfiller:
         if not older:
             return Survey()
         log.info("%s: %s offsets are looked through for %d hours", spike.name, total(ranges), len(older))
-        order = SurveyOrder(spike.name, ranges, older[0], older[-1] + HOUR)
+        order = SurveyOrder(spike.name, ranges, older[0], older[-1] + ONE_HOUR)
         found = self.rereader.survey(order, lambda _=None: None)
         if problem := scan_problem(ranges, found.scanned, exact_topic=not spike.topic_has_gaps):
             raise Refused(problem)
@@ -340,7 +340,7 @@ def _new_swap(spike: Spike, hour: datetime, ask: Ask, kind: SwapKind, expected: 
         who=author.who,
         why=author.why,
         application_version=spike.version,
-        scope=Scope(hour, hour + HOUR),
+        scope=Scope(hour, hour + ONE_HOUR),
         replaces=(),
         expected=expected,
     )

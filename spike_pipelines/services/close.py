@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from spike_pipelines.domain.batch import hour_of
-from spike_pipelines.domain.closed import ONE_HOUR, Behind, Closing, behind, due_at, due_hours, last_due
+from spike_pipelines.domain.batch import ONE_HOUR, hour_of
+from spike_pipelines.domain.closed import Behind, Closing, behind, due_at, due_hours, last_due
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import Partition, Position, TopicOffsets
 from spike_pipelines.domain.spike import Spike
