@@ -59,9 +59,8 @@ class Deployment:
 
     def deploy(self, spike: Spike, application: Path, patience: timedelta) -> Outcome:
         """Raises `InvalidSpec`, `Conflict`, `Transient` from before anything was replaced."""
-        self._refuse_anothers(spike.name)
-        since = self.ledger.now()
-        was_late, before = is_late(spike, self.lag(spike)), self._resource(spike)
+        before, since = self._own(spike.name), self.ledger.now()
+        was_late = is_late(spike, self.lag(spike))
         deployed = self._put_in_place(spike, application)
         self.tell(
             f"revision {deployed.revision} of {spike.resource_name}, version {spike.version}, is deployed"
@@ -79,7 +78,7 @@ class Deployment:
     def undeploy(self, name: str) -> bool:
         """End a spike; whether there was one. The file first: without it nobody misses the resource. What the
         ledger has of it stays. Twice is as once. Raises `InvalidSpec` for another spike's release."""
-        self._refuse_anothers(name)
+        self._own(name)
         self.shelf.remove(name)
         self.tell(f"its file has left the cluster; if this ends early, `spike undeploy {name}` goes on")
         was_there = self.deployer.uninstall(resource_name(name))
@@ -145,11 +144,13 @@ class Deployment:
         ]
         return max((b.committed_at for b in mine if b.lane == LIVE_LANE and b.committed_at), default=None)
 
-    def _refuse_anothers(self, name: str) -> None:
-        """Names that differ in dots and hyphens are one in Kubernetes: a slip would replace or end it."""
-        for app in self.cluster.applications():
-            if app.name == resource_name(name) and app.spike != name:
-                raise InvalidSpec(f"{app.name} is {app.spike}'s, not {name}'s: two spikes cannot share it")
+    def _own(self, name: str) -> ObservedApplication | None:
+        """Its resource, if there is one. Names that differ in dots and hyphens are one in Kubernetes: a slip
+        would replace or end another spike's, so that is refused."""
+        app = next((a for a in self.cluster.applications() if a.name == resource_name(name)), None)
+        if app is not None and app.spike != name:
+            raise InvalidSpec(f"{app.name} is {app.spike}'s, not {name}'s: two spikes cannot share it")
+        return app
 
     def _resource(self, spike: Spike) -> ObservedApplication | None:
         found = self.cluster.applications()
