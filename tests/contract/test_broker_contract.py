@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from topics import await_leaders, create_topic
 from waiting import until
 
 from spike_pipelines.adapters.kafka import KafkaBroker
@@ -51,12 +52,12 @@ class KafkaAdmin:
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", max_block_ms=10_000)
 
     def create(self, topic: str, partitions: int = 1) -> None:
-        options = {"num_partitions": partitions, "replication_factor": 1}
-        self._admin.create_topics({topic: options}, wait_for_metadata=True)
+        create_topic(self._admin, topic, partitions)
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         self._admin.create_partitions({topic: partitions})
         until(lambda: len(self._admin.describe_topics([topic])[0]["partitions"]) == partitions)
+        await_leaders(self._admin, topic, partitions)
 
     def delete(self, topic: str) -> None:
         self._admin.delete_topics([topic])

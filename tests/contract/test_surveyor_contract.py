@@ -114,7 +114,9 @@ def topic(edge):
 
 
 def partitions(edge, topic):
-    return edge.surveyor.survey([topic]).topics[topic].offsets.partitions()
+    found = edge.surveyor.survey([topic])
+    assert found.problems == {}
+    return found.topics[topic].offsets.partitions()
 
 
 def first_records(edge, offsets):

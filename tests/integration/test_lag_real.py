@@ -15,6 +15,7 @@ import typer
 from builders import World, spike
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from topics import create_topic
 from typer.testing import CliRunner
 from waiting import until
 
@@ -68,8 +69,7 @@ class Scene:
     # what an administrator and producers do
 
     def create(self, partitions: int = 1) -> None:
-        options = {"num_partitions": partitions, "replication_factor": 1}
-        self.admin.create_topics({self.spike.topic: options}, wait_for_metadata=True)
+        create_topic(self.admin, self.spike.topic, partitions)
 
     def recreate(self) -> None:
         self.admin.delete_topics([self.spike.topic])
