@@ -15,6 +15,7 @@ from spike_pipelines.cli.operations import request
 from spike_pipelines.cli.read import HOUR_FORMATS
 from spike_pipelines.domain.asked_offsets import check_offsets, parse_offsets
 from spike_pipelines.domain.backfill import HourPlan, check_hours, whole_hour
+from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.closed import hour_ranges
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import InvalidSpec, Refused
@@ -32,7 +33,6 @@ MOST_SWAPS = 5_000  # of one spike that are looked at
 MOST_RUNS = 20  # one for each stretch of hours
 SOME = 5  # of each kind that are named
 MOST_REFUSED = 20  # hours that are named with why
-SHOWN = "%Y-%m-%dT%H"
 DOING = {SwapState.PLANNED: "reading", SwapState.STAGED: "counting and copying"}
 
 
@@ -100,7 +100,7 @@ def progress(asked: Asked, swaps: tuple[Swap, ...], after: int) -> Progress:
 
 
 def _doing(swap: Swap, read: Mapping[datetime, int]) -> str:
-    text = f"{DOING[swap.state]} {swap.scope.since:{SHOWN}}"
+    text = f"{DOING[swap.state]} {hour_text(_hour(swap))}"
     if swap.kind is SwapKind.EARLIER:
         text += " below where the spike began"
     if swap.state is SwapState.PLANNED and swap.so_far:
@@ -214,7 +214,7 @@ def asked_hours(
             f"the offsets went into {len(hours)} hours in {len(stretches)} places, more than {MOST_RUNS}: "
             "choose fewer, or hours with --from and --to"
         )
-    shown = ", ".join(f"{since:{SHOWN}} to {until:{SHOWN}}" for since, until in stretches) or "no hour"
+    shown = ", ".join(f"{hour_text(since)} to {hour_text(until)}" for since, until in stretches) or "no hour"
     typer.echo(f"{offsets}: batches with these offsets counted records for {shown}")
     return hours
 
@@ -225,7 +225,7 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     plans = {one.hour: one.plan for one in found if one.plan is not None}
     cut = {one.hour: one.cut for one in found if one.cut}
     older, below = platform.backfiller.older(spike, hours)
-    empty = [f"{hour:{SHOWN}}" for hour in hours if hour not in {*plans, *older, *cut}]
+    empty = [hour_text(hour) for hour in hours if hour not in {*plans, *older, *cut}]
     records = count_of(sum(p.expected for p in plans.values()), "record")
     files = count_of(sum(len(p.replaces) for p in plans.values()), "file")
     offsets = count_of(sum(total(p.pieces) for p in plans.values()), "offset")
@@ -241,16 +241,16 @@ def _rehearsed(platform: Platform, spike: Spike, hours: tuple[datetime, ...], *,
     if older:
         lies = f"below where {spike.name} began"
         typer.echo(
-            f"{count_of(len(older), 'hour')} from {older[0]:{SHOWN}} on, older than the ledger: "
+            f"{count_of(len(older), 'hour')} from {hour_text(older[0])} on, older than the ledger: "
             f"{count_of(total(below), f'offset {lies} is', f'offsets {lies} are')} looked through for "
             f"records ({some(below, SOME)})"
         )
     for plan in plans.values():
         if plan.lost:
             stay = count_of(len(plan.kept), "file stays", "files stay")
-            typer.echo(f"{plan.hour:{SHOWN}}: {stay}, Kafka no longer has {some(plan.lost, SOME)}")
+            typer.echo(f"{hour_text(plan.hour)}: {stay}, Kafka no longer has {some(plan.lost, SOME)}")
     for hour, told in cut.items():
-        typer.echo(f"{hour:{SHOWN}}: {told}; what is left is read")
+        typer.echo(f"{hour_text(hour)}: {told}; what is left is read")
     return Asked(plans, older, below, cut)
 
 
@@ -307,7 +307,7 @@ def _begun(platform: Platform, first: datetime | None) -> datetime | None:
     would begin with what is written now."""
     since = None if first is None else _utc(first, "--from")
     if since is not None and since > (now := platform.ledger.now()):
-        raise InvalidSpec(f"{since:{SHOWN}} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
+        raise InvalidSpec(f"{hour_text(since)} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
     return since
 
 

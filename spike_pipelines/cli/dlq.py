@@ -10,7 +10,7 @@ from rich.text import Text
 
 from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.read import HOUR_FORMATS
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import hour_of, hour_text
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.swap import Scope
 from spike_pipelines.domain.words import count_of
@@ -41,7 +41,7 @@ def list_(
         table.add_column(column, overflow="fold" if column == "detail of one" else "ellipsis")
     for g in groups:
         sample = "null" if g.sample.sample is None else g.sample.sample.decode(errors="backslashreplace")
-        cells = (f"{g.hour:%Y-%m-%dT%H}", g.reason, f"{g.records:,}", g.sample.detail or "", sample)
+        cells = (hour_text(g.hour), g.reason, f"{g.records:,}", g.sample.detail or "", sample)
         table.add_row(*map(Text, cells))
     Console().print(table)
 
@@ -93,7 +93,7 @@ def scope(hour: datetime | None, to: datetime | None, reason: str | None) -> Sco
     since = None if hour is None else _utc(hour)
     last = since if to is None else _utc(to)
     if since is not None and last is not None and last < since:
-        raise InvalidSpec(f"--to {last:%Y-%m-%dT%H} is before --hour {since:%Y-%m-%dT%H}")
+        raise InvalidSpec(f"--to {hour_text(last)} is before --hour {hour_text(since)}")
     return Scope(since, None if last is None else last + timedelta(hours=1), reason)
 
 

@@ -10,6 +10,7 @@ import typer
 from spike_pipelines.adapters import yaml_document
 from spike_pipelines.adapters.application_copy import check_copy, copy_application
 from spike_pipelines.adapters.applications import load_application
+from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.fork import Fork
 from spike_pipelines.domain.offsets import total
 from spike_pipelines.domain.spike import Spike, Start
@@ -59,7 +60,7 @@ def fork(platform: Platform, spike: Spike, wanted: Wanted, request: Request | No
 
 
 def told(spike: Spike, wanted: Wanted, found: Fork) -> str:
-    begin = "the first record that Kafka has" if wanted.since is None else f"{wanted.since:%Y-%m-%dT%H}"
+    begin = "the first record that Kafka has" if wanted.since is None else hour_text(wanted.since)
     offsets = count_of(total(found.pieces), "offset")
     text = (
         f"{wanted.name} reads {spike.topic} from {begin} on: {offsets} up to now, then "

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spike_pipelines.cli.shown import file_line, wide
+from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.closed import behind, due_at, hour_ranges
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import Partition, Position
@@ -20,7 +21,6 @@ from spike_pipelines.domain.words import count_of
 from spike_pipelines.platform import Platform
 from spike_pipelines.ports import HourBook, WrittenHour
 
-HOUR = "%Y-%m-%dT%H"
 Output = Annotated[Literal["table", "json"], typer.Option("--output", "-o")]
 
 
@@ -83,7 +83,7 @@ def _table(books: Sequence[HourBook], spike: Spike, positions: Mapping[Partition
         closed = b.closing is not None and b.closing.closed_at is not None
         style = ("yellow" if b.late_files else "green") if closed else ""
         state = Text(standing(b, spike, positions), style=style)
-        shown.add_row(b.hour.strftime(HOUR), *(f"{n:,}" for n in counts), state)
+        shown.add_row(hour_text(b.hour), *(f"{n:,}" for n in counts), state)
     return shown
 
 
@@ -152,7 +152,7 @@ def _commands(written: Iterable[WrittenHour]) -> Iterator[str]:
         more = f", {filtered:,} filtered" if filtered else ""
         yield f"# {spike}: {hours}, {records} in {files}{more}"
         for since, until in hour_ranges(w.hour for w in mine):
-            yield f"spike backfill {spike} --from {since:{HOUR}} --to {until:{HOUR}}"
+            yield f"spike backfill {spike} --from {hour_text(since)} --to {hour_text(until)}"
 
 
 def _ranges(written: Iterable[WrittenHour]) -> Iterator[dict[str, object]]:

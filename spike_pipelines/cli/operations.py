@@ -10,7 +10,7 @@ from rich.table import Table
 
 from spike_pipelines.cli.arguments import known, me
 from spike_pipelines.cli.shown import batches_table, describe, operations_table, wide
-from spike_pipelines.domain.batch import BatchState
+from spike_pipelines.domain.batch import BatchState, hour_text
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author, Operation
 from spike_pipelines.domain.rewind import parse_target
@@ -126,7 +126,7 @@ def rewind(
 def _print_swaps(platform: Platform, spike: Spike) -> None:
     """Who rewinds waits for no backfill; and is told which ones that may cost."""
     for swap in platform.ledger.open_swaps(spike.name):
-        hour = f" of {swap.scope.since:%Y-%m-%dT%H}" if swap.scope.since else ""
+        hour = f" of {hour_text(swap.scope.since)}" if swap.scope.since else ""
         typer.echo(
             f"{swap}{hour} by {swap.who} is under way: it gives up if it replaces something of that; ask for "
             "it again afterwards"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spike_pipelines.domain.batch import Batch, FileState
+from spike_pipelines.domain.batch import Batch, FileState, hour_text
 from spike_pipelines.domain.operations import Operation
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
@@ -97,4 +97,4 @@ def file_line(file: LedgerFile, spike: Spike | None) -> str:
     key = (file.final_key if final else None) or file.staging_key
     bucket = "" if spike is None else f"s3://{(spike.final if final else spike.staging).bucket}/"
     rows = count_of(file.rows, "row")
-    return f"{file.kind}, {file.state}, hour {file.hour:%Y-%m-%dT%H}, {rows}: {bucket}{key}"
+    return f"{file.kind}, {file.state}, hour {hour_text(file.hour)}, {rows}: {bucket}{key}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from spike_pipelines.domain.batch import ONE_HOUR, hour_of
+from spike_pipelines.domain.batch import ONE_HOUR, hour_of, hour_text
 from spike_pipelines.domain.errors import InvalidSpec, Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
@@ -136,7 +136,7 @@ def _told(hour: datetime, lost: Iterable[OffsetRange], *, all_of: bool) -> str:
         else "to backfill what is left of the hour, and leave the files of the rest as they are, say "
         "--accept-loss --why …"
     )
-    return f"{hour:%Y-%m-%dT%H}: Kafka no longer has {named}; {way_out}"
+    return f"{hour_text(hour)}: Kafka no longer has {named}; {way_out}"
 
 
 def _check_accounted(hour: datetime, feeds: Iterable[Feed]) -> None:
@@ -144,7 +144,7 @@ def _check_accounted(hour: datetime, feeds: Iterable[Feed]) -> None:
     released = [f.batch for f in feeds if f.unaccounted]
     if released:
         raise Refused(
-            f"{hour:%Y-%m-%dT%H}: batch {released[0]} was released with records unaccounted for, so nobody "
+            f"{hour_text(hour)}: batch {released[0]} was released with records unaccounted for, so nobody "
             "can tell how many the hour must have; a rewind reads it again (`spike rewind`)"
         )
 
@@ -168,7 +168,7 @@ def _counts(hour: datetime, moved: Moved, known: frozenset[int], readable: froze
     origin = moved.sources & known
     if moved.change and origin & readable and not origin <= readable:
         raise Refused(
-            f"{hour:%Y-%m-%dT%H}: batch {moved.batch} of a swap moved records into or out of the hour, and "
+            f"{hour_text(hour)}: batch {moved.batch} of a swap moved records into or out of the hour, and "
             f"of those it came from Kafka has only a part ({_few(origin & readable)})"
         )
     return bool(origin) and origin <= readable
@@ -214,7 +214,7 @@ def whole_hour(time: datetime, said: str) -> datetime:
     if time != hour_of(time):
         raise InvalidSpec(
             f"{said} {time:%Y-%m-%dT%H:%M:%S} lies within an hour: hours begin on the hour, as "
-            f"{hour_of(time):%Y-%m-%dT%H}"
+            f"{hour_text(hour_of(time))}"
         )
     return time
 
@@ -224,12 +224,12 @@ def check_hours(first: datetime, last: datetime, start: datetime, now: datetime)
     dataset's `start`, or in the future, or none, or too many."""
     first, last = hour_of(first), hour_of(last)
     if last < first:
-        raise InvalidSpec(f"--to {last:%Y-%m-%dT%H} is before --from {first:%Y-%m-%dT%H}")
+        raise InvalidSpec(f"--to {hour_text(last)} is before --from {hour_text(first)}")
     if last > now:
-        raise InvalidSpec(f"{last:%Y-%m-%dT%H} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
+        raise InvalidSpec(f"{hour_text(last)} has not begun: it is {now:%Y-%m-%dT%H:%M} UTC")
     if first < hour_of(start):
         raise InvalidSpec(
-            f"{first:%Y-%m-%dT%H} is before the dataset's start, {start:%Y-%m-%dT%H:%M}: records of that "
+            f"{hour_text(first)} is before the dataset's start, {start:%Y-%m-%dT%H:%M}: records of that "
             "time are dead letters; `dataset.start` in the application file says so"
         )
     count = (last - first) // ONE_HOUR + 1

@@ -159,3 +159,8 @@ ONE_HOUR = timedelta(hours=1)
 def hour_of(timestamp: datetime) -> datetime:
     """The UTC hour a timestamp lies in."""
     return timestamp.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def hour_text(hour: datetime) -> str:
+    """An hour as people are told it, may say it, and as final keys have it."""
+    return f"{hour:%Y-%m-%dT%H}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from spike_pipelines.domain.batch import ONE_HOUR
+from spike_pipelines.domain.batch import ONE_HOUR, hour_text
 from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
 
@@ -46,7 +46,7 @@ def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) ->
     for group in groups:
         for found in (group.hours.lowest, group.hours.highest):
             if found != wanted:
-                return f"{key} is registered for {hour:%Y-%m-%dT%H}, it has rows of {_hour_text(found)}"
+                return f"{key} is registered for {hour_text(hour)}, it has rows of {_hour_numbered(found)}"
     return None
 
 
@@ -68,8 +68,8 @@ def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable
     return None
 
 
-def _hour_text(number: int) -> str:
+def _hour_numbered(number: int) -> str:
     try:
-        return f"{_EPOCH + number * ONE_HOUR:%Y-%m-%dT%H}"
+        return hour_text(_EPOCH + number * ONE_HOUR)
     except OverflowError:
         return f"hour {number} since 1970"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from spike_pipelines.domain.backfill import gone, joined
+from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.errors import Refused
 from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
 from spike_pipelines.domain.words import some
@@ -60,6 +61,6 @@ def check_loss(found: Fork, *, accept_loss: bool) -> None:
     """Raise `ForkLoses`, naming the ranges. Who asks for all that Kafka has, has asked for no more."""
     if found.lost and found.since is not None and not accept_loss:
         raise ForkLoses(
-            f"since {found.since:%Y-%m-%dT%H} Kafka no longer has {found.told_loss()}: leave --from out to "
+            f"since {hour_text(found.since)} Kafka no longer has {found.told_loss()}: leave --from out to "
             "begin with what there is, or say --accept-loss --why …"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from spike_pipelines.domain.batch import Batch, FileKind, FileState
+from spike_pipelines.domain.batch import Batch, FileKind, FileState, hour_text
 from spike_pipelines.domain.offsets import total
 from spike_pipelines.domain.words import count_of
 
@@ -44,7 +44,7 @@ def final_key(
     """`<prefix>/<table>/hour=2026-11-22T21/<number>-<index>.parquet`: deterministic, and unique for
     ever because the ledger's batch number is (I2). `mark` says in the name that a swap made the file."""
     table = dataset if file.kind is FileKind.FINAL else dead_letters
-    folder = f"{table}/hour={file.hour:%Y-%m-%dT%H}"
+    folder = f"{table}/hour={hour_text(file.hour)}"
     name = "-".join(part for part in (f"{file.batch:012d}", mark, f"{index:04d}.parquet") if part)
     return "/".join(part for part in (prefix, folder, name) if part)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spike_pipelines.domain.backfill import check_hours
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import hour_of, hour_text
 from spike_pipelines.domain.earlier import Survey
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, Refused
 from spike_pipelines.domain.operations import Author
@@ -137,7 +137,7 @@ def run_backfill(
                     raise unseen[hour]
                 done = backfiller.backfill(spike, hour, ask, survey)
             except (Conflict, Refused) as problem:
-                say(f"{hour:%Y-%m-%dT%H} stays as it was: {problem}")
+                say(f"{hour_text(hour)} stays as it was: {problem}")
                 yield HourFailed(hour, str(problem))
                 continue
             say(str(done))
@@ -159,7 +159,7 @@ def _surveyed(
 def fail_with(found: Iterable[Backfilled | HourFailed]) -> None:
     failed = [one for one in found if isinstance(one, HourFailed)]
     if failed:
-        told = "; ".join(f"{one.hour:%Y-%m-%dT%H}: {one.message}" for one in failed)
+        told = "; ".join(f"{hour_text(one.hour)}: {one.message}" for one in failed)
         raise dg.Failure(
             f"{count_of(len(failed), 'hour stays as it was', 'hours stay as they were')}: {told}",
             allow_retries=False,

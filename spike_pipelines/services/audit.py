@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spike_pipelines.domain.batch import FileKind
+from spike_pipelines.domain.batch import FileKind, hour_text
 from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import TopicOffsets
@@ -261,7 +261,7 @@ def no_duplicate(
     overlaps += [f"{w.spike}: swap {w.number} read what the live stream reads too" for w in swaps if w.above]
     hours = Counter((w.spike, w.hour) for w in swaps if w.kind is SwapKind.EARLIER and w.hour)
     overlaps += [
-        f"{spike}: {hour:%Y-%m-%dT%H} was read {n} times below where the spike began"
+        f"{spike}: {hour_text(hour)} was read {n} times below where the spike began"
         for (spike, hour), n in hours.items()
         if n > 1
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from spike_pipelines.domain.backfill import Expired, HourPlan, plan_hour, rounds, scan_problem
-from spike_pipelines.domain.batch import ONE_HOUR, NewBatch
+from spike_pipelines.domain.batch import ONE_HOUR, NewBatch, hour_text
 from spike_pipelines.domain.binding import check_schema
 from spike_pipelines.domain.earlier import (
     Place,
@@ -102,11 +102,11 @@ class Backfilled:
 
     def __str__(self) -> str:
         if not self.swaps:
-            return f"{self.hour:%Y-%m-%dT%H}: empty, nothing was ever read for it"
+            return f"{hour_text(self.hour)}: empty, nothing was ever read for it"
         numbers = " and ".join(str(swap.number) for swap in self.swaps)
         below = ", below where the spike began" if self.earlier else ""
         return (
-            f"{self.hour:%Y-%m-%dT%H}: {count_of(self.final, 'row')}, "
+            f"{hour_text(self.hour)}: {count_of(self.final, 'row')}, "
             f"{count_of(self.dead_letter, 'dead letter')}, "
             f"{self.filtered:,} filtered (swap {numbers}{below})"
         )
@@ -235,7 +235,7 @@ class Backfiller:
         cut = cut_off(since, self.broker.offsets_at(deleted, BEFORE_ALL))
         told = _told_cut(cut, topic) if cut else ""
         if told and not accept_loss:
-            raise Expired(f"{hour:%Y-%m-%dT%H}: {told}; to read what is left say --accept-loss --why …")
+            raise Expired(f"{hour_text(hour)}: {told}; to read what is left say --accept-loss --why …")
         return told
 
     # what they share
@@ -355,12 +355,12 @@ def _told_lost(plan: HourPlan) -> str:
 
 
 def _loss(spike: Spike, hour: datetime, swap: Swap, ask: Ask, told: str) -> NewOperation:
-    summary = f"swap {swap.number} backfills {hour:%Y-%m-%dT%H} {told}"
+    summary = f"swap {swap.number} backfills {hour_text(hour)} {told}"
     request = f"{ask.request.name}/{swap.number}"
     return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)
 
 
 def _nothing_left(spike: Spike, hour: datetime, ask: Ask, told: str) -> NewOperation:
-    summary = f"nothing of {hour:%Y-%m-%dT%H} was found below where the spike began: {told}"
-    request = f"{ask.request.name}/{hour:%Y-%m-%dT%H}"
+    summary = f"nothing of {hour_text(hour)} was found below where the spike began: {told}"
+    request = f"{ask.request.name}/{hour_text(hour)}"
     return NewOperation(request, spike.name, OperationKind.ACCEPT_LOSS, ask.request.author, summary)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, setting, within
 from spike_pipelines.domain.lag_verdict import danger, stall_limit
 from spike_pipelines.domain.offsets import Break
@@ -230,7 +231,7 @@ def closed(seen: Seen) -> Judgement:
     if hours is None or hours.problem or hours.now is None:
         why = hours.problem if hours and hours.problem else "nobody looked"
         return Judgement(Grade.WARN, "UNKNOWN", f"not observed: {why}", {})
-    newest = f"{hours.closed:%Y-%m-%dT%H}" if hours.closed else None
+    newest = hour_text(hours.closed) if hours.closed else None
     until = f"closed up to hour {newest}" if newest else "no hour is closed yet"
     figures = _known(closed_until=newest)
     if hours.waiting is None or hours.due_at is None:
@@ -240,14 +241,12 @@ def closed(seen: Seen) -> Judgement:
     if late <= seen.spike.objectives.lag + _TWO_LOOKS:
         return Judgement(Grade.PASSED, str(newest), until, figures)
     if hours.unobserved:
-        sentence = f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago"
+        sentence = f"hour {hour_text(hours.waiting)} was due {human(late.total_seconds())} ago"
         unseen = f"{sentence}, and Kafka's log ends have not been seen since: `spike lag {name}` says why"
         return Judgement(Grade.WARN, "UNKNOWN", unseen, figures)
     waits = "; ".join(map(str, hours.behind[:3])) or "what it waited for is committed now"
     more = f" and {count_of(len(hours.behind) - 3, 'partition')} more" if len(hours.behind) > 3 else ""
-    sentence = (
-        f"hour {hours.waiting:%Y-%m-%dT%H} was due {human(late.total_seconds())} ago and waits: {waits}"
-    )
+    sentence = f"hour {hour_text(hours.waiting)} was due {human(late.total_seconds())} ago and waits: {waits}"
     return Judgement(Grade.WARN, "OVERDUE", f"{sentence}{more}: `spike lag {name}` says why", figures)
 
 

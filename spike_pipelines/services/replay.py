@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from spike_pipelines.domain.batch import NewBatch
+from spike_pipelines.domain.batch import NewBatch, hour_text
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
@@ -122,7 +122,7 @@ class Replayer:
         if len(files) > MOST_FILES:
             raise InvalidSpec(
                 f"{spike.name} has more than {MOST_FILES} dead-letter files in these hours: "
-                f"choose fewer with --hour and --to (the newest is {files[0].hour:%Y-%m-%dT%H})"
+                f"choose fewer with --hour and --to (the newest is {hour_text(files[0].hour)})"
             )
         return files
 

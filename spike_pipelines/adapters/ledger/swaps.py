@@ -12,7 +12,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.hours import earlier_facts, fed_hours, fed_ranges, hour_facts
 from spike_pipelines.domain.backfill import HourFacts
-from spike_pipelines.domain.batch import LIVE_LANE, FileKind, FileState
+from spike_pipelines.domain.batch import LIVE_LANE, FileKind, FileState, hour_text
 from spike_pipelines.domain.earlier import EarlierFacts
 from spike_pipelines.domain.errors import Conflict
 from spike_pipelines.domain.offsets import OffsetRange
@@ -191,7 +191,7 @@ class SwapStatements:
         )
         if row := self._db.execute(query.limit(1)).mappings().one_or_none():
             raise SwapBusy(
-                f"swap {row['number']} of {row['who']} is a backfill of {row['since']:%Y-%m-%dT%H}, begun at "
+                f"swap {row['number']} of {row['who']} is a backfill of {hour_text(row['since'])}, begun at "
                 f"{row['planned_at']:%H:%M:%S} UTC: wait for its end"
             )
 
