@@ -11,15 +11,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from spike_pipelines.domain.application_supervision import (
-    LOOP,
-    LOOP_ELSE,
-    ApplicationFacts,
-    supervise_application,
-)
+from spike_pipelines.domain.application_facts import ApplicationFacts
+from spike_pipelines.domain.application_supervision import supervise_application
 from spike_pipelines.domain.causes import CAUSES, Trouble
 from spike_pipelines.domain.epochs import Epoch, EpochState, Phase
 from spike_pipelines.domain.ladder import LADDERS, TRANSITIONS
+from spike_pipelines.domain.loops import LOOP, LOOP_ELSE
 from spike_pipelines.domain.overlays import LASTS
 from spike_pipelines.domain.sightings import Sighting
 from spike_pipelines.domain.spark_application import STATES, AppState, ObservedApplication, StateRule

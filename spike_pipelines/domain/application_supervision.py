@@ -5,19 +5,19 @@ suspend and resume), then what is wrong now, and the next rung of its ladder. A 
 works is never restarted for what the operator shows of it; what was not understood is UNKNOWN (I12).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of, untold
+from spike_pipelines.domain.application_facts import ApplicationFacts, newest
+from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
 from spike_pipelines.domain.climb import Wound, climb
 from spike_pipelines.domain.epochs import Epoch, EpochState
-from spike_pipelines.domain.kubernetes_names import advice_on
 from spike_pipelines.domain.ladder import chain, wait
-from spike_pipelines.domain.observed import DriverState, ObservedDriver, Recovery, Refusal, listened_since
-from spike_pipelines.domain.overlays import Overlay, OverlayKind, active, marked, marks, value_of
-from spike_pipelines.domain.sightings import ABSENT, Life, Sighting, sight
+from spike_pipelines.domain.loops import looping, unproven
+from spike_pipelines.domain.observed import DriverState, ObservedDriver
+from spike_pipelines.domain.overlays import Overlay, OverlayKind, marks, value_of
+from spike_pipelines.domain.sightings import ABSENT
 from spike_pipelines.domain.spark_application import (
     ENDING,
     STATES,
@@ -26,20 +26,13 @@ from spike_pipelines.domain.spark_application import (
     ObservedApplication,
     PodSight,
 )
-from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.supervision import Action, ActionKind, Decision, SpikeFacts, Verdict, judge
 
 GONE_PATIENCE = timedelta(seconds=60)  # a person who replaces a resource deletes it first
 DRIFT_PATIENCE = timedelta(minutes=5)
 RESTART_PATIENCE = timedelta(minutes=2)
-LOOP_WINDOW = timedelta(minutes=30)
-LOOP: dict[Trouble, int] = {
-    Trouble.EVICTED: 2, Trouble.INVALID: 2, Trouble.REFUSED: 1, Trouble.UNSEEN: 4,
-}  # fmt: skip
 MOST_LAID = 3  # times that an overlay is laid again; then somebody does not want it
-LOOP_ELSE = 3  # lives that ended so within the window: the operator's own restarts did not mend it
 BETWEEN_LIVES = ENDING | {AppState.PENDING_RERUN}
-BEGUN = frozenset({AppState.SUBMITTED, AppState.RUNNING})
 ENDS_A_DRIVER = frozenset({ActionKind.RESTART, ActionKind.RESUBMIT, ActionKind.OVERLAY, ActionKind.STOP})
 _OF_PODS = frozenset({Trouble.IMAGE, Trouble.UNSCHEDULABLE, Trouble.EVICTED, Trouble.INVALID})
 _VERDICTS = {
@@ -53,115 +46,6 @@ _VERDICTS = {
     Trouble.DRIFTED: Verdict.DRIFTED,
     Trouble.TWO_DRIVERS: Verdict.TWO_DRIVERS,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationFacts:
-    """One spike at one moment. `app` is None where there is no resource; `sighting` is what is remembered,
-    this look included; `pods` are the driver pods, None if nobody asked (only suspects are asked about).
-    `recoveries` are those of `ladder.HISTORY`, oldest first, but for those that only made the resource carry
-    what holds: these are `converged`; `overlays` all rows that have not ended;
-    `worked_at` is the last commit; `stable` names the last spec that was seen to work; `noted` is the digest
-    of the present one as it was when it was first seen, None if it was not yet;
-    `manifest_known` says that a deleted resource could be made again; `on_demand` is the node label for
-    overlays of that kind, if there is such a thing here. The rest is as in `SpikeFacts`."""
-
-    spike: Spike
-    app: ObservedApplication | None
-    sighting: Sighting | None
-    pods: Sequence[PodSight] | None
-    epoch: Epoch | None
-    recoveries: Sequence[Recovery]
-    overlays: Sequence[Overlay]
-    appender_since: datetime | None
-    worked_at: datetime | None = None
-    refusal: Refusal | None = None
-    unread: int | None = None
-    catching_up: bool = False
-    stable: str | None = None
-    noted: str | None = None
-    manifest_known: bool = False
-    on_demand: str | None = None
-    converged: Sequence[Recovery] = ()
-
-    def holding(self, now: datetime) -> tuple[Overlay, ...]:
-        return active(self.overlays, self.app.deployed if self.app else None, now)
-
-    @property
-    def carried(self) -> tuple[Overlay, ...]:
-        """Those whose mark the resource has, whether they hold or not."""
-        ids = marked(self.app.controls.overlays) if self.app else frozenset()
-        return tuple(o for o in self.overlays if o.id in ids)
-
-    def heard(self, now: datetime) -> bool:
-        """The driver of the open epoch was heard within its objective."""
-        epoch = self.epoch
-        open_now = epoch is not None and epoch.state is EpochState.OPEN
-        return open_now and epoch is not None and now - epoch.heartbeat_at <= self.spike.objectives.hang
-
-    def may_work(self, now: datetime) -> bool:
-        """It was heard, or could not be: nobody listens, or not for as long as its objective (I12)."""
-        if not self.owner or self.heard(now):
-            return bool(self.owner)
-        since = self.listened_since
-        return since is None or now - since <= self.spike.objectives.hang
-
-    @property
-    def listened_since(self) -> datetime | None:
-        return listened_since(self.appender_since, self.refusal)
-
-    @property
-    def owner(self) -> tuple[str, ...]:
-        """The driver that has the open epoch."""
-        return (self.epoch.driver,) if self.epoch and self.epoch.state is EpochState.OPEN else ()
-
-
-def one_each(apps: Iterable[ObservedApplication]) -> Mapping[str, ObservedApplication]:
-    """By spike. Several resources of one spike are a problem that a person solves, as is a name that the
-    operator refuses."""
-    found: dict[str, list[ObservedApplication]] = defaultdict(list)
-    for app in apps:
-        found[app.spike].append(app)
-    return {spike: _with_problem(spike, of_spike) for spike, of_spike in found.items()}
-
-
-def _with_problem(spike: str, apps: Sequence[ObservedApplication]) -> ObservedApplication:
-    app = next((a for a in apps if advice_on(a.name) is None), apps[0])
-    if len(apps) > 1:
-        names = " and ".join(sorted(a.name for a in apps))
-        problem = f"{names} are all of {spike}: keep {app.name}, `kubectl delete sparkapplication` the other"
-        return replace(app, problem=problem)
-    return replace(app, problem=app.problem or advice_on(app.name))
-
-
-def suspect(
-    app: ObservedApplication, sighting: Sighting | None, epoch: Epoch | None, now: datetime, hang: timedelta
-) -> bool:
-    """Whether its driver pods are worth a request: it ended, is late, is silent, or is not whom we hear."""
-    if app.problem or app.controls.paused:
-        return False
-    if app.state in ENDING:
-        return True
-    if app.state in {AppState.SUBMITTED, AppState.UNKNOWN}:
-        return sighting is None or now - sighting.since > timedelta(seconds=60)
-    if app.state is not AppState.RUNNING or epoch is None or epoch.state is not EpochState.OPEN:
-        return False
-    known = {app.submission, *(sighting.names(app.submission) if sighting else ())}
-    return epoch.driver not in known or now - epoch.heartbeat_at > hang
-
-
-def ending_of(app: ObservedApplication | None, pod: PodSight | None = None) -> Trouble | None:
-    """How its present submission ended, by what is seen now; None while it has not, or nothing tells."""
-    return trouble_of(Evidence(app, pod)) if app is not None and app.state in ENDING else None
-
-
-def retraced(before: Sighting, passed: Iterable[ObservedApplication], now: datetime) -> Sighting:
-    """What would be remembered if a look had fallen on each of these, which passed between two looks. Their
-    pods are gone: where only those would tell how one ended, nobody saw it."""
-    for then in passed:
-        ending = None if untold(Evidence(then)) else ending_of(then)
-        before = sight(before, then, ending, now) or before
-    return before
 
 
 def supervise_application(facts: ApplicationFacts, now: datetime) -> Decision:
@@ -310,9 +194,9 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     if app.state in TERMINAL:
         gave_up = f"the operator gave up ({app.state}): {in_words(evidence)}"
         return trouble_of(evidence) or Trouble.ENDED, gave_up
-    if app.state in BETWEEN_LIVES and (loop := _loop(facts, now)):
+    if app.state in BETWEEN_LIVES and (loop := looping(facts, now)):
         return loop[0], f"{loop[1]}; the last: {in_words(evidence)}"
-    if _unproven(facts, app) and (loop := _loop(facts, now)):
+    if unproven(facts, app) and (loop := looping(facts, now)):
         return loop[0], f"{loop[1]}; another one has begun and has shown nothing yet"
     if (trouble := _drifted(facts, app, now)) is not None:
         return trouble
@@ -328,49 +212,6 @@ def _wrong(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> 
     if found in _OF_PODS:
         return found, f"{stuck}: {in_words(evidence)}"
     return Trouble.STUCK, stuck
-
-
-def _unproven(facts: ApplicationFacts, app: ObservedApplication) -> bool:
-    """The next driver has begun and nobody has heard of it, though somebody listened all its life: no epoch
-    but that of one that ended, no refusal, no heartbeat or commit since it was first seen. The operator goes
-    from one life to the next faster than we look; and what is done ends a driver."""
-    *past, mine = facts.sighting.lives if facts.sighting and facts.sighting.lives else (None,)
-    if app.state not in BEGUN or mine is None or mine.submission != app.submission or mine.ending:
-        return False
-    if facts.refusal is not None and facts.refusal.driver in {mine.submission, mine.uid}:
-        return False
-    listened, began = facts.listened_since, min(mine.seen_at, app.submitted_at or mine.seen_at)
-    if listened is None or listened > began:
-        return False
-    ended = {name for life in past if life for name in (life.submission, life.uid)}
-    beat = facts.epoch.heartbeat_at if facts.epoch and facts.owner else None
-    signs = [at for at in (beat, facts.worked_at) if at is not None and at > mine.seen_at]
-    return ended.issuperset(facts.owner) and not signs
-
-
-def _loop(facts: ApplicationFacts, now: datetime) -> tuple[Trouble, str] | None:
-    """The ending that came again and again, if the operator's restarts do not mend it; after a recovery
-    it takes one more life that ended. What nobody saw end says least, and only when it alone speaks."""
-    ended = [life for life in (facts.sighting.lives if facts.sighting else ()) if life.ending]
-    seen = [life for life in ended if life.ending is not Trouble.UNSEEN]
-    return _again(facts, seen, now) or _again(facts, [life for life in ended if life not in seen], now)
-
-
-def _again(facts: ApplicationFacts, ended: Sequence[Life], now: datetime) -> tuple[Trouble, str] | None:
-    recent = [life.ending for life in ended if life.ending and now - life.seen_at <= LOOP_WINDOW]
-    helped = max((r.at for r in facts.recoveries if r.done), default=None)
-    if not recent or (helped is not None and ended[-1].seen_at <= helped):
-        return None
-    last = recent[-1]
-    same = recent.count(last)
-    if same >= LOOP.get(last, LOOP_ELSE):
-        return last, f"{same} drivers within {LOOP_WINDOW.total_seconds() / 60:.0f} min ended {last}"
-    if len(recent) >= LOOP_ELSE + 1 and last is not Trouble.UNSEEN:
-        return (
-            Trouble.CRASHING,
-            f"{len(recent)} drivers ended within {LOOP_WINDOW.total_seconds() / 60:.0f} min",
-        )
-    return None
 
 
 def _drifted(facts: ApplicationFacts, app: ObservedApplication, now: datetime) -> tuple[Trouble, str] | None:
@@ -486,9 +327,3 @@ def _mend(facts: ApplicationFacts, trouble: Trouble, cause: str, now: datetime) 
     action, said = climb(wound, now)
     verdict = _VERDICTS.get(trouble, Verdict.CRASHING)
     return Decision(facts.spike.name, verdict, said, action, trouble)
-
-
-def newest(pods: Sequence[PodSight], submission: str | None) -> PodSight | None:
-    """The driver pod of this submission."""
-    mine = [pod for pod in pods if pod.submission == submission]
-    return mine[-1] if mine else None

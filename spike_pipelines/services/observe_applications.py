@@ -11,15 +11,15 @@ from datetime import datetime
 from time import monotonic
 from typing import Protocol
 
-from spike_pipelines.domain.application_supervision import (
+from spike_pipelines.domain.application_facts import (
     ApplicationFacts,
     ending_of,
     newest,
     one_each,
     retraced,
-    supervise_application,
     suspect,
 )
+from spike_pipelines.domain.application_supervision import supervise_application
 from spike_pipelines.domain.epochs import Epoch
 from spike_pipelines.domain.errors import SpikeError
 from spike_pipelines.domain.fleet import Plan, ration

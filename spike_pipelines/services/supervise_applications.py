@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from socket import gethostname
 
-from spike_pipelines.domain.application_supervision import ApplicationFacts, outdated
+from spike_pipelines.domain.application_facts import ApplicationFacts
+from spike_pipelines.domain.application_supervision import outdated
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, SpikeError, Transient
 from spike_pipelines.domain.fleet import FLEET, Noted, to_note

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spike_pipelines.adapters.kubernetes import fields
-from spike_pipelines.domain.application_supervision import newest
+from spike_pipelines.domain.application_facts import newest
 from spike_pipelines.domain.causes import Evidence, Trouble, in_words, trouble_of
 from spike_pipelines.domain.spark_application import AppState
 

@@ -9,14 +9,8 @@ from builders import spike as make_spike
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spike_pipelines.domain.application_supervision import (
-    ApplicationFacts,
-    one_each,
-    outdated,
-    retraced,
-    supervise_application,
-    suspect,
-)
+from spike_pipelines.domain.application_facts import ApplicationFacts, one_each, retraced, suspect
+from spike_pipelines.domain.application_supervision import outdated, supervise_application
 from spike_pipelines.domain.causes import Trouble
 from spike_pipelines.domain.epochs import EpochState, Phase
 from spike_pipelines.domain.ladder import Rung
