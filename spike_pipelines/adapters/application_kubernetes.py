@@ -40,6 +40,24 @@ Overhead = Annotated[StrictStr, AfterValidator(_amount(_OVERHEAD, "memory", "384
 ConfKey = Annotated[StrictStr, Field(pattern=r"^spark\.[A-Za-z0-9._-]+$")]
 HadoopKey = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 Strings = dict[StrictStr, StrictStr]
+# By its end: `…token.file` and `…oauthTokenFile` name a file, and Spark's own keys of Secrets name Secrets.
+_SECRET = re.compile(r"(?i)(password|secret|token|access[.]?key|secret[.]?key|account[.]key[.].*)$")
+_NAMES_A_SECRET = re.compile(r"^spark[.]kubernetes[.](driver|executor)[.](secrets|secretKeyRef)[.]")
+
+
+def _without_secrets(conf: dict[str, str]) -> dict[str, str]:
+    """What an application file says is in git, in the resource, and in its driver's command line."""
+    for key in conf:
+        if _SECRET.search(key) and not _NAMES_A_SECRET.match(key):
+            raise ValueError(
+                f"'{key}' is a secret by its name, and this file is no place for one: take it out, "
+                f"rotate it, and give it to pods by a Secret (docs/deploying.md)"
+            )
+    return conf
+
+
+SparkConf = Annotated[dict[ConfKey, StrictStr], AfterValidator(_without_secrets)]
+HadoopConf = Annotated[dict[HadoopKey, StrictStr], AfterValidator(_without_secrets)]
 
 
 class Toleration(Part):
@@ -78,7 +96,7 @@ class KubernetesKeys(Part):
 
     image: Annotated[StrictStr, Field(min_length=1)] | None = None
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    spark_conf: dict[ConfKey, StrictStr] | None = None
-    hadoop_conf: dict[HadoopKey, StrictStr] | None = None
+    spark_conf: SparkConf | None = None
+    hadoop_conf: HadoopConf | None = None
     spot: Spot | None = None
     spark_application: dict[StrictStr, Any] | None = None

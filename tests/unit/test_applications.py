@@ -323,8 +323,32 @@ def test_what_only_kubernetes_needs_may_be_there_and_changes_the_version(edit):
         ("trigger: 10s", "trigger: 10s\nsparkConf: {locality: x}", "sparkConf.locality"),
         ("trigger: 10s", "trigger: 10s\nspot: {drivers: true}", "did you mean 'driver'?"),
         ("trigger: 10s", "trigger: 10s\nimagePullPolicy: Sometimes", "imagePullPolicy"),
+        *(
+            ("trigger: 10s", f"trigger: 10s\n{conf}: {{{key}: s3cr3t}}", f"'{key}' is a secret by its name")
+            for conf, key in [
+                ("sparkConf", "spark.hadoop.fs.s3a.secret.key"),
+                ("sparkConf", "spark.ssl.keyStorePassword"),
+                ("sparkConf", "spark.kubernetes.authenticate.oauthToken"),
+                ("hadoopConf", "fs.s3a.bucket.lake.access.key"),
+                ("hadoopConf", "fs.s3a.session.token"),
+                ("hadoopConf", "fs.azure.account.key.lake.dfs.core.windows.net"),
+            ]
+        ),
     ],
 )
 def test_a_mistake_in_what_only_kubernetes_needs_is_refused(edit, old, new, told):
     [problem] = problems(edit((old, new)))
     assert told in problem
+    assert "s3cr3t" not in problem
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.kubernetes.authenticate.driver.oauthTokenFile",
+        "spark.kubernetes.driver.secretKeyRef.AWS_SESSION_TOKEN",
+        "spark.hadoop.fs.s3a.aws.credentials.provider",
+    ],
+)
+def test_a_key_that_names_where_a_secret_is_may_be_there(edit, key):
+    load_application(edit(("trigger: 10s", f"trigger: 10s\nsparkConf: {{{key}: name}}")))
