@@ -135,7 +135,7 @@ class Commits:
         spike, ledger = self.driver.spike, self.world.ledger
         with ledger.begin() as tx:
             files = tx.files(batch.number)
-        intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
+        intents = plan_intents(spike, files)
         with ledger.begin() as tx:
             tx.require_lease(self.lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)

@@ -22,9 +22,9 @@ from spike_pipelines.adapters.iceberg_history import sequences
 from spike_pipelines.adapters.iceberg_schema import DEAD_LETTER_TIME, FINAL_TIME
 from spike_pipelines.domain.batch import hour_of, numbered_hour
 from spike_pipelines.domain.errors import InvalidSpec
+from spike_pipelines.domain.spike import DEAD_LETTERS, dead_letters_of
 from spike_pipelines.settings import Settings
 
-DEAD_LETTERS = "_dead_letters"  # as domain.spike.Dataset names the table
 Moment = int | datetime
 
 
@@ -55,7 +55,7 @@ def dead_letters(
     settings: Settings | None = None,
 ) -> pd.DataFrame:
     """Records that could not become rows, with bytes, reason and place; `hour` is that of routing."""
-    table = dataset + DEAD_LETTERS
+    table = dead_letters_of(dataset)
     return _scan(_Query(table, DEAD_LETTER_TIME, hour, columns, as_of, limit), settings)
 
 

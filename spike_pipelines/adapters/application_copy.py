@@ -87,7 +87,7 @@ def _scalar(value: str) -> str:
 
 def _free_dataset(name: str, base: str, spikes: Mapping[str, Spike]) -> str:
     """`crt_refund`, or with the version where another spike has that table."""
-    taken = {table for spike in spikes.values() for table in (spike.dataset.name, spike.dataset.dead_letters)}
+    taken = {table for spike in spikes.values() for table in spike.dataset.tables.values()}
     short = re.sub(r"[.-]", "_", base)
     return re.sub(r"[.-]", "_", name) if short in taken else short
 
@@ -96,8 +96,5 @@ def _check(spike: Spike, others: Mapping[str, Spike]) -> None:
     for other in others.values():
         if spike.resource_name == other.resource_name:
             raise InvalidSpec(f"'{spike.name}' and {other.name} are both {spike.resource_name} in Kubernetes")
-        if {spike.dataset.name, spike.dataset.dead_letters} & {
-            other.dataset.name,
-            other.dataset.dead_letters,
-        }:
+        if {*spike.dataset.tables.values()} & {*other.dataset.tables.values()}:
             raise InvalidSpec(f"dataset {spike.dataset.name} belongs to {other.name}: choose another name")

@@ -121,7 +121,7 @@ def _clashes(directory: Path, spikes: Iterable[Spike]) -> Iterator[tuple[str, st
         first = names.setdefault(spike.resource_name, spike)
         if first is not spike:
             yield spike.name, _clash(directory, spike, "name", f"becomes {spike.resource_name}", first)
-        for table in (spike.dataset.name, spike.dataset.dead_letters):
+        for table in spike.dataset.tables.values():
             first = tables.setdefault(table, spike)
             if first is not spike:
                 yield spike.name, _clash(directory, spike, "dataset", f"writes table {table}", first)

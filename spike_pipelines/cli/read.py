@@ -16,6 +16,7 @@ from rich.text import Text
 
 from spike_pipelines import read as reading
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
+from spike_pipelines.domain.spike import dead_letters_of
 
 HOUR_FORMATS = ("%Y-%m-%dT%H", "%Y-%m-%d-%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 
@@ -64,7 +65,7 @@ def read(
     try:
         moment = None if as_of is None else parse_moment(as_of)
         if hours:
-            name = dataset + reading.DEAD_LETTERS if dead_letters else dataset
+            name = dead_letters_of(dataset) if dead_letters else dataset
             frame = reading.hours(name, as_of=moment).reset_index()
         else:
             ask = reading.dead_letters if dead_letters else reading.read

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from spike_pipelines.domain.batch import Batch, FileKind, FileState, hour_text
 from spike_pipelines.domain.offsets import total
+from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.words import count_of
 
 
@@ -38,25 +39,18 @@ class Intent:
     final_key: str
 
 
-def final_key(
-    prefix: str, dataset: str, dead_letters: str, file: LedgerFile, index: int, *, mark: str | None = None
-) -> str:
+def final_key(spike: Spike, file: LedgerFile, index: int, *, mark: str | None = None) -> str:
     """`<prefix>/<table>/hour=2026-11-22T21/<number>-<index>.parquet`: deterministic, and unique for
     ever because the ledger's batch number is (I2). `mark` says in the name that a swap made the file."""
-    table = dataset if file.kind is FileKind.FINAL else dead_letters
-    folder = f"{table}/hour={hour_text(file.hour)}"
+    table, hour = spike.dataset.tables[file.kind], f"hour={hour_text(file.hour)}"
     name = "-".join(part for part in (f"{file.batch:012d}", mark, f"{index:04d}.parquet") if part)
-    return "/".join(part for part in (prefix, folder, name) if part)
+    return spike.final.key(table, hour, name)
 
 
-def plan_intents(
-    prefix: str, dataset: str, dead_letters: str, files: Iterable[LedgerFile], *, mark: str | None = None
-) -> tuple[Intent, ...]:
+def plan_intents(spike: Spike, files: Iterable[LedgerFile], *, mark: str | None = None) -> tuple[Intent, ...]:
     """One intent a file, in the order of their ids, so that every run plans the same."""
     ordered = sorted(files, key=lambda f: f.id)
-    return tuple(
-        Intent(f.id, final_key(prefix, dataset, dead_letters, f, i, mark=mark)) for i, f in enumerate(ordered)
-    )
+    return tuple(Intent(f.id, final_key(spike, f, i, mark=mark)) for i, f in enumerate(ordered))
 
 
 def conservation_problem(

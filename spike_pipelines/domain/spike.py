@@ -1,10 +1,12 @@
 """A spike as its application file describes it: what should be, never what is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from spike_pipelines.domain import kubernetes_names
+from spike_pipelines.domain.batch import FileKind
 
 
 class Start(StrEnum):
@@ -39,10 +41,22 @@ class Dataset:
     def dead_letters(self) -> str:
         return dead_letters_of(self.name)
 
+    @property
+    def tables(self) -> Mapping[FileKind, str]:
+        return tables_of(self.name)
+
+
+DEAD_LETTERS = "_dead_letters"
+
 
 def dead_letters_of(dataset: str) -> str:
     """The name of a dataset's table of dead letters."""
-    return f"{dataset}_dead_letters"
+    return dataset + DEAD_LETTERS
+
+
+def tables_of(dataset: str) -> Mapping[FileKind, str]:
+    """The table of each kind of a dataset's files."""
+    return {FileKind.FINAL: dataset, FileKind.DEAD_LETTER: dead_letters_of(dataset)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,9 @@ def dataset_assets(spike: Spike) -> dg.AssetsDefinition:
 
 def backfill_job(spike: Spike) -> "UnresolvedAssetJobDefinition":
     """For `dagster job backfill`, which launches a run for each partition."""
-    tables = (spike.dataset.name, spike.dataset.dead_letters)
     return dg.define_asset_job(
         job_name(spike),
-        selection=dg.AssetSelection.assets(*map(dataset_key, tables)).without_checks(),
+        selection=dg.AssetSelection.assets(*map(dataset_key, spike.dataset.tables.values())).without_checks(),
         description=f"Reads hours of {spike.name} again from Kafka and swaps them in.",
         tags=RUN_TAGS,
     )

@@ -13,7 +13,7 @@ from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.offsets import TopicOffsets
 from spike_pipelines.domain.promotion import LedgerFile
-from spike_pipelines.domain.spike import Location, Spike, dead_letters_of
+from spike_pipelines.domain.spike import Location, Spike, tables_of
 from spike_pipelines.domain.swap import HOURLY, SwapKind
 from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import (
@@ -62,7 +62,7 @@ class Place:
 
     @property
     def tables(self) -> Mapping[FileKind, str]:
-        return {FileKind.FINAL: self.dataset, FileKind.DEAD_LETTER: dead_letters_of(self.dataset)}
+        return tables_of(self.dataset)
 
     @classmethod
     def of(cls, spike: Spike) -> "Place":

@@ -15,7 +15,7 @@ from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile
 from spike_pipelines.services.bound import require_bound
 from spike_pipelines.services.operate import Request
-from spike_pipelines.services.publish import Publisher, live_file, tables
+from spike_pipelines.services.publish import Publisher, live_file
 
 _ATTEMPTS = 10
 
@@ -43,7 +43,7 @@ class Projector:
         require_bound(self.ledger, spike)
         done = tuple(
             self._table(spike, kind, table, replace(request, name=f"{request.name}/{table}"))
-            for kind, table in tables(spike).items()
+            for kind, table in spike.dataset.tables.items()
         )
         self.ledger.mark_published(spike.dataset.name, min(table.sequence for table in done))
         if events:

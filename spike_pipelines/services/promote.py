@@ -119,7 +119,7 @@ class Promoter:
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
         self._check_origins(spike, batch, files, footers, lease)
-        intents = plan_intents(spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files)
+        intents = plan_intents(spike, files)
         as_written = replace(spike, schema=schema_of(spike, written))
         self.check_publishable(as_written, files, footers, intents, lease)
         with self.ledger.begin() as tx:
@@ -196,10 +196,9 @@ class Promoter:
     def _misfit(
         self, spike: Spike, files: Iterable[LedgerFile], footers: Mapping[int, ParquetFooter]
     ) -> str | None:
-        for kind in FileKind:
+        for kind, table in spike.dataset.tables.items():
             staged = [(live_file(spike, f), footers[f.id]) for f in files if f.kind is kind]
             dead = kind is FileKind.DEAD_LETTER
-            table = spike.dataset.dead_letters if dead else spike.dataset.name
             if staged and (problem := self.catalog.misfit(table, spike, staged, dead_letters=dead)):
                 return f"{problem} (it is in staging still)"
         return None

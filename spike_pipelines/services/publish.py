@@ -1,6 +1,5 @@
 """Publication: a dataset's Iceberg tables follow the ledger. A projection, safe to repeat."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
@@ -24,7 +23,7 @@ class Publisher:
         """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `SpecChanged`,
         `Transient`."""
         require_bound(self.ledger, spike)
-        for kind, table in tables(spike).items():
+        for kind, table in spike.dataset.tables.items():
             current = self.catalog.sequence(table)
             self.ensure_table(spike, kind, table, current=current, target=state.sequence)
             changed = self.ledger.changed_files(
@@ -74,10 +73,6 @@ class Publisher:
         if ready:
             self.ledger.mark_cleaned(ready)
         return len(ready)
-
-
-def tables(spike: Spike) -> Mapping[FileKind, str]:
-    return {FileKind.FINAL: spike.dataset.name, FileKind.DEAD_LETTER: spike.dataset.dead_letters}
 
 
 def live_file(spike: Spike, file: LedgerFile) -> LiveFile:

@@ -30,7 +30,6 @@ from spike_pipelines.domain.retention import (
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Condemned, ObjectInfo, ObjectStore, RetentionLedger, SnapshotCatalog, Upload
 from spike_pipelines.services.bound import require_bound
-from spike_pipelines.services.publish import tables
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Retainer:
     def _uploads(self, spike: Spike, *, dry_run: bool) -> Removal:
         """Those that a committer or a copy was killed at. Who is at one for longer than the grace time does
         that batch or copy again."""
-        finals = [(spike.final.bucket, spike.final.key(table)) for table in tables(spike).values()]
+        finals = [(spike.final.bucket, spike.final.key(table)) for table in spike.dataset.tables.values()]
         total = Removal(spike.name, Kind.UPLOAD)
         for bucket, folder in [(spike.staging.bucket, spike.staging.key(spike.name)), *finals]:
             for upload in list(islice(self.store.uploads(bucket, f"{folder}/"), MOST_UPLOADS)):
@@ -162,7 +161,7 @@ class Retainer:
     def _snapshots(self, spike: Spike, *, dry_run: bool) -> Removal:
         before, keep = self.ledger.now() - self.terms.snapshots, self.terms.keep_snapshots
         act = self.catalog.expirable if dry_run else self.catalog.expire
-        gone = sum(act(table, before=before, keep=keep) for table in tables(spike).values())
+        gone = sum(act(table, before=before, keep=keep) for table in spike.dataset.tables.values())
         return Removal(spike.name, Kind.SNAPSHOT, gone)
 
     def _superseded(self, spike: Spike, published: int, *, dry_run: bool) -> Removal:
@@ -170,7 +169,7 @@ class Retainer:
         before = self.ledger.now() - self.terms.grace
         # A busy table's old snapshots are gone, a quiet dataset has no commit that tells: never both.
         cleaned = self.ledger.published_before(spike.dataset.name, before)
-        for kind, table in tables(spike).items():
+        for kind, table in spike.dataset.tables.items():
             readable = self.catalog.oldest_sequence(table)
             shown = max(self.catalog.sequence_at(table, before), cleaned)
             look = partial(self._find_superseded, spike, kind, invisible_since(published, readable, shown))

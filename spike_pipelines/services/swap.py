@@ -186,9 +186,7 @@ class Swapper:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
-        intents = plan_intents(
-            spike.final.prefix, spike.dataset.name, spike.dataset.dead_letters, files, mark=swap.mark
-        )
+        intents = plan_intents(spike, files, mark=swap.mark)
         as_written = replace(spike, schema=schema_of(spike, written))
         self.promoter.check_publishable(as_written, files, footers, intents, lease)
         with self.ledger.begin() as tx:

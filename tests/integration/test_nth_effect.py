@@ -29,7 +29,7 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain.errors import Conflict, SpikeError, Transient
 from spike_pipelines.ports import HourReport
 from spike_pipelines.services.drain import FailedTurn, Terms
-from spike_pipelines.services.publish import Publisher, tables
+from spike_pipelines.services.publish import Publisher
 from spike_pipelines.settings import Settings
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -101,7 +101,7 @@ class Way:
         """Rows that a reader sees in each of the tables."""
         return tuple(
             sum(self.world.catalog.files(t).values()) if self.world.catalog.sequence(t) else 0
-            for t in tables(self.spike).values()
+            for t in self.spike.dataset.tables.values()
         )
 
     def check(self, where: str) -> None:

@@ -312,9 +312,7 @@ def killed_after_a_copy(play: Play) -> None:
 def intend_later(self, spike, batch, lease):
     with self.ledger.begin() as tx:
         files = tx.files(batch.number)
-    keys = {
-        i.file: i.final_key for i in promotion.plan_intents("final", "payouts", "payouts_dead_letters", files)
-    }
+    keys = {i.file: i.final_key for i in promotion.plan_intents(spike, files)}
     return batch, tuple(replace(f, final_key=keys[f.id]) for f in files)
 
 
@@ -406,8 +404,8 @@ def source_overwritten(play: Play) -> None:
     expect(play.states() == [BatchState.HELD], "the batch is not held")
 
 
-def key_without_number(prefix, dataset, dead_letters, file, index):
-    return f"{prefix}/{file.kind}/{index}.parquet"
+def key_without_number(spike, file, index, **_):
+    return spike.final.key(file.kind, f"{index}.parquet")
 
 
 def two_batches(play: Play) -> None:

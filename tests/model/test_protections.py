@@ -34,5 +34,6 @@ def test_with_it_everything_holds(protection):
 @pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda p: p.name)
 def test_without_it_somebody_notices(protection, caplog):
     caplog.set_level(logging.CRITICAL, "spike_pipelines")
-    with pytest.raises((Violation, InvariantBroken)):
+    with pytest.raises((Violation, InvariantBroken)) as noticed:
         act(protection, protection.off)
+    assert "TypeError" not in str(noticed.value), "what stands in for it does not take its arguments"

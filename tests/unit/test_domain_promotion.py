@@ -1,7 +1,7 @@
 """Names of final files, conservation of records, and what to publish."""
 
 import pytest
-from builders import HOUR, NEXT_HOUR, partition
+from builders import HOUR, NEXT_HOUR, partition, spike
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from spike_pipelines.domain.promotion import (
     plan_intents,
     publication,
 )
+from spike_pipelines.domain.spike import Location
 
 
 def file(number=1, *, batch=7, kind=FileKind.FINAL, hour=HOUR, rows=6, added=None, removed=None):
@@ -89,18 +90,16 @@ def test_only_conserved_batches_pass(final, dead, filtered, read, offsets):
 
 def test_final_keys_have_table_hour_and_batch_number():
     made = file(batch=42, hour=NEXT_HOUR)
-    assert (
-        final_key("final", "t", "t_dead", made, 3) == "final/t/hour=2026-11-22T22/000000000042-0003.parquet"
-    )
-    dead = file(batch=42, kind=FileKind.DEAD_LETTER)
-    assert final_key("", "t", "t_dead", dead, 0) == "t_dead/hour=2026-11-22T21/000000000042-0000.parquet"
+    assert final_key(spike("t"), made, 3) == "final/t/hour=2026-11-22T22/000000000042-0003.parquet"
+    dead, top = file(batch=42, kind=FileKind.DEAD_LETTER), spike("t", final=Location("lake", ""))
+    assert final_key(top, dead, 0) == "t_dead_letters/hour=2026-11-22T21/000000000042-0000.parquet"
 
 
 def test_every_run_plans_the_same_keys_and_no_two_files_share_one():
-    plan = plan_intents("p", "t", "d", FILES)
-    assert plan == plan_intents("p", "t", "d", reversed(FILES))
+    plan = plan_intents(spike(), FILES)
+    assert plan == plan_intents(spike(), reversed(FILES))
     assert len({i.final_key for i in plan}) == len(FILES)
-    other = plan_intents("p", "t", "d", [file(9, batch=8)])
+    other = plan_intents(spike(), [file(9, batch=8)])
     assert not {i.final_key for i in plan} & {i.final_key for i in other}
 
 

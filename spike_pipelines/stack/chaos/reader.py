@@ -16,7 +16,6 @@ from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Ledger
-from spike_pipelines.services.publish import tables
 
 LOOK_SECONDS = 4.0  # a table keeps its 30 newest snapshots at least; commits are seconds apart
 
@@ -39,7 +38,7 @@ class Reader:
         """All that is new in all tables. Raises `Transient` where a server does not answer: what could not
         be looked at is looked at the next time."""
         for spike in self.spikes.values():
-            for kind, name in tables(spike).items():
+            for kind, name in spike.dataset.tables.items():
                 table = self.catalog.load(name)
                 if table is not None:
                     self._look(spike, kind, name, table)
