@@ -59,6 +59,18 @@ class NotOurs(Conflict):
     code = "not_ours"
 
 
+class NotConserved(Conflict):
+    """Counts do not agree (I8); the batch waits for a person."""
+
+    code = "not_conserved"
+
+
+class Misfit(Conflict):
+    """A file holds other records than it is registered for, or none that its table could take."""
+
+    code = "misfit"
+
+
 @dataclass(frozen=True, slots=True)
 class Promoter:
     """Promotes one spike. `pool` makes what runs requests to the object store side by side; the caller's own
@@ -119,15 +131,29 @@ class Promoter:
         if problem := conservation_problem(batch, files, rows, exact_topic=not spike.topic_has_gaps):
             raise NotConserved(problem)
         self._check_origins(spike, batch, files, footers, lease)
-        intents = plan_intents(spike, files)
         as_written = replace(spike, schema=schema_of(spike, written))
-        self.check_publishable(as_written, files, footers, intents, lease)
+        files = self.intend(as_written, batch, files, footers, lease)
+        return replace(batch, state=BatchState.INTENDED), files
+
+    def intend(
+        self,
+        spike: Spike,
+        batch: Batch,
+        files: Iterable[LedgerFile],
+        footers: Mapping[int, ParquetFooter],
+        lease: Lease,
+        *,
+        mark: str | None = None,
+    ) -> tuple[LedgerFile, ...]:
+        """Write the final keys down (`mark` is a swap's), if the tables take the files under these. `spike`
+        has the schema that they were written with. Errors: as `check_publishable`; `LeaseLost`."""
+        intents = plan_intents(spike, files, mark=mark)
+        self.check_publishable(spike, files, footers, intents, lease)
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
             tx.intend(intents)
-            files = tx.files(batch.number)
-        return replace(batch, state=BatchState.INTENDED), files
+            return tx.files(batch.number)
 
     def footers(self, spike: Spike, files: Iterable[LedgerFile], lease: Lease) -> Mapping[int, ParquetFooter]:
         """By file id."""
@@ -276,18 +302,6 @@ class Promoter:
         with self.ledger.begin() as tx:
             tx.require_lease(lease)
             tx.set_state(batch.number, batch.state, BatchState.HELD, reason=reason)
-
-
-class NotConserved(Conflict):
-    """Counts do not agree (I8); the batch waits for a person."""
-
-    code = "not_conserved"
-
-
-class Misfit(Conflict):
-    """A file holds other records than it is registered for, or none that its table could take."""
-
-    code = "misfit"
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from spike_pipelines.domain.errors import (
     Transient,
 )
 from spike_pipelines.domain.leases import Lease
-from spike_pipelines.domain.promotion import LedgerFile, plan_intents
+from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import NewSwap, NotLive, Swap, SwapBusy, SwapState, swap_problem
 from spike_pipelines.ports import KeepAlive, SwapLedger, SwapTransaction
@@ -186,15 +186,8 @@ class Swapper:
         rows = {file: footer.rows for file, footer in footers.items()}
         if problem := swap_problem(swap, batch, files, rows, replaced):
             raise NotConserved(problem)
-        intents = plan_intents(spike, files, mark=swap.mark)
         as_written = replace(spike, schema=schema_of(spike, written))
-        self.promoter.check_publishable(as_written, files, footers, intents, lease)
-        with self.ledger.begin() as tx:
-            tx.require_lease(lease)
-            tx.set_state(batch.number, BatchState.STAGED, BatchState.INTENDED)
-            tx.intend(intents)
-            files = tx.files(batch.number)
-        return batch, files
+        return batch, self.promoter.intend(as_written, batch, files, footers, lease, mark=swap.mark)
 
     def _commit(self, spike: Spike, swap: Swap, batch: Batch, etags: Mapping[int, str], lease: Lease) -> None:
         """The one commit point (I3): new files live, old ones superseded, at one sequence number."""
