@@ -4,6 +4,7 @@ Everything that comes in from outside is bounded and refuses unknown fields.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -19,9 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain import epochs
+from spike_pipelines.domain.batch import Batch, FileKind, HourCounts, NewBatch, StagedFile
 from spike_pipelines.domain.epochs import Phase
-from spike_pipelines.domain.offsets import OffsetRange, Partition
+from spike_pipelines.domain.offsets import OffsetRange, Partition, Position
 
 MAX_FILES = 10_000
 MAX_PARTITIONS = 10_000
@@ -84,6 +86,12 @@ class PartitionOffset(Message):
 
     def as_partition(self) -> Partition:
         return Partition(self.topic, self.topic_id, self.partition)
+
+    @classmethod
+    def of(cls, partition: Partition, offset: int) -> "PartitionOffset":
+        return cls(
+            topic=partition.topic, topic_id=partition.topic_id, partition=partition.index, offset=offset
+        )
 
 
 class OpenEpoch(Message):
@@ -234,6 +242,23 @@ class SpikeStatus(Message):
     committed: list[PartitionOffset]
     unfinished_batches: NonNegativeInt
 
+    @classmethod
+    def of(
+        cls, name: str, epoch: epochs.Epoch | None, positions: Iterable[Position], unfinished: int
+    ) -> "SpikeStatus":
+        ordered = sorted(positions, key=lambda p: p.partition)
+        return cls(
+            name=name,
+            epoch=epoch.number if epoch else 0,
+            driver=epoch and epoch.driver,
+            phase=epoch and epoch.phase,
+            problem=epoch and epoch.problem,
+            heartbeat_at=epoch and epoch.heartbeat_at,
+            staged=[PartitionOffset.of(p.partition, p.staged_end) for p in ordered],
+            committed=[PartitionOffset.of(p.partition, p.committed_end) for p in ordered],
+            unfinished_batches=unfinished,
+        )
+
 
 class BatchStatus(Message):
     number: int
@@ -247,3 +272,19 @@ class BatchStatus(Message):
     staged_at: datetime
     committed_at: datetime | None
     held_reason: str | None
+
+    @classmethod
+    def of(cls, batch: Batch) -> "BatchStatus":
+        return cls(
+            number=batch.number,
+            epoch=batch.epoch,
+            state=batch.state,
+            ranges=[Range.of(r) for r in batch.ranges],
+            read=batch.counts.read,
+            final=batch.counts.final,
+            dead_letter=batch.counts.dead_letter,
+            filtered=batch.counts.filtered,
+            staged_at=batch.staged_at,
+            committed_at=batch.committed_at,
+            held_reason=batch.held_reason,
+        )

@@ -3,26 +3,23 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path as Folder
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Response, Security
 from fastapi.security import HTTPBearer
 
 from spike_pipelines import __version__, wire
-from spike_pipelines.adapters.applications import Applications, read_applications
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens
 from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
 from spike_pipelines.appender import errors, metrics
+from spike_pipelines.appender.application_folder import ApplicationFolder
 from spike_pipelines.appender.body_limit import BodyLimit
 from spike_pipelines.appender.gate import NAME, by_form, gated
-from spike_pipelines.domain.batch import LIVE_LANE, Batch
-from spike_pipelines.domain.epochs import Epoch
-from spike_pipelines.domain.errors import Held, InvalidSpec, SpikeError, Transient
-from spike_pipelines.domain.offsets import Partition, Position
+from spike_pipelines.domain.batch import LIVE_LANE
+from spike_pipelines.domain.errors import Held, SpikeError
 from spike_pipelines.domain.service_accounts import Trusted
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.services.register import EpochToken, Registrar, staging_prefix
@@ -38,42 +35,6 @@ NOTE_SECONDS = 10.0  # between two notes of refused tokens of one spike
 
 _bearer = HTTPBearer(auto_error=False)
 log = logging.getLogger(__name__)
-
-
-class ApplicationFolder:
-    """The spikes that application files describe now; a changed folder is read again.
-
-    A mistake in one file does not stop the other spikes (I11): until it is mended, what was read last
-    of it goes on, and a spike never read is told to come again.
-    """
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._seen: tuple[tuple[str, int], ...] | None = None
-        self._found = Applications({}, {})
-
-    def get(self, name: str) -> Spike:
-        """Raises `Transient` where the spike's file, or the folder, cannot be read now."""
-        files = tuple(sorted((path.name, path.stat().st_mtime_ns) for path in self._folder.glob("*.yaml")))
-        if files != self._seen:
-            self._read()
-            self._seen = files  # last: another thread must not see a folder as read before it is
-        found = self._found
-        if name in found.spikes:
-            return found.spikes[name]
-        if found.broken:  # one of them may be this spike's, misnamed
-            raise Transient(f"application files cannot be read: {'; '.join(found.broken.values())}")
-        raise errors.UnknownSpike(f"no application file describes a spike named {name!r}")
-
-    def _read(self) -> None:
-        try:
-            found = read_applications(self._folder)
-        except InvalidSpec as error:
-            raise Transient(str(error)) from error
-        for problem in found.broken.values():
-            log.warning("application file %s; what was read of it before goes on", problem)
-        before = {name: spike for name, spike in self._found.spikes.items() if name in found.broken}
-        self._found = Applications({**before, **found.spikes}, found.broken)
 
 
 class RefusedTokens:
@@ -184,7 +145,7 @@ def _driver_routes(app: APIRouter, registrar: Registrar, authorised: Callable[..
             epoch=opened.epoch.number,
             nonce=opened.epoch.nonce,
             staging_prefix=staging_prefix(spike, opened.epoch.number),
-            offsets=[_offset(p, offset) for p, offset in sorted(opened.offsets.items())],
+            offsets=[wire.PartitionOffset.of(p, offset) for p, offset in sorted(opened.offsets.items())],
             heartbeat_seconds=HEARTBEAT_SECONDS,
             idle_seconds=IDLE_SECONDS,
         )
@@ -222,13 +183,13 @@ def _reading_routes(app: APIRouter, ledger: SqlLedger, authorised: Callable[...,
             epoch = tx.latest_epoch(spike.name)
             positions = tx.positions(spike.name, LIVE_LANE)
             unfinished = tx.unfinished(spike.name, LIVE_LANE)
-        return _status(spike, epoch, positions, unfinished)
+        return wire.SpikeStatus.of(spike.name, epoch, positions.values(), unfinished)
 
     @app.get("/batches")
     def batches(
         spike: Authorised, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> list[wire.BatchStatus]:
-        return [_batch(b) for b in ledger.last_batches(spike.name, limit)]
+        return [wire.BatchStatus.of(b) for b in ledger.last_batches(spike.name, limit)]
 
 
 def _probes(app: FastAPI, ledger: SqlLedger) -> None:
@@ -249,42 +210,3 @@ def _probes(app: FastAPI, ledger: SqlLedger) -> None:
     @app.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:
         return page.response()
-
-
-def _offset(partition: Partition, offset: int) -> wire.PartitionOffset:
-    return wire.PartitionOffset(
-        topic=partition.topic, topic_id=partition.topic_id, partition=partition.index, offset=offset
-    )
-
-
-def _status(
-    spike: Spike, epoch: Epoch | None, positions: Mapping[Partition, Position], unfinished: int
-) -> wire.SpikeStatus:
-    ordered = [position for _, position in sorted(positions.items())]
-    return wire.SpikeStatus(
-        name=spike.name,
-        epoch=epoch.number if epoch else 0,
-        driver=epoch and epoch.driver,
-        phase=epoch and epoch.phase,
-        problem=epoch and epoch.problem,
-        heartbeat_at=epoch and epoch.heartbeat_at,
-        staged=[_offset(p.partition, p.staged_end) for p in ordered],
-        committed=[_offset(p.partition, p.committed_end) for p in ordered],
-        unfinished_batches=unfinished,
-    )
-
-
-def _batch(batch: Batch) -> wire.BatchStatus:
-    return wire.BatchStatus(
-        number=batch.number,
-        epoch=batch.epoch,
-        state=batch.state,
-        ranges=[wire.Range.of(r) for r in batch.ranges],
-        read=batch.counts.read,
-        final=batch.counts.final,
-        dead_letter=batch.counts.dead_letter,
-        filtered=batch.counts.filtered,
-        staged_at=batch.staged_at,
-        committed_at=batch.committed_at,
-        held_reason=batch.held_reason,
-    )

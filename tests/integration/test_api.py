@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from spike_pipelines import wire
 from spike_pipelines.adapters.ledger import SqlLedger, Tokens, register_token
 from spike_pipelines.appender import app as appender
-from spike_pipelines.appender.app import ApplicationFolder, build
+from spike_pipelines.appender.app import build
+from spike_pipelines.appender.application_folder import ApplicationFolder
 from spike_pipelines.appender.errors import UnknownSpike
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.services.register import Registrar

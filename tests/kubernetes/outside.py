@@ -25,7 +25,8 @@ from spark_submit import SparkSubmit
 from spike_pipelines.adapters.kafka import KafkaBroker
 from spike_pipelines.adapters.ledger import Tokens
 from spike_pipelines.adapters.token_review import ApiServer, ServiceAccounts
-from spike_pipelines.appender.app import IDLE_SECONDS, ApplicationFolder, build, not_heard
+from spike_pipelines.appender.app import IDLE_SECONDS, build, not_heard
+from spike_pipelines.appender.application_folder import ApplicationFolder
 from spike_pipelines.appender.gate import by_form
 from spike_pipelines.domain.errors import Transient
 from spike_pipelines.domain.service_accounts import Trusted
