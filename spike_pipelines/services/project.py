@@ -76,7 +76,7 @@ class Projector:
         live = self._live(spike, kind, state.sequence)
         add = [f for uri, f in live.items() if seen.get(uri) != f.rows]
         remove = [uri for uri in seen if uri not in live or seen[uri] != live[uri].rows]
-        if not add and not remove:
+        if not add and not remove and live.keys() == self._live(spike, kind, at).keys():
             return Projected(table, 0, 0, state.sequence)
         if at == state.sequence:
             self._raise_sequence(spike, table, request, above=at)
