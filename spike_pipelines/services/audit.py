@@ -332,7 +332,7 @@ def fenced(sums: Sequence[CommittedSums]) -> Figure:
 
 
 def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figure:
-    """I8: counts of every batch agree with its files, those of a committed one with each other and its ranges;
+    """I8: counts of every batch agree with its files, of a committed one with each other and its ranges too;
     and a replay read what lay in the files it replaced."""
     broken = [f"{s.spike}: batch {n} does not add up" for s in sums for n in s.unbalanced]
     broken += [b for w in swaps if (b := _unbalanced(w))]
@@ -369,7 +369,10 @@ def _staged_uri(place: Place, file: LedgerFile) -> str:
 
 def _difference(expected: Mapping[str, int], seen: Mapping[str, int]) -> list[str]:
     missing = [f"{uri} is missing or differs" for uri, rows in expected.items() if seen.get(uri) != rows]
-    return missing + [f"{uri} is not live in the ledger" for uri in sorted(seen.keys() - expected.keys())]
+    more = sorted(seen.keys() - expected.keys())
+    return missing + [
+        f"{uri} {'hides rows' if seen[uri] < 0 else 'is not live in the ledger'}" for uri in more
+    ]
 
 
 def _differs(place: Place, file: LedgerFile, there: Mapping[str, ObjectInfo]) -> str | None:

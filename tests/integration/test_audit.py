@@ -96,6 +96,12 @@ def table_has_a_stranger(world):
     world.catalog._tables["payouts"].files[stranger.uri] = stranger
 
 
+def somebody_hides_rows(world):
+    """As `DELETE FROM` of another engine does."""
+    hidden = LiveFile("s3://lake/final/payouts/deletes", -1, 1, HOUR)
+    world.catalog._tables["payouts"].files[hidden.uri] = hidden
+
+
 def table_went_back(world):
     world.catalog._tables["payouts"].sequence = 1
     files = world.catalog._tables["payouts"].files
@@ -176,6 +182,7 @@ BREACHES = {
     "a table lost a file": (table_lost_a_file, {"I3"}),
     "a table has a file too many": (table_has_a_stranger, {"I3"}),
     "a table went back to an older snapshot": (table_went_back, {"I3"}),
+    "rows of a table are hidden": (somebody_hides_rows, {"I3"}),
     "a table was dropped": (table_was_dropped, {"I3"}),
     "the topic was made again": (topic_made_again, {"I10"}),
     "the topic was deleted": (topic_deleted, {"I10"}),

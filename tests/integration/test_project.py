@@ -2,7 +2,7 @@
 
 import pytest
 
-from spike_pipelines.domain.errors import Conflict, TableAltered, WrongNumber
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, WrongNumber
 from spike_pipelines.domain.operations import Author, OperationKind
 from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.ports import LiveFile
@@ -153,6 +153,16 @@ def test_a_table_that_was_dropped_is_whole_again_with_the_next_commit(ran):
     ran.driver(spike, after=1).stage()
     ran.settle(spike)
     assert len(ran.catalog.files("payouts")) == 8
+    clean(ran)
+
+
+def test_a_table_of_which_others_deleted_rows_is_not_told_to_be_right(ran):
+    hidden = LiveFile("s3://lake/deletes", -1, 1, None)
+    tables(ran).files[hidden.uri] = hidden
+    with pytest.raises(InvariantBroken, match="somebody deleted rows of table payouts: s3://lake/deletes"):
+        project(ran, ran.spikes["payouts"])
+    drop(ran)
+    project(ran, ran.spikes["payouts"])
     clean(ran)
 
 

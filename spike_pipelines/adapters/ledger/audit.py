@@ -168,7 +168,7 @@ def _coverage(
 
 
 def _live_ranges() -> sa.Subquery:
-    """Live ranges, also of batches that wait, with the furthest end before each (the first's: the baseline)."""
+    """Live ranges, also of batches that wait, with the furthest end before each (the first: the baseline)."""
     r, b, p = s.batch_ranges, s.batches, s.positions
     before = sa.func.max(r.c.end_offset).over(
         partition_by=(r.c.spike, r.c.topic_id, r.c.partition),
