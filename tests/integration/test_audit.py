@@ -307,8 +307,12 @@ BREACHES = {
             "UPDATE files SET hour = hour + interval '1 hour'"
             f" WHERE batch = {FIRST} AND kind = 'dead_letter'"
         ),
-        {"I4"},
+        {"I4", "I8"},
     ),
+    "an hour of a batch counts other records than its files have": (
+        sql(f"UPDATE batch_hours SET records_final = records_final + 1 WHERE batch = {FIRST}"), {"I8"},
+    ),
+    "the hours of a batch are gone": (sql(f"DELETE FROM batch_hours WHERE batch = {FIRST}"), {"I8"}),
     "two batches have each other's files": (
         sql(f"UPDATE files SET batch = {FIRST} + {SECOND} - batch WHERE batch IN ({FIRST}, {SECOND})"),
         {"I4"},

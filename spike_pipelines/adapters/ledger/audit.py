@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.adapters.ledger.audit_files import HALFWAY, VANISHED, sequences
+from spike_pipelines.adapters.ledger.audit_files import HALFWAY, OTHER_HOURS, VANISHED, sequences
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, Batch, BatchState, FileKind, FileState
 from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.offsets import Break, Partition
@@ -118,7 +118,7 @@ def _operations(db: sa.Connection) -> dict[str, int]:
 
 
 def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
-    unbalanced, late = _numbers(db, _UNBALANCED), _numbers(db, _LATE)
+    unbalanced, late = _numbers(db, sa.union(_UNBALANCED, OTHER_HOURS)), _numbers(db, _LATE)
     unexplained, undead = _numbers(db, _UNEXPLAINED), _numbers(db, _UNDEAD)
     halfway, vanished = _numbers(db, HALFWAY), _numbers(db, VANISHED)
     unplaced = _numbers(db, _UNPLACED)
@@ -137,7 +137,7 @@ def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
     )
 
 
-def _numbers(db: sa.Connection, query: sa.Select[tuple[str, int]]) -> Mapping[str, tuple[int, ...]]:
+def _numbers(db: sa.Connection, query: sa.Executable) -> Mapping[str, tuple[int, ...]]:
     """Batch numbers by spike."""
     found: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for spike, number in db.execute(query):
