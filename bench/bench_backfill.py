@@ -38,9 +38,8 @@ from spike_pipelines.adapters.backfill_job import SparkRereader
 from spike_pipelines.adapters.iceberg import IcebergCatalog
 from spike_pipelines.adapters.ledger import SqlLedger, migrate
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.backfill import joined
 from spike_pipelines.domain.batch import FileKind, HourCounts, NewBatch, StagedFile
-from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.offsets import OffsetRange, merged
 from spike_pipelines.domain.operations import Author
 from spike_pipelines.domain.spike import Location
 from spike_pipelines.platform import Platform
@@ -197,7 +196,7 @@ def reread_hours(
     settings = Settings(applications_dir=described, state_dir=here.folder / "state")
     rereader, cost, parsed = SparkRereader(settings, env), [], []
     for n, hour in enumerate(hours):
-        pieces = joined(r for b in batches if any(h.hour == hour for h in b.hours) for r in b.ranges)
+        pieces = merged(r for b in batches if any(h.hour == hour for h in b.hours) for r in b.ranges)
         prefix = f"staging/{NAME}/backfill-{n}/"
         order = BackfillOrder(NAME, hour, pieces, (), datetime.now(UTC), prefix)
         batch = rereader.reread(order, lambda _=None: None)

@@ -17,10 +17,10 @@ from pyiceberg.table.snapshots import Snapshot
 
 from spike_pipelines.adapters.iceberg import SEQUENCE, IcebergCatalog
 from spike_pipelines.adapters.iceberg_connect import translated
-from spike_pipelines.adapters.iceberg_files import data_files, hour_at
+from spike_pipelines.adapters.iceberg_files import data_files
 from spike_pipelines.adapters.iceberg_history import sequences
 from spike_pipelines.adapters.iceberg_schema import DEAD_LETTER_TIME, FINAL_TIME
-from spike_pipelines.domain.batch import hour_of
+from spike_pipelines.domain.batch import hour_of, numbered_hour
 from spike_pipelines.domain.errors import InvalidSpec
 from spike_pipelines.settings import Settings
 
@@ -64,7 +64,7 @@ def hours(dataset: str, as_of: Moment | None = None, settings: Settings | None =
     table = _table(dataset, settings)
     with translated(f"read the files of {dataset}"):
         found = [
-            (hour_at(file.partition[0]), file.record_count, file.file_size_in_bytes)
+            (numbered_hour(file.partition[0]), file.record_count, file.file_size_in_bytes)
             for file in data_files(table, snapshot=_snapshot_id(dataset, table, as_of))
         ]
     frame = pd.DataFrame(found, columns=["hour", "rows", "bytes"])

@@ -4,7 +4,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import Lock
 from typing import cast
 
@@ -17,20 +17,11 @@ from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from spike_pipelines.domain.batch import hour_number
 from spike_pipelines.domain.errors import InvariantBroken, ObjectMissing
 from spike_pipelines.ports import LiveFile, ParquetFooter
 
 FOOTERS_AT_ONCE = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def hour_number(hour: datetime) -> int:
-    """Hours since 1970 (UTC): the value of Iceberg's `hour` transform."""
-    return int((hour - _EPOCH).total_seconds() // 3600)
-
-
-def hour_at(number: int) -> datetime:
-    return datetime.fromtimestamp(number * 3600, UTC)
 
 
 class Judged:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from spike_pipelines.domain.batch import ONE_HOUR, hour_of, hour_text
 from spike_pipelines.domain.errors import InvalidSpec, Refused
-from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
+from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets, merged, total
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.words import count_of, some
 
@@ -101,7 +101,7 @@ def plan_hour(facts: HourFacts, topic: TopicOffsets | None, *, accept_loss: bool
     return HourPlan(
         hour=facts.hour,
         sources=tuple(sorted(readable)),
-        pieces=joined(r for f in feeds for r in f.ranges),
+        pieces=merged(r for f in feeds for r in f.ranges),
         replaces=tuple(replaces),
         expected=sum(f.records for f in feeds) + moved,
         dead=tuple(d.key for d in facts.dead if d.sources & readable),
@@ -129,7 +129,7 @@ def _start(partition: Partition, topic: TopicOffsets | None) -> int | None:
 
 
 def _told(hour: datetime, lost: Iterable[OffsetRange], *, all_of: bool) -> str:
-    named = some(joined(lost), 20)
+    named = some(merged(lost), 20)
     way_out = (
         "no batch of the hour can be read again: its files stay as they are"
         if all_of
@@ -177,17 +177,6 @@ def _counts(hour: datetime, moved: Moved, known: frozenset[int], readable: froze
 def _few(numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     return ", ".join(map(str, ordered[:5])) + (", …" if len(ordered) > 5 else "")
-
-
-def joined(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
-    """The same offsets in as few ranges as there can be, in order."""
-    found: list[OffsetRange] = []
-    for r in sorted(ranges):
-        if found and found[-1].partition == r.partition and r.start <= found[-1].end:
-            found[-1] = OffsetRange(r.partition, found[-1].start, max(found[-1].end, r.end))
-        elif len(r):
-            found.append(r)
-    return tuple(found)
 
 
 def rounds(pieces: Iterable[OffsetRange]) -> tuple[tuple[OffsetRange, ...], ...]:
@@ -241,7 +230,7 @@ def check_hours(first: datetime, last: datetime, start: datetime, now: datetime)
 def scan_problem(pieces: Iterable[OffsetRange], scanned: int, *, exact_topic: bool) -> str | None:
     """Why what was read cannot be all of the ranges (I8), or None. `scanned`: all records, those of other
     hours too."""
-    offsets = sum(map(len, pieces))
+    offsets = total(pieces)
     if scanned > offsets or (exact_topic and scanned != offsets):
         return f"read {count_of(scanned, 'record')} from {count_of(offsets, 'offset')}"
     return None

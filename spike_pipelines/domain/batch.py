@@ -154,11 +154,22 @@ def identity(spike: str, lane: str, epoch: int, ranges: Iterable[OffsetRange]) -
 
 
 ONE_HOUR = timedelta(hours=1)
+_FIRST_HOUR = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def hour_of(timestamp: datetime) -> datetime:
     """The UTC hour a timestamp lies in."""
     return timestamp.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def hour_number(hour: datetime) -> int:
+    """Hours from 1970 to a full UTC hour: as folders in staging and Iceberg's `hour` transform have it."""
+    return (hour - _FIRST_HOUR) // ONE_HOUR
+
+
+def numbered_hour(number: int) -> datetime:
+    """The UTC hour that began so many hours after 1970. `OverflowError` outside the calendar."""
+    return _FIRST_HOUR + number * ONE_HOUR
 
 
 def hour_text(hour: datetime) -> str:

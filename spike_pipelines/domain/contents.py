@@ -7,13 +7,11 @@ table could take is never past the commit point.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from spike_pipelines.domain.batch import ONE_HOUR, hour_text
+from spike_pipelines.domain.batch import hour_number, hour_text, numbered_hour
 from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.offsets import OffsetRange
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def hour_problem(key: str, hour: datetime, groups: Iterable[RowGroup] | None) ->
     """Why a file cannot be of the hour it is registered for, or None."""
     if groups is None:
         return f"{key} does not say where its rows come from (kafka_partition, kafka_offset and a timestamp)"
-    wanted = (hour - _EPOCH) // ONE_HOUR
+    wanted = hour_number(hour)
     for group in groups:
         for found in (group.hours.lowest, group.hours.highest):
             if found != wanted:
@@ -70,6 +68,6 @@ def origin_problem(key: str, groups: Iterable[RowGroup] | None, ranges: Iterable
 
 def _hour_numbered(number: int) -> str:
     try:
-        return hour_text(_EPOCH + number * ONE_HOUR)
+        return hour_text(numbered_hour(number))
     except OverflowError:
         return f"hour {number} since 1970"

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from spike_pipelines.domain.backfill import gone, joined
+from spike_pipelines.domain.backfill import gone
 from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.errors import Refused
-from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets
+from spike_pipelines.domain.offsets import OffsetRange, Partition, TopicOffsets, merged
 from spike_pipelines.domain.words import some
 
 _MOST_TOLD = 20
@@ -54,7 +54,7 @@ def fork(
     for partition in topic.partitions():
         first, end = topic.log_start[partition.index], topic.log_end[partition.index]
         pieces.append(OffsetRange(partition, min(max(first, at_time.get(partition, first)), end), end))
-    return Fork(since, tuple(pieces), joined(gone(had, topic)))
+    return Fork(since, tuple(pieces), merged(gone(had, topic)))
 
 
 def check_loss(found: Fork, *, accept_loss: bool) -> None:

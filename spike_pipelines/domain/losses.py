@@ -1,10 +1,9 @@
 """What a spike has lost, range by range: losses add up until somebody acknowledges them."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from spike_pipelines.domain.offsets import OffsetRange, Partition
+from spike_pipelines.domain.offsets import OffsetRange, merged, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +20,11 @@ class Missing:
 
 def joined(known: Iterable[Missing], seen: Iterable[Missing]) -> tuple[Missing, ...]:
     """Both, each offset once: the same loss seen again adds nothing, a second one adds its own."""
-    spans: dict[tuple[bool, Partition], list[tuple[int, int]]] = defaultdict(list)
-    for one in (*known, *seen):
-        spans[one.cut_off, one.range.partition].append((one.range.start, one.range.end))
+    both = (*known, *seen)
     return tuple(
-        Missing(OffsetRange(partition, start, end), cut_off)
-        for (cut_off, partition), mine in sorted(spans.items())
-        for start, end in _union(mine)
+        Missing(r, cut_off)
+        for cut_off in (False, True)
+        for r in merged(one.range for one in both if one.cut_off == cut_off)
     )
 
 
@@ -60,14 +57,4 @@ def _cut(one: Missing, gone: Missing) -> Iterator[Missing]:
 
 
 def records(lost: Iterable[Missing]) -> int:
-    return sum(len(one.range) for one in lost)
-
-
-def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], end)
-        else:
-            found.append((start, end))
-    return found
+    return total(one.range for one in lost)

@@ -98,6 +98,17 @@ def total(ranges: Iterable[OffsetRange]) -> int:
     return sum(len(r) for r in ranges)
 
 
+def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The same offsets in as few ranges as there can be, in order."""
+    found: list[OffsetRange] = []
+    for r in sorted(ranges):
+        if found and found[-1].partition == r.partition and r.start <= found[-1].end:
+            found[-1] = OffsetRange(r.partition, found[-1].start, max(found[-1].end, r.end))
+        elif len(r):
+            found.append(r)
+    return tuple(found)
+
+
 def check_continues(staged_ends: Mapping[Partition, int], ranges: Iterable[OffsetRange]) -> None:
     """Raise unless every range begins exactly where its partition's staged end is (I2).
 

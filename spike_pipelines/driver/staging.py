@@ -8,31 +8,20 @@ import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 
-from spike_pipelines.domain.batch import FileKind, StagedFile
+from spike_pipelines.domain.batch import FileKind, StagedFile, numbered_hour
 from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.ports import ObjectInfo, ObjectStore
 
 HOUR_COLUMN = "hour"
 FOOTER_THREADS = 8
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FILE = re.compile(rf"(?P<kind>final|dead_letter)/{HOUR_COLUMN}=(?P<hour>-?\d+)/part-[^/]+\.parquet\Z")
 
 
 def new_attempt(batch_id: int) -> str:
     """A directory name that no other attempt ever has: a batch tried twice writes two of them."""
     return f"{batch_id:06d}-{uuid.uuid4().hex}"
-
-
-def hour_from_number(hours: int) -> datetime:
-    """The UTC hour that began so many hours after 1970."""
-    return _EPOCH + timedelta(hours=hours)
-
-
-def hour_to_number(hour: datetime) -> int:
-    return (hour - _EPOCH) // timedelta(hours=1)
 
 
 def staged_files(store: ObjectStore, bucket: str, prefix: str, attempt: str) -> tuple[StagedFile, ...]:
@@ -62,5 +51,5 @@ def _file(found: ObjectInfo, prefix: str, attempt: str, rows: int) -> StagedFile
         raise InvariantBroken(
             f"{found.key} lies in an attempt's directory, and no committed task writes such"
         )
-    hour = hour_from_number(int(match["hour"]))
+    hour = numbered_hour(int(match["hour"]))
     return StagedFile(key, FileKind(match["kind"]), hour, rows, found.size, found.etag)

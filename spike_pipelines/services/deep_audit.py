@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spike_pipelines.domain.backfill import joined
 from spike_pipelines.domain.batch import LIVE_LANE, Batch
 from spike_pipelines.domain.errors import InvariantBroken, NotParquet, ObjectMissing, Transient
-from spike_pipelines.domain.offsets import OffsetRange, Partition
+from spike_pipelines.domain.offsets import OffsetRange, Partition, merged
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.swap import SwapKind
@@ -154,7 +153,7 @@ class _Places:
     """Ranges of one partition, and where in a row of all their offsets one offset is."""
 
     def __init__(self, ranges: Iterable[OffsetRange]) -> None:
-        ordered = joined(ranges)
+        ordered = merged(ranges)
         self._starts = np.array([r.start for r in ordered], dtype=np.int64)
         self._ends = np.array([r.end for r in ordered], dtype=np.int64)
         self._before = np.cumsum([0, *(len(r) for r in ordered)])

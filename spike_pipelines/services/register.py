@@ -81,18 +81,8 @@ class Registrar:
             tx.add_positions(spike.name, LIVE_LANE, point.baselines)
             if isinstance(decision, Repeat):
                 return Opened(decision.epoch, point.offsets)
-            now = tx.now()
-            epoch = Epoch(
-                spike=spike.name,
-                number=decision.number,
-                nonce=secrets.token_hex(16),
-                driver=driver,
-                state=EpochState.OPEN,
-                opened_at=now,
-                heartbeat_at=now,
-                after=after,
-                phase=Phase.STARTING,
-                application_version=version,
+            epoch = _new_epoch(
+                spike, decision.number, driver=driver, after=after, version=version, now=tx.now()
             )
             tx.add_epoch(epoch)
             tx.bind(spike.name, epoch.number, Binding.of(spike))
@@ -107,15 +97,15 @@ class Registrar:
 
     def _register(self, spike: Spike, token: EpochToken, batch: NewBatch) -> Registered:
         topic = self._topic(spike)
-        check_against_broker(batch, {spike.topic: topic}, spike.topic)
+        check_against_broker(batch, topic)
         name = identity(spike.name, LIVE_LANE, token.number, batch.ranges)
         with self.ledger.begin() as tx:
             tx.lock_spike(spike.name, spike.dataset.name)
             check_token(tx.latest_epoch(spike.name), token)
             if known := tx.find_batch(name):
                 return Registered(known, new=False)
-            check_bound(tx.unfinished(spike.name, LIVE_LANE), spike.max_staged_batches)
-            _use(tx, spike, token.number)
+            check_room(tx.unfinished(spike.name, LIVE_LANE), spike.max_staged_batches)
+            _use_binding(tx, spike, token.number)
             self._extend_positions(tx, spike, topic, batch)
             made = tx.add_batch(
                 spike.name,
@@ -189,7 +179,24 @@ class Registrar:
         tx.advance_staged(spike.name, LIVE_LANE, ranges)
 
 
-def _use(tx: LedgerTransaction, spike: Spike, epoch: int) -> None:
+def _new_epoch(
+    spike: Spike, number: int, *, driver: str, after: int | None, version: str, now: datetime
+) -> Epoch:
+    return Epoch(
+        spike=spike.name,
+        number=number,
+        nonce=secrets.token_hex(16),
+        driver=driver,
+        state=EpochState.OPEN,
+        opened_at=now,
+        heartbeat_at=now,
+        after=after,
+        phase=Phase.STARTING,
+        application_version=version,
+    )
+
+
+def _use_binding(tx: LedgerTransaction, spike: Spike, epoch: int) -> None:
     """The spike is bound to what the epoch was opened with. Since then a swap may have used a schema that
     this one does not extend. Raises `SpecChanged`."""
     binding = tx.binding(spike.name, epoch)
@@ -226,7 +233,8 @@ def check_token(latest: Epoch | None, token: EpochToken) -> None:
         raise Fenced(f"epoch {token.number} is not the open one; the newest is {newest}")
 
 
-def check_bound(unfinished: int, limit: int) -> None:
+def check_room(unfinished: int, limit: int) -> None:
+    """Raise `TooManyStaged` unless one batch more may wait for the appender."""
     if unfinished >= limit:
         raise TooManyStaged(
             f"{count_of(unfinished, 'batch waits', 'batches wait')} for the appender, {limit} may; "

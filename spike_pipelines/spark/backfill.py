@@ -28,14 +28,14 @@ from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.adapters.spark_job import INVALID
 from spike_pipelines.adapters.spark_worker import serve
 from spike_pipelines.domain.backfill import rounds
-from spike_pipelines.domain.batch import NewBatch, StagedFile
+from spike_pipelines.domain.batch import NewBatch, StagedFile, hour_number, numbered_hour
 from spike_pipelines.domain.earlier import Place
 from spike_pipelines.domain.errors import InvalidSpec, SpikeError
 from spike_pipelines.domain.offsets import OffsetRange
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.driver.life import summary
 from spike_pipelines.driver.priority import NICE
-from spike_pipelines.driver.staging import hour_from_number, hour_to_number, new_attempt, staged_files
+from spike_pipelines.driver.staging import new_attempt, staged_files
 from spike_pipelines.ports import BackfillOrder, ObjectStore, Surveyed, SurveyOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Plan, classified, counted, write
@@ -110,7 +110,7 @@ def reread(
     """Count, and write below `order.prefix` if there is one. Errors: those of PySpark, `SpikeError`."""
     scan = Observation("scan")
     records = _read(spark, order.pieces, bootstrap).observe(scan, expr("count(*)").alias("records"))
-    mine = _of_hour(records, _dead(spark, spike, order.dead), hour_to_number(order.hour))
+    mine = _of_hour(records, _dead(spark, spike, order.dead), hour_number(order.hour))
     with classified(mine, plan, order.planned_at) as rows:
         read, hours = counted(rows)
         files: tuple[StagedFile, ...] = ()
@@ -123,7 +123,7 @@ def reread(
 
 def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Surveyed:
     """Nothing of a record but its place is looked at. Errors: those of PySpark."""
-    since, until = hour_to_number(order.since), hour_to_number(order.until)
+    since, until = hour_number(order.since), hour_number(order.until)
     number = c.hour_number("timestamp")
     wanted = f"CASE WHEN {number} >= {since} AND {number} < {until} THEN {number} END AS hour"
     places = _read(spark, order.pieces, bootstrap).selectExpr(wanted, "partition", "offset")
@@ -135,7 +135,7 @@ def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Survey
     at = {r.partition.index: r.partition for r in order.pieces}
     mine = (
         Place(
-            hour_from_number(row["hour"]),
+            numbered_hour(row["hour"]),
             OffsetRange(at[row["partition"]], row["first"], row["last"] + 1),
             row["records"],
         )

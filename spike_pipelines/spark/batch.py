@@ -14,10 +14,10 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql.functions import expr
 
 from spike_pipelines.domain import ddl
-from spike_pipelines.domain.batch import FileKind, HourCounts
+from spike_pipelines.domain.batch import FileKind, HourCounts, numbered_hour
 from spike_pipelines.domain.errors import InvariantBroken
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.driver.staging import HOUR_COLUMN, hour_from_number
+from spike_pipelines.driver.staging import HOUR_COLUMN
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.transform import Transform, check_columns, load_transform
 
@@ -145,7 +145,7 @@ def _check_rows_are_kept(verdicts: dict[int, Row], fates: dict[int, Row]) -> Non
     before = {n: (row.good, row.fingerprint) for n, row in verdicts.items() if row.good}
     after = {n: (row.good, row.fingerprint) for n, row in fates.items() if row.good}
     if before != after:
-        found = {hour_from_number(n).isoformat(): (before.get(n), after.get(n)) for n in before | after}
+        found = {numbered_hour(n).isoformat(): (before.get(n), after.get(n)) for n in before | after}
         raise InvariantBroken(
             "the transform must give one row for each row and leave kafka_partition, kafka_offset and "
             f"kafka_timestamp alone; (rows, fingerprint) before and after it, by hour: {found}"
@@ -153,4 +153,4 @@ def _check_rows_are_kept(verdicts: dict[int, Row], fates: dict[int, Row]) -> Non
 
 
 def _hours(counts: list[tuple[int, int, int, int]]) -> tuple[HourCounts, ...]:
-    return tuple(HourCounts(hour_from_number(n), *kinds) for n, *kinds in sorted(counts))
+    return tuple(HourCounts(numbered_hour(n), *kinds) for n, *kinds in sorted(counts))

@@ -16,9 +16,9 @@ from pyspark.sql.functions import expr
 from spike_pipelines.adapters.applications import load_application
 from spike_pipelines.adapters.replay_files import AnswerFile, OrderFile
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
-from spike_pipelines.domain.batch import HourCounts, NewBatch, StagedFile
+from spike_pipelines.domain.batch import HourCounts, NewBatch, StagedFile, numbered_hour
 from spike_pipelines.domain.spike import Spike
-from spike_pipelines.driver.staging import HOUR_COLUMN, hour_from_number, new_attempt, staged_files
+from spike_pipelines.driver.staging import HOUR_COLUMN, new_attempt, staged_files
 from spike_pipelines.ports import ObjectStore, Reparsed, ReplayOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Classified, Plan, classified, counted, write
@@ -70,7 +70,7 @@ def reparse(
 def _by_hour(untouched: DataFrame) -> Mapping[datetime, int]:
     """Records that are not of the chosen reason, by the hour they stay in."""
     found = untouched.groupBy(HOUR_COLUMN).agg(expr("count(*) AS records")).collect()
-    return {hour_from_number(row[HOUR_COLUMN]): row.records for row in found}
+    return {numbered_hour(row[HOUR_COLUMN]): row.records for row in found}
 
 
 def _with(hours: Iterable[HourCounts], kept: Mapping[datetime, int]) -> tuple[HourCounts, ...]:

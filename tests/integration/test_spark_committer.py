@@ -26,8 +26,8 @@ from spark_jvm import own_jvm
 
 from spike_pipelines.adapters.s3 import S3ObjectStore, connect
 from spike_pipelines.domain import ddl
-from spike_pipelines.domain.batch import HourCounts
-from spike_pipelines.driver.staging import hour_from_number, staged_files
+from spike_pipelines.domain.batch import HourCounts, numbered_hour
+from spike_pipelines.driver.staging import staged_files
 from spike_pipelines.spark import config
 from spike_pipelines.spark.batch import Classified, Plan, write
 from spike_pipelines.stack.jars import spark_jars
@@ -137,7 +137,7 @@ def rows(spark: SparkSession, misbehave):
 
 
 def stage(spark: SparkSession, s3, misbehave, attempt: str):
-    hours = tuple(HourCounts(hour_from_number(FIRST_HOUR + h), ROWS // HOURS, 0, 0) for h in range(HOURS))
+    hours = tuple(HourCounts(numbered_hour(FIRST_HOUR + h), ROWS // HOURS, 0, 0) for h in range(HOURS))
     batch = rows(spark, misbehave)
     write(Classified(batch, batch), PLAN, hours, f"s3a://{BUCKET}/{PREFIX}{attempt}")
     return staged_files(S3ObjectStore(connect(s3.endpoint)), BUCKET, PREFIX, attempt)

@@ -224,9 +224,9 @@ def made_again(play: Play) -> None:
     answered(play.world.post(post), TopicChanged)
 
 
-def of_whatever_topic(batch, topics, topic) -> None:
+def of_whatever_topic(batch, topic) -> None:
     for r in batch.ranges:
-        if r.end > topics[topic].log_end[r.partition.index]:
+        if r.end > topic.log_end[r.partition.index]:
             raise Refused("beyond the end")
 
 
@@ -692,8 +692,8 @@ PROTECTIONS = (
                patched(register, "check_unmoved", nothing), moved),
     Protection("a batch's identity", "services/register.py:register", "I7",
                patched(SqlTransaction, "find_batch", nothing), doubled),
-    Protection("bound on staged batches", "services/register.py:check_bound", "back-pressure",
-               patched(register, "check_bound", nothing), too_many),
+    Protection("bound on staged batches", "services/register.py:check_room", "back-pressure",
+               patched(register, "check_room", nothing), too_many),
     Protection("intent before copy", "services/promote.py:_intend", "I4",
                patched(Promoter, "_intend", intend_later), killed_after_a_copy),
     Protection("create-only copy", "ports/store.py:copy", "I4",

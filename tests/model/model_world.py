@@ -19,7 +19,15 @@ from spike_pipelines.adapters.memory_broker import MemoryBroker
 from spike_pipelines.adapters.memory_catalog import MemoryCatalog
 from spike_pipelines.adapters.memory_ledger import MemoryLedger
 from spike_pipelines.adapters.memory_store import MemoryObjectStore
-from spike_pipelines.domain.batch import FileKind, FileState, HourCounts, NewBatch, StagedFile, identity
+from spike_pipelines.domain.batch import (
+    FileKind,
+    FileState,
+    HourCounts,
+    NewBatch,
+    StagedFile,
+    hour_number,
+    identity,
+)
 from spike_pipelines.domain.contents import RowGroup, Span
 from spike_pipelines.domain.errors import (
     Conflict,
@@ -94,7 +102,7 @@ def decode(body: bytes) -> tuple[Place, ...]:
 def _groups(key: str, places: tuple[Place, ...]) -> tuple[RowGroup, ...]:
     """A row group for each partition; the key says the hour, as `_put` has it."""
     hour = next(h for h in HOURS if f"-{h:%H}." in key)
-    number = int(hour.timestamp()) // 3600
+    number = hour_number(hour)
     offsets: dict[int, list[int]] = defaultdict(list)
     for place in places:
         offsets[place.partition].append(place.offset)

@@ -13,7 +13,6 @@ from spike_pipelines.domain.backfill import (
     HourFacts,
     Moved,
     check_hours,
-    joined,
     plan_hour,
     rounds,
     scan_problem,
@@ -134,10 +133,6 @@ def test_dead_letters_of_batches_that_are_not_read_say_nothing():
     feeds = (Feed(1, (r(0, 10),), 8), Feed(2, (r(10, 20),), 3))
     dead = [Dead("a", frozenset({1})), Dead("b", frozenset({2}))]
     assert plan(facts(*feeds, dead=dead), starts=(4,), accept_loss=True).dead == ("b",)
-
-
-def test_ranges_that_touch_or_overlap_are_one():
-    assert joined([r(5, 9), r(0, 5), r(0, 3, 1), r(8, 12), r(20, 20)]) == (r(0, 12), r(0, 3, 1))
 
 
 def test_one_read_takes_one_piece_of_each_partition():

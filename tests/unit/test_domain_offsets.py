@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spike_pipelines.domain.batch import TRANSITIONS, BatchState, check_transition, hour_of, identity
 from spike_pipelines.domain.errors import Gap, InvalidSpec, InvariantBroken, Overlap
-from spike_pipelines.domain.offsets import OffsetRange, check_continues, total
+from spike_pipelines.domain.offsets import OffsetRange, check_continues, merged, total
 
 
 def r(start: int, end: int, index: int = 0) -> OffsetRange:
@@ -26,6 +26,10 @@ def test_a_range_is_never_negative(start, end):
 def test_the_length_of_a_half_open_range_needs_no_correction():
     assert len(r(5, 9)) == 4
     assert total([r(0, 5), r(5, 5), r(5, 9, 1)]) == 9
+
+
+def test_ranges_that_touch_or_overlap_are_one():
+    assert merged([r(5, 9), r(0, 5), r(0, 3, 1), r(8, 12), r(20, 20)]) == (r(0, 12), r(0, 3, 1))
 
 
 def test_a_range_that_starts_at_the_staged_end_continues_it():

@@ -128,35 +128,33 @@ def test_counts_whose_sum_the_ledger_cannot_hold_are_refused():
     assert refused_field(new_batch(hours=hours)) == "hours"
 
 
-def against(batch, now=None, name="events"):
-    check_against_broker(batch, {"events": now or topic(10)}, name)
-
-
 def test_a_batch_up_to_the_brokers_end_is_accepted():
-    against(new_batch(OffsetRange(partition(), 0, 10)))
+    check_against_broker(new_batch(OffsetRange(partition(), 0, 10)), topic(10))
 
 
 def test_an_end_beyond_the_brokers_end_is_refused():
     with pytest.raises(Refused, match="ends beyond the broker's end offset 10") as refused:
-        against(new_batch(OffsetRange(partition(), 0, 11)))
+        check_against_broker(new_batch(OffsetRange(partition(), 0, 11)), topic(10))
     assert refused.value.field == "ranges[0].end"
 
 
 def test_a_partition_the_broker_does_not_have_is_refused():
     with pytest.raises(Refused) as refused:
-        against(new_batch(OffsetRange(partition(), 0, 5), OffsetRange(partition(1), 0, 5)))
+        check_against_broker(
+            new_batch(OffsetRange(partition(), 0, 5), OffsetRange(partition(1), 0, 5)), topic(10)
+        )
     assert refused.value.field == "ranges[1].partition"
 
 
 def test_another_spikes_topic_is_refused():
     with pytest.raises(Refused) as refused:
-        against(new_batch(OffsetRange(partition(topic="secret"), 0, 5)))
+        check_against_broker(new_batch(OffsetRange(partition(topic="secret"), 0, 5)), topic(10))
     assert refused.value.field == "ranges[0].topic"
 
 
 def test_another_incarnation_of_the_topic_is_topic_changed():
     with pytest.raises(TopicChanged):
-        against(new_batch(OffsetRange(partition(topic_id="old"), 0, 5)))
+        check_against_broker(new_batch(OffsetRange(partition(topic_id="old"), 0, 5)), topic(10))
 
 
 def test_dead_letters_need_counts_too():

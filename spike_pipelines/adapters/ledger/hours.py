@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved, joined
+from spike_pipelines.domain.backfill import Dead, Feed, HourFacts, Moved
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileKind, FileState, hour_of
 from spike_pipelines.domain.earlier import EarlierFacts
 from spike_pipelines.domain.errors import Refused
-from spike_pipelines.domain.offsets import OffsetRange
+from spike_pipelines.domain.offsets import OffsetRange, merged
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.swap import SwapKind, SwapState
 
@@ -69,7 +69,7 @@ def fed_ranges(db: sa.Connection, spike: str, since: datetime) -> tuple[OffsetRa
     r, h = s.batch_ranges, s.batch_hours
     fed = sa.exists().where(h.c.batch == r.c.batch, h.c.hour >= hour_of(since), _read > 0)
     query = sa.select(r).select_from(_committed_ranges()).where(*_live_of(spike), fed)
-    return joined(rows.offset_range(row) for row in db.execute(query).mappings())
+    return merged(rows.offset_range(row) for row in db.execute(query).mappings())
 
 
 def earlier_facts(db: sa.Connection, spike: str) -> EarlierFacts:
