@@ -205,6 +205,7 @@ class IcebergCatalog:
                 if file.file_path in rows:
                     raise InvariantBroken(f"{file.file_path} is in table {table} twice (I2)")
                 rows[file.file_path] = file.record_count
+            rows |= {file.file_path: -max(1, file.record_count) for file in data.delete_files(found)}
         return rows
 
     def oldest_sequence(self, table: str) -> int:

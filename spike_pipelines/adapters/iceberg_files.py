@@ -157,6 +157,15 @@ def data_files(
                 yield entry.data_file
 
 
+def delete_files(table: Table) -> Iterator[DataFile]:
+    """What hides rows of data files in the current snapshot: made by others, we replace whole files."""
+    chosen = table.current_snapshot()
+    for manifest in chosen.manifests(table.io) if chosen else ():
+        if manifest.content == ManifestContent.DELETES:
+            for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
+                yield entry.data_file
+
+
 def _may_hold(table: Table, hours: Collection[datetime] | None) -> Callable[[ManifestFile], bool]:
     """Judges a manifest by the bounds of its partition, which the manifest list has."""
     if hours is None:

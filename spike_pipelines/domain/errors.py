@@ -58,6 +58,17 @@ class TableAltered(InvariantBroken):
         )
 
 
+class WrongNumber(InvariantBroken):
+    """A table's sequence number does not say what the table shows: a publication from there would leave
+    records out, or show them twice."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}: the table or its ledger was restored, or somebody else changed it. Nothing is "
+            "published to it: `spike ledger project` redoes it"
+        )
+
+
 class Held(Conflict):
     """Another driver's epoch of this spike is alive (I6); wait `retry_after_seconds`."""
 

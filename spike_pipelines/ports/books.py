@@ -31,7 +31,8 @@ class CommittedSums:
     a newer epoch opened; `unexplained` those aborted, superseded, released or lost by no operation of
     that kind; `undead` those given up or superseded that still have a live file or range; `halfway` those
     whose files are committed without them, or not with them; `vanished` those with a file that is
-    superseded by no swap and no rewind."""
+    superseded by no swap and no rewind; `unplaced` those with no range, or one of a partition without a
+    position."""
 
     spike: str
     batches: int
@@ -46,6 +47,7 @@ class CommittedSums:
     undead: tuple[int, ...] = ()
     halfway: tuple[int, ...] = ()
     vanished: tuple[int, ...] = ()
+    unplaced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

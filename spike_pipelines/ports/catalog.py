@@ -58,7 +58,8 @@ class Catalog(Protocol):
         """
 
     def files(self, table: str) -> Mapping[str, int]:
-        """URI → rows of every data file in the current snapshot (for the audit)."""
+        """URI → rows of every data file in the current snapshot (for the audit). A file by which others
+        hide rows of these (Iceberg's deletes) has less than 0."""
 
 
 class SnapshotCatalog(Catalog, Protocol):

@@ -135,6 +135,7 @@ class Auditor:
         for place in places:
             for kind, table in place.tables.items():
                 seen, at = self._table_at_rest(table)
+                breaches += self._ahead(place, table, at)
                 # A table without news keeps its number; one that went back does not show what it did.
                 sequence = max(at, published[place.dataset])
                 live = self.ledger.live_files(place.dataset, sequence)
@@ -142,6 +143,11 @@ class Auditor:
                 files += len(expected)
                 breaches += [f"{table} at #{sequence}: {b}" for b in _difference(expected, seen)]
         return Figure(f"{count_of(files, 'file')} in {2 * len(places)} tables", breaches)
+
+    def _ahead(self, place: Place, table: str, at: int) -> list[str]:
+        """A table ahead of its ledger takes none of the commits up to there: the ledger was restored."""
+        now = next(d.sequence for d in self.ledger.datasets() if d.name == place.dataset)
+        return [f"{table} is at #{at}, its ledger at #{now} only"] if at > now else []
 
     def _table_at_rest(self, table: str) -> tuple[Mapping[str, int], int]:
         """Files and sequence number of one and the same snapshot."""
@@ -192,21 +198,29 @@ class Auditor:
         if nowhere := sorted({name for name, _ in staged} - places.keys()):
             raise Transient(f"nobody says where the staged files of {', '.join(nowhere)} are")
         waiting = [(places[name], f) for name, f in staged]
-        missing = [(s, f) for s, f in waiting if self.store.head(s.staging.bucket, f.staging_key) is None]
+        wrong = [(f, b) for s, f in waiting if (b := self._spoilt(s, f))]
         still = {f.id for _, f in self.ledger.staged_files()}
-        breaches = [f"s3://{s.staging.bucket}/{f.staging_key} is gone" for s, f in missing if f.id in still]
+        breaches = [breach for f, breach in wrong if f.id in still]
         early = self.ledger.condemned_early()
         breaches += [f"{key} was removed before its replacement was published" for key in early]
         return Figure(count_of(len(waiting), "file waits", "files wait"), breaches)
+
+    def _spoilt(self, place: Place, file: LedgerFile) -> str | None:
+        found, uri = self.store.head(place.staging.bucket, file.staging_key), _staged_uri(place, file)
+        if found is None:
+            return f"{uri} is gone"
+        same = (found.size, found.etag) == (file.size, file.staging_etag)
+        return None if same else f"{uri} is not the object that was registered"
 
     def _identity(self, coverage: Sequence[Coverage]) -> Figure:
         """I10: the broker's topic ids are the ledger's, what is to be read next is still there, and what was
         read has not been cut off."""
         read = [c for c in coverage if not c.position.closed]
-        topics = self.broker.topics({c.position.partition.topic for c in read})
+        topics = self.broker.topics({c.position.partition.topic for c in coverage})
         if any(_cut_off(c, topics) for c in read):  # a replica that is behind is not blamed
             topics = self.broker.topics(topics)
         breaches = [b for c in read if (b := _cut_off(c, topics))]
+        breaches += [b for c in coverage if (b := _closed_early(c, topics))]
         for c in read:
             partition = c.position.partition
             topic = topics.get(partition.topic)
@@ -226,12 +240,21 @@ def _cut_off(c: Coverage, topics: Mapping[str, TopicOffsets]) -> str | None:
     return f"{c.spike}: {partition} is staged up to {staged}, its log ends at {end}" if end < staged else None
 
 
+def _closed_early(c: Coverage, topics: Mapping[str, TopicOffsets]) -> str | None:
+    """What was closed is read no more: only a topic that was made again leaves nothing to be read."""
+    partition = c.position.partition
+    topic = topics.get(partition.topic)
+    there = c.position.closed and topic is not None and topic.topic_id == partition.topic_id
+    return f"{c.spike}: {partition} is closed, and its topic is the one that was read" if there else None
+
+
 def no_loss(
     coverage: Sequence[Coverage], sums: Sequence[CommittedSums], spikes: Mapping[str, Spike]
 ) -> Figure:
-    """I1: committed ranges leave nothing out, and all that was in them was read."""
+    """I1: live ranges leave nothing out, and all that was in the committed ones was read."""
     gaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found > b.expected]
     gaps += [f"{s.spike}: a file of batch {n} was replaced by nothing" for s in sums for n in s.vanished]
+    gaps += [f"{s.spike}: nobody knows where batch {n} was read" for s in sums for n in s.unplaced]
     for s in sums:
         offsets = sum(c.offsets - c.lost for c in coverage if c.spike == s.spike)
         exact = s.spike in spikes and not spikes[s.spike].topic_has_gaps
@@ -249,7 +272,7 @@ def no_loss(
 def no_duplicate(
     coverage: Sequence[Coverage], sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]
 ) -> Figure:
-    """I2: committed ranges are disjoint, nothing of a batch that was given up is live, what a swap replaced
+    """I2: live ranges are disjoint, nothing of a batch that was given up is live, what a swap replaced
     is not live beside its replacement, and an hour that was read below where the spike began was so once."""
     overlaps = [f"{c.spike}: {b}" for c in coverage for b in c.breaks if b.found < b.expected]
     overlaps += [f"{s.spike}: batch {n} was given up and is live in part" for s in sums for n in s.undead]
@@ -309,8 +332,8 @@ def fenced(sums: Sequence[CommittedSums]) -> Figure:
 
 
 def conserved(sums: Sequence[CommittedSums], swaps: Sequence[SwapBook]) -> Figure:
-    """I8: counts of every committed batch agree with each other and with its files; and a replay read what
-    lay in the files it replaced."""
+    """I8: counts of every batch agree with its files, of a committed one with each other and its ranges too;
+    and a replay read what lay in the files it replaced."""
     broken = [f"{s.spike}: batch {n} does not add up" for s in sums for n in s.unbalanced]
     broken += [b for w in swaps if (b := _unbalanced(w))]
     read, final = sum(s.read for s in sums), sum(s.final for s in sums)
@@ -340,9 +363,16 @@ def _uri(place: Place, file: LedgerFile) -> str:
     return f"s3://{place.final.bucket}/{file.final_key}"
 
 
+def _staged_uri(place: Place, file: LedgerFile) -> str:
+    return f"s3://{place.staging.bucket}/{file.staging_key}"
+
+
 def _difference(expected: Mapping[str, int], seen: Mapping[str, int]) -> list[str]:
     missing = [f"{uri} is missing or differs" for uri, rows in expected.items() if seen.get(uri) != rows]
-    return missing + [f"{uri} is not live in the ledger" for uri in sorted(seen.keys() - expected.keys())]
+    more = sorted(seen.keys() - expected.keys())
+    return missing + [
+        f"{uri} {'hides rows' if seen[uri] < 0 else 'is not live in the ledger'}" for uri in more
+    ]
 
 
 def _differs(place: Place, file: LedgerFile, there: Mapping[str, ObjectInfo]) -> str | None:
@@ -351,4 +381,5 @@ def _differs(place: Place, file: LedgerFile, there: Mapping[str, ObjectInfo]) ->
         return f"{_uri(place, file)} is live and not there"
     if (found.size, found.etag) != (file.size, file.final_etag):
         return f"{_uri(place, file)} is not the object that was committed"
-    return None
+    named = f"/hour={hour_text(file.hour)}/{file.batch:012d}-"
+    return None if named in found.key else f"{_uri(place, file)} is not named for its hour and batch"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
-from spike_pipelines.domain.errors import Conflict, TableAltered, Transient
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, Transient
 from spike_pipelines.domain.operations import NewOperation, OperationKind
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
@@ -39,7 +39,7 @@ class Projector:
     def project(self, spike: Spike, request: Request, *, events: bool = False) -> tuple[Projected, ...]:
         """Bring both tables to the ledger's live files, remove staged objects that were published. With
         `events` the next appender run tells every hour again. Errors: `Conflict` for a spike without
-        dataset, `SpecChanged`, `Transient`."""
+        dataset, `InvariantBroken` where somebody else deleted rows of a table, `SpecChanged`, `Transient`."""
         require_bound(self.ledger, spike)
         done = tuple(
             self._table(spike, kind, table, replace(request, name=f"{request.name}/{table}"))
@@ -67,6 +67,11 @@ class Projector:
         """None if the table moved on while it was compared."""
         at = self.catalog.sequence(table)
         seen = self.catalog.files(table)
+        if hiding := sorted(uri for uri, rows in seen.items() if rows < 0):
+            raise InvariantBroken(
+                f"somebody deleted rows of table {table}: {hiding[0]} hides them, which no change of files "
+                "takes back. Drop the table, and project again"
+            )
         state = self._state(spike)
         if self.catalog.sequence(table) != at:
             return None
@@ -76,7 +81,7 @@ class Projector:
         live = self._live(spike, kind, state.sequence)
         add = [f for uri, f in live.items() if seen.get(uri) != f.rows]
         remove = [uri for uri in seen if uri not in live or seen[uri] != live[uri].rows]
-        if not add and not remove:
+        if not add and not remove and live.keys() == self._live(spike, kind, at).keys():
             return Projected(table, 0, 0, state.sequence)
         if at == state.sequence:
             self._raise_sequence(spike, table, request, above=at)

@@ -1,10 +1,11 @@
 """Publication: a dataset's Iceberg tables follow the ledger. A projection, safe to repeat."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from spike_pipelines.domain.batch import FileKind
 from spike_pipelines.domain.binding import schema_of
-from spike_pipelines.domain.errors import SpikeError
+from spike_pipelines.domain.errors import SpikeError, WrongNumber
 from spike_pipelines.domain.promotion import LedgerFile, publication
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.ports import Catalog, DatasetState, Ledger, LiveFile, ObjectStore
@@ -21,15 +22,18 @@ class Publisher:
 
     def publish(self, spike: Spike, state: DatasetState) -> None:
         """Bring both tables of the dataset to `state.sequence`, one snapshot each. Errors: `SpecChanged`,
-        `Transient`."""
+        `WrongNumber`, `Transient`."""
         require_bound(self.ledger, spike)
         for kind, table in spike.dataset.tables.items():
             current = self.catalog.sequence(table)
+            if current > state.sequence:
+                self._check_not_ahead(spike, table, current)
             self.ensure_table(spike, kind, table, current=current, target=state.sequence)
             changed = self.ledger.changed_files(
                 spike.dataset.name, kind, current=current, target=state.sequence
             )
             plan = publication(changed, current=current, target=state.sequence)
+            self._check_not_there(spike, table, plan.add, state)
             if plan.add or plan.remove:
                 self.catalog.publish(
                     table,
@@ -39,6 +43,23 @@ class Publisher:
                     base=current,
                 )
         self.ledger.mark_published(spike.dataset.name, state.sequence)
+
+    def _check_not_ahead(self, spike: Spike, table: str, at: int) -> None:
+        """A table ahead of its ledger takes no commit until the ledger is there again. That is asked now:
+        somebody else may have published what came since the caller looked."""
+        now = next(d.sequence for d in self.ledger.datasets() if d.name == spike.dataset.name)
+        if at > now:
+            raise WrongNumber(f"table {table} is at #{at}, its ledger at #{now} only")
+
+    def _check_not_there(
+        self, spike: Spike, table: str, add: Iterable[LedgerFile], state: DatasetState
+    ) -> None:
+        """What was published before is to be added again to a table that was dropped or went back. If it only
+        lost its number, it has the files."""
+        again = {live_file(spike, f).uri for f in add if f.added is not None and f.added <= state.published}
+        if again and (there := again & self.catalog.files(table).keys()):
+            number = self.catalog.sequence(table)
+            raise WrongNumber(f"table {table} is at #{number} and has {min(there)}, which came later")
 
     def ensure_table(self, spike: Spike, kind: FileKind, table: str, *, current: int, target: int) -> None:
         """The table with the columns that were written up to `target`: those of the batches, which this

@@ -11,9 +11,11 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestWriterV2
 
 from spike_pipelines.adapters import iceberg_files, parquet
 from spike_pipelines.adapters.iceberg import NAMESPACE, IcebergCatalog
+from spike_pipelines.adapters.iceberg_files import data_files
 from spike_pipelines.adapters.iceberg_history import (
     Moment,
     Retention,
@@ -559,6 +561,52 @@ def test_snapshots_that_others_tagged_or_rolled_back_to_do_not_stop_publication(
     assert sorted(bench.names()) == ["a", "f3", "f4", "f5"]
     assert len(table.scan(snapshot_id=tagged).to_pandas()) == 10
     assert len(table.scan().to_pandas()) == 40
+
+
+class _Deletes(ManifestWriterV2):
+    def content(self):
+        return ManifestContent.DELETES
+
+    @property
+    def _meta(self):
+        return super()._meta | {"content": "deletes"}
+
+
+def hide_the_first_row(bench, file):
+    """What `DELETE FROM` of another engine does to a table (merge on read)."""
+    table = bench.catalog.load(bench.table)
+    (data,) = data_files(table)
+    body, key = io.BytesIO(), f"warehouse/{bench.table}-delete.parquet"
+    pq.write_table(pa.table({"file_path": [file.uri], "pos": pa.array([0], pa.int64())}), body)
+    bench.put("spike-lake", key, body.getvalue())
+    hidden = DataFile.from_args(
+        content=DataFileContent.POSITION_DELETES,
+        file_path=f"s3://spike-lake/{key}",
+        file_format=FileFormat.PARQUET,
+        partition=data.partition,
+        record_count=1,
+        file_size_in_bytes=len(body.getvalue()),
+    )
+    hidden.spec_id = data.spec_id
+    with table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
+        writer = update.new_manifest_writer
+        update.new_manifest_writer = lambda spec: _deletes_of(writer(spec))
+        update.append_data_file(hidden)
+    return hidden.file_path
+
+
+def _deletes_of(writer):
+    writer.__class__ = _Deletes
+    return writer
+
+
+@pytest.mark.real
+def test_rows_that_somebody_else_hides_are_told(iceberg):
+    a = iceberg.file("a")
+    iceberg.publish(1, add=[a], base=0)
+    hidden = hide_the_first_row(iceberg, a)
+    assert len(iceberg.catalog.load(iceberg.table).scan().to_pandas()) == 9
+    assert iceberg.catalog.files(iceberg.table) == {a.uri: 10, hidden: -1}
 
 
 @pytest.mark.real

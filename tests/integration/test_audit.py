@@ -2,6 +2,7 @@
 
 import io
 import weakref
+from dataclasses import replace
 from threading import RLock
 
 import pandas as pd
@@ -76,6 +77,15 @@ def delete_staged(world):
     world.store.delete(BUCKET, [world.keys("staging/")[0]])
 
 
+def replace_staged(world):
+    world.store.put(BUCKET, world.keys("staging/")[0], parquet(2, start=90))
+
+
+def table_ahead(world):
+    """As after a restore of the ledger that lost a commit and the rewind of it."""
+    world.catalog._tables["payouts"].sequence = 5
+
+
 def table_lost_a_file(world):
     files = world.catalog._tables["payouts"].files
     del files[next(iter(files))]
@@ -84,6 +94,12 @@ def table_lost_a_file(world):
 def table_has_a_stranger(world):
     stranger = LiveFile("s3://lake/final/payouts/stranger", 1, 1, HOUR)
     world.catalog._tables["payouts"].files[stranger.uri] = stranger
+
+
+def somebody_hides_rows(world):
+    """As `DELETE FROM` of another engine does."""
+    hidden = LiveFile("s3://lake/final/payouts/deletes", -1, 1, HOUR)
+    world.catalog._tables["payouts"].files[hidden.uri] = hidden
 
 
 def table_went_back(world):
@@ -147,6 +163,16 @@ def sql(*statements):
     return alter
 
 
+def of_gaps(*statements):
+    """Of a topic where numbers of records and of offsets differ."""
+
+    def alter(world):
+        world.spikes["payouts"] = replace(world.spikes["payouts"], topic_has_gaps=True)
+        sql(*statements)(world)
+
+    return alter
+
+
 BREACHES = {
     "a live object is deleted": (delete_live, {"I4"}),
     "a live object is overwritten": (overwrite_live, {"I4"}),
@@ -156,6 +182,7 @@ BREACHES = {
     "a table lost a file": (table_lost_a_file, {"I3"}),
     "a table has a file too many": (table_has_a_stranger, {"I3"}),
     "a table went back to an older snapshot": (table_went_back, {"I3"}),
+    "rows of a table are hidden": (somebody_hides_rows, {"I3"}),
     "a table was dropped": (table_was_dropped, {"I3"}),
     "the topic was made again": (topic_made_again, {"I10"}),
     "the topic was deleted": (topic_deleted, {"I10"}),
@@ -234,6 +261,71 @@ BREACHES = {
     ),
     "a staged object is gone, and its application file too": (application_gone_and_staged_deleted, {"I9"}),
     "nobody says where a dataset is": (nobody_knows_the_place, {"I3", "I4", "I9"}),
+    "a commit counts too much, another too little": (
+        sql(
+            f"UPDATE batches SET records_read = 7, records_filtered = records_filtered + 1"
+            f" WHERE number = {FIRST}",
+            f"UPDATE batches SET records_read = 5, records_filtered = records_filtered - 1"
+            f" WHERE number = {SECOND}",
+        ),
+        {"I8"},
+    ),
+    "more was read than the ranges of a topic with gaps have": (
+        of_gaps(f"UPDATE batches SET records_read = 9, records_filtered = records_filtered + 3"
+                f" WHERE number = {FIRST}"),
+        {"I8"},
+    ),
+    "a position of a topic with gaps is gone": (
+        of_gaps("DELETE FROM positions WHERE spike = 'payouts'"), {"I1"},
+    ),
+    "the first ranges of a topic with gaps are gone, and its baseline is behind them": (
+        of_gaps(
+            f"DELETE FROM batch_ranges WHERE batch = {FIRST}",
+            "UPDATE positions SET baseline = 6 WHERE spike = 'payouts'",
+        ),
+        {"I1"},
+    ),
+    "a batch that waits leaves offsets out": (
+        sql(f"UPDATE batch_ranges SET start_offset = start_offset + 2 WHERE batch = {THIRD} + 1"), {"I1"},
+    ),
+    "a batch that waits reads offsets again": (
+        sql(f"UPDATE batch_ranges SET start_offset = start_offset - 2 WHERE batch = {THIRD} + 1"), {"I2"},
+    ),
+    "the ranges of a batch that waits are gone": (
+        sql(
+            f"DELETE FROM batch_ranges WHERE batch = {THIRD} + 1",
+            "UPDATE positions SET staged_end = committed_end WHERE spike = 'payouts'",
+        ),
+        {"I1"},
+    ),
+    "the files of a batch that waits are gone": (
+        sql(f"DELETE FROM files WHERE batch = {THIRD} + 1"), {"I8"},
+    ),
+    "a staged object is another": (replace_staged, {"I9"}),
+    "a file is recorded for another hour": (
+        sql(
+            "UPDATE files SET hour = hour + interval '1 hour'"
+            f" WHERE batch = {FIRST} AND kind = 'dead_letter'"
+        ),
+        {"I4", "I8"},
+    ),
+    "an hour of a batch counts other records than its files have": (
+        sql(f"UPDATE batch_hours SET records_final = records_final + 1 WHERE batch = {FIRST}"), {"I8"},
+    ),
+    "the hours of a batch are gone": (sql(f"DELETE FROM batch_hours WHERE batch = {FIRST}"), {"I8"}),
+    "two batches have each other's files": (
+        sql(f"UPDATE files SET batch = {FIRST} + {SECOND} - batch WHERE batch IN ({FIRST}, {SECOND})"),
+        {"I4"},
+    ),
+    "a table is ahead of its ledger": (table_ahead, {"I3"}),
+    "positions are closed, and their topic is not gone": (
+        sql(
+            "INSERT INTO operations (request, spike, kind, who, why, summary)"
+            " VALUES ('r', 'payouts', 'accept_loss', 'ann', 'w', 's')",
+            "UPDATE positions SET closed_by = (SELECT id FROM operations) WHERE spike = 'payouts'",
+        ),
+        {"I10"},
+    ),
     "a batch was registered by a fenced epoch": (
         sql(
             "UPDATE epochs SET state = 'superseded' WHERE spike = 'payouts'",

@@ -110,15 +110,48 @@ def test_a_released_batch_is_promoted_with_its_difference_written_down(world, dr
 
 def test_rows_are_what_the_files_have_once_released(world, driver):
     batch = driver.write(4, 0, 0)
-    liar = replace(batch.files[0], rows=3)
-    hours = (replace(batch.hours[0], final=3), batch.hours[1])
+    liar = replace(batch.files[0], rows=1)
+    hours = (replace(batch.hours[0], final=1), batch.hours[1])
     number = driver.register(replace(batch, files=(liar, *batch.files[1:]), hours=hours, read=3)).batch.number
     world.settle(driver.spike)
     operator(world).release(driver.spike, number, ask())
     world.settle(driver.spike)
     assert rows(world, driver.spike) == (4, 0)
     assert world.ledger.record(number).batch.counts.unaccounted == 0
+    with world.ledger.begin() as tx:
+        (feed,) = tx.hour_facts(driver.spike.name, driver.spike.dataset.name, HOUR).feeds
+    assert (feed.records, feed.unaccounted) == (2, 0), "or no backfill of the hour could ever find as many"
     clean(world)
+
+
+def test_a_release_of_what_was_decided_and_held_again_meanwhile_is_refused(world, driver):
+    """Its counts are of before, and nobody has seen the new difference."""
+    number = hold(world, driver)
+
+    class Meanwhile:
+        decided = False
+
+        def footer(self, *arguments, **named):
+            if not self.decided:
+                self.decided = True
+                operator(world).release(driver.spike, number, ask())
+                world.execute("UPDATE batches SET records_filtered = records_filtered + 1")
+                world.settle(driver.spike)
+                assert states(world, driver.spike) == ["held"]
+            return world.store.footer(*arguments, **named)
+
+    with pytest.raises(Conflict, match=f"batch {number} was changed meanwhile"):
+        Operator(world.ledger, world.broker, Meanwhile()).release(driver.spike, number, ask())
+    assert len(world.ledger.operations(None, 9)) == 1
+
+
+def test_a_discard_takes_nothing_along_that_waits_before_the_held_batch(world, driver):
+    first = driver.stage().batch.number
+    second = driver.stage().batch.number
+    world.execute(f"UPDATE batches SET state = 'held', held_reason = 'counts' WHERE number = {second}")
+    with pytest.raises(Conflict, match=f"batch {first} waits before {second}"):
+        operator(world).discard(driver.spike, second, ask())
+    assert states(world, driver.spike) == ["staged", "held"]
 
 
 def test_a_released_batch_is_held_again_for_another_difference(world, driver):
@@ -582,6 +615,22 @@ def test_a_topic_made_again_begins_anew_and_what_came_from_the_old_one_stays(wor
     assert rows(world, driver.spike) == (16, 4), "what was staged of the old topic is committed too"
     clean(world)
     operator(world).rewind(driver.spike, Earliest(), ask())
+    world.settle(driver.spike)
+    assert rows(world, driver.spike) == (8, 2)
+    clean(world)
+
+
+def test_a_rewind_gives_up_nothing_that_waits_of_a_topic_that_is_gone(world, driver):
+    """It could not be read again."""
+    driver.stage()
+    world.broker.delete(driver.spike.topic)
+    world.broker.create(driver.spike.topic)
+    world.broker.append(driver.spike.topic, 0, *[HOUR] * 30)
+    operator(world).accept_loss(driver.spike, ask())
+    world.driver(driver.spike, "b").stage()
+    operator(world).rewind(driver.spike, Earliest(), ask())
+    assert states(world, driver.spike) == ["staged", "aborted"]
+    world.driver(driver.spike, "c").stage()
     world.settle(driver.spike)
     assert rows(world, driver.spike) == (8, 2)
     clean(world)

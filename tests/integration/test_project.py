@@ -2,7 +2,7 @@
 
 import pytest
 
-from spike_pipelines.domain.errors import Conflict, TableAltered
+from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, WrongNumber
 from spike_pipelines.domain.operations import Author, OperationKind
 from spike_pipelines.domain.rewind import Earliest
 from spike_pipelines.ports import LiveFile
@@ -80,6 +80,10 @@ def gain_a_file(world):
     tables(world).files["s3://lake/stranger"] = LiveFile("s3://lake/stranger", 1, 1, None)
 
 
+def lose_the_number(world):
+    tables(world).sequence = 0
+
+
 def restore_the_ledger_instead(world):
     tables(world).sequence = 40
     gain_a_file(world)
@@ -97,6 +101,7 @@ def nothing(world):
         (restore_an_older_one, 0),
         (lose_a_file, 1),
         (gain_a_file, 1),
+        (lose_the_number, 0),
         (restore_the_ledger_instead, 1),
     ],
 )
@@ -110,6 +115,54 @@ def test_a_table_is_brought_to_the_ledgers_live_files_whatever_happened_to_it(ra
     driver = ran.driver(ran.spikes["payouts"], after=1)
     driver.stage()
     ran.settle(driver.spike)
+    clean(ran)
+
+
+def test_a_table_ahead_of_its_ledger_takes_no_commit_until_it_is_redone(ran):
+    """The ledger was restored: numbers that the table has are given to other commits, which it would skip."""
+    spike = ran.spikes["payouts"]
+    tables(ran).sequence = 5
+    ran.driver(spike, after=1).stage()
+    with pytest.raises(WrongNumber, match=r"payouts is at #5, its ledger at #4 only.*spike ledger project"):
+        ran.settle(spike)
+    assert ran.dataset(spike).published == 3
+    project(ran, spike)
+    assert len(ran.catalog.files("payouts")) == 8
+    clean(ran)
+
+
+def test_a_table_that_lost_its_number_does_not_get_its_files_twice(ran):
+    spike = ran.spikes["payouts"]
+    lose_the_number(ran)
+    ran.driver(spike, after=1).stage()
+    with pytest.raises(WrongNumber, match=r"payouts is at #0 and has s3://lake/final/payouts/.*, which came"):
+        ran.settle(spike)
+    project(ran, spike)
+    seen = []
+    original = ran.catalog.publish
+    ran.catalog.publish = lambda *a, **k: seen.append((a[0], len(k["add"]))) or original(*a, **k)
+    ran.driver(spike, after=2).stage()
+    ran.settle(spike)
+    assert ("payouts", 2) in seen
+    clean(ran)
+
+
+def test_a_table_that_was_dropped_is_whole_again_with_the_next_commit(ran):
+    spike = ran.spikes["payouts"]
+    drop(ran)
+    ran.driver(spike, after=1).stage()
+    ran.settle(spike)
+    assert len(ran.catalog.files("payouts")) == 8
+    clean(ran)
+
+
+def test_a_table_of_which_others_deleted_rows_is_not_told_to_be_right(ran):
+    hidden = LiveFile("s3://lake/deletes", -1, 1, None)
+    tables(ran).files[hidden.uri] = hidden
+    with pytest.raises(InvariantBroken, match="somebody deleted rows of table payouts: s3://lake/deletes"):
+        project(ran, ran.spikes["payouts"])
+    drop(ran)
+    project(ran, ran.spikes["payouts"])
     clean(ran)
 
 

@@ -275,6 +275,21 @@ def test_a_holder_whose_lease_is_over_swaps_nothing(world, ran):
         swapper(world).finish(ran.spike, swap.number, produce)
 
 
+def test_a_holder_whose_lease_is_over_gives_nothing_up(world, ran):
+    swap = planned(world, ran.spike)
+    produce = producing(world, ran.spike)
+
+    def hopeless(*arguments):
+        expire_leases(world)
+        assert swapper(world, "other").finish(ran.spike, swap.number, produce).state is SwapState.SWAPPED
+        raise NothingStaged("the slow one found nothing")
+
+    with pytest.raises(LeaseLost):
+        swapper(world).finish(ran.spike, swap.number, hopeless)
+    assert world.ledger.swaps("payouts", 1)[0].state is SwapState.SWAPPED
+    assert breaches(world) == {}
+
+
 def test_a_plan_without_its_producer_is_aborted(world, ran):
     swap = planned(world, ran.spike)
     with pytest.raises(SwapRefused, match="before it had registered") as refused:

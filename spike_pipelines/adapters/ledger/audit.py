@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.adapters.ledger.audit_files import HALFWAY, VANISHED, sequences
+from spike_pipelines.adapters.ledger.audit_files import HALFWAY, OTHER_HOURS, VANISHED, sequences
 from spike_pipelines.domain.batch import LIVE_LANE, UNFINISHED, Batch, BatchState, FileKind, FileState
 from spike_pipelines.domain.binding import Binding
 from spike_pipelines.domain.offsets import Break, Partition
@@ -118,9 +118,10 @@ def _operations(db: sa.Connection) -> dict[str, int]:
 
 
 def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
-    unbalanced, late = _numbers(db, _UNBALANCED), _numbers(db, _LATE)
+    unbalanced, late = _numbers(db, sa.union(_UNBALANCED, OTHER_HOURS)), _numbers(db, _LATE)
     unexplained, undead = _numbers(db, _UNEXPLAINED), _numbers(db, _UNDEAD)
     halfway, vanished = _numbers(db, HALFWAY), _numbers(db, VANISHED)
+    unplaced = _numbers(db, _UNPLACED)
     return tuple(
         CommittedSums(
             **row,
@@ -130,12 +131,13 @@ def _sums(db: sa.Connection) -> tuple[CommittedSums, ...]:
             undead=undead[row["spike"]],
             halfway=halfway[row["spike"]],
             vanished=vanished[row["spike"]],
+            unplaced=unplaced[row["spike"]],
         )
         for row in db.execute(_SUMS).mappings()
     )
 
 
-def _numbers(db: sa.Connection, query: sa.Select[tuple[str, int]]) -> Mapping[str, tuple[int, ...]]:
+def _numbers(db: sa.Connection, query: sa.Executable) -> Mapping[str, tuple[int, ...]]:
     """Batch numbers by spike."""
     found: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for spike, number in db.execute(query):
@@ -165,8 +167,8 @@ def _coverage(
     )
 
 
-def _committed_ranges() -> sa.Subquery:
-    """Live ranges of committed batches with the furthest end before each (the baseline for the first)."""
+def _live_ranges() -> sa.Subquery:
+    """Live ranges, also of batches that wait, with the furthest end before each (the first: the baseline)."""
     r, b, p = s.batch_ranges, s.batches, s.positions
     before = sa.func.max(r.c.end_offset).over(
         partition_by=(r.c.spike, r.c.topic_id, r.c.partition),
@@ -182,6 +184,7 @@ def _committed_ranges() -> sa.Subquery:
             r.c.start_offset,
             r.c.end_offset,
             b.c.lost,
+            b.c.state,
             sa.func.coalesce(before, p.c.baseline).label("expected"),
         )
         .select_from(
@@ -195,27 +198,31 @@ def _committed_ranges() -> sa.Subquery:
                 ),
             )
         )
-        .where(r.c.live, r.c.lane == LIVE_LANE, b.c.state == BatchState.COMMITTED)
+        .where(r.c.live, r.c.lane == LIVE_LANE)
         .subquery()
     )
 
 
-_ranges = _committed_ranges()
+_ranges = _live_ranges()
 _RANGE_BREAKS = sa.select(_ranges).where(_ranges.c.expected.is_distinct_from(_ranges.c.start_offset))
-_RANGE_SUMS = sa.select(
-    _ranges.c.spike,
-    _ranges.c.topic_id,
-    _ranges.c.partition,
-    sa.func.count().label("ranges"),
-    sa.cast(sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset), sa.BigInteger).label("offsets"),
-    sa.func.max(_ranges.c.end_offset).label("last_end"),
-    sa.cast(
-        sa.func.coalesce(
-            sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset).filter(_ranges.c.lost), 0
-        ),
-        sa.BigInteger,
-    ).label("lost"),
-).group_by(_ranges.c.spike, _ranges.c.topic_id, _ranges.c.partition)
+_RANGE_SUMS = (
+    sa.select(
+        _ranges.c.spike,
+        _ranges.c.topic_id,
+        _ranges.c.partition,
+        sa.func.count().label("ranges"),
+        sa.cast(sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset), sa.BigInteger).label("offsets"),
+        sa.func.max(_ranges.c.end_offset).label("last_end"),
+        sa.cast(
+            sa.func.coalesce(
+                sa.func.sum(_ranges.c.end_offset - _ranges.c.start_offset).filter(_ranges.c.lost), 0
+            ),
+            sa.BigInteger,
+        ).label("lost"),
+    )
+    .where(_ranges.c.state == BatchState.COMMITTED)
+    .group_by(_ranges.c.spike, _ranges.c.topic_id, _ranges.c.partition)
+)
 
 _r = s.batch_ranges
 _STAGED_ENDS = (
@@ -226,6 +233,7 @@ _STAGED_ENDS = (
 
 _b = s.batches
 _committed = (_b.c.state == BatchState.COMMITTED) & (_b.c.lane == LIVE_LANE) & _b.c.removed.is_(None)
+_waits = _b.c.state.in_(sorted(UNFINISHED)) & (_b.c.lane == LIVE_LANE)
 
 
 def _sum(column: sa.ColumnElement[int], label: str) -> sa.Label[int]:
@@ -259,21 +267,55 @@ _in_files = (
     .group_by(s.files.c.batch)
     .subquery()
 )
+_p = s.positions
+_position = sa.and_(
+    _p.c.spike == _r.c.spike,
+    _p.c.lane == _r.c.lane,
+    _p.c.topic_id == _r.c.topic_id,
+    _p.c.partition == _r.c.partition,
+)
+_in_ranges = (
+    sa.select(
+        _r.c.batch,
+        sa.func.sum(_r.c.end_offset - _r.c.start_offset).label("offsets"),
+        sa.func.count().filter(_p.c.spike.is_(None)).label("nowhere"),
+    )
+    .select_from(_r.outerjoin(_p, _position))
+    .where(_r.c.live, _r.c.lane == LIVE_LANE)
+    .group_by(_r.c.batch)
+    .subquery()
+)
+# What a driver said of a batch that waits need not add up: that holds it. Its files are what it listed.
 _UNBALANCED = (
     sa.select(_b.c.spike, _b.c.number)
-    .select_from(_b.outerjoin(_in_files, _in_files.c.batch == _b.c.number))
+    .select_from(
+        _b.outerjoin(_in_files, _in_files.c.batch == _b.c.number).outerjoin(
+            _in_ranges, _in_ranges.c.batch == _b.c.number
+        )
+    )
     .where(
-        _committed,
+        sa.or_(_committed, _waits),
         sa.or_(
-            _b.c.records_read
-            != _b.c.records_final
-            + _b.c.records_dead_letter
-            + _b.c.records_filtered
-            + _b.c.records_unaccounted,
+            sa.and_(
+                _committed,
+                sa.or_(
+                    _b.c.records_read
+                    != _b.c.records_final
+                    + _b.c.records_dead_letter
+                    + _b.c.records_filtered
+                    + _b.c.records_unaccounted,
+                    _b.c.records_read > _in_ranges.c.offsets,
+                ),
+            ),
             _b.c.records_final != sa.func.coalesce(_in_files.c[FileKind.FINAL], 0),
             _b.c.records_dead_letter != sa.func.coalesce(_in_files.c[FileKind.DEAD_LETTER], 0),
         ),
     )
+)
+_UNPLACED = (
+    sa.select(_b.c.spike, _b.c.number)
+    .select_from(_b.outerjoin(_in_ranges, _in_ranges.c.batch == _b.c.number))
+    .where(sa.or_(_committed, _waits), sa.func.coalesce(_in_ranges.c.nowhere, 1) > 0)
 )
 _newer = s.epochs.alias("newer")
 _LATE = sa.select(_b.c.spike, _b.c.number).where(

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from spike_pipelines.adapters.ledger import schema as s
-from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileState
+from spike_pipelines.domain.batch import UNFINISHED, BatchState, FileKind, FileState
 from spike_pipelines.domain.operations import OperationKind
 from spike_pipelines.domain.swap import SwapState
 from spike_pipelines.ports import SequenceBook
@@ -20,6 +20,42 @@ HALFWAY = (
             sa.and_(_b.c.state == BatchState.COMMITTED, sa.not_(_in_commit)),
             sa.and_(_b.c.state.in_(sorted(UNFINISHED)), _in_commit),
         )
+    )
+    .distinct()
+)
+
+_h = s.batch_hours
+
+
+def _rows_of(kind: FileKind) -> sa.Label[int]:
+    return sa.func.coalesce(sa.func.sum(_f.c.rows).filter(_f.c.kind == kind), 0).label(kind)
+
+
+_in_hours = (
+    sa.select(_f.c.batch, _f.c.hour, _rows_of(FileKind.FINAL), _rows_of(FileKind.DEAD_LETTER))
+    .group_by(_f.c.batch, _f.c.hour)
+    .subquery()
+)
+# By which a backfill tells whether it found all of an hour. Releases of before did not count them again.
+_released = sa.exists().where(
+    s.operations.c.batch == _b.c.number, s.operations.c.kind == OperationKind.RELEASE
+)
+OTHER_HOURS = (
+    sa.select(_b.c.spike, _b.c.number)
+    .select_from(
+        _h.join(
+            _in_hours, (_in_hours.c.batch == _h.c.batch) & (_in_hours.c.hour == _h.c.hour), full=True
+        ).join(_b, _b.c.number == sa.func.coalesce(_h.c.batch, _in_hours.c.batch))
+    )
+    .where(
+        _b.c.state == BatchState.COMMITTED,
+        _b.c.removed.is_(None),
+        sa.not_(_released),
+        sa.or_(
+            sa.func.coalesce(_h.c.records_final, 0) != sa.func.coalesce(_in_hours.c[FileKind.FINAL], 0),
+            sa.func.coalesce(_h.c.records_dead_letter, 0)
+            != sa.func.coalesce(_in_hours.c[FileKind.DEAD_LETTER], 0),
+        ),
     )
     .distinct()
 )

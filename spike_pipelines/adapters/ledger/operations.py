@@ -10,7 +10,7 @@ from spike_pipelines.adapters.ledger import rows
 from spike_pipelines.adapters.ledger import schema as s
 from spike_pipelines.adapters.ledger.batches import insert_ranges
 from spike_pipelines.adapters.ledger.hours import EARLIER_LANES
-from spike_pipelines.domain.batch import UNFINISHED, Batch, BatchState, FileState, identity
+from spike_pipelines.domain.batch import UNFINISHED, Batch, BatchState, FileKind, FileState, identity
 from spike_pipelines.domain.epochs import EpochState
 from spike_pipelines.domain.errors import Conflict, Refused
 from spike_pipelines.domain.held import Recount
@@ -308,6 +308,20 @@ class OperationStatements:
             self._db.execute(
                 sa.update(f).where(f.c.id == sa.bindparam("id_")).values(rows=sa.bindparam("rows_")), values
             )
+        self._count_hours_again(batch)
+
+    def _count_hours_again(self, batch: int) -> None:
+        """From its files: what a backfill of the hour must find."""
+        f, h = s.files, s.batch_hours
+
+        def rows_of(kind: FileKind) -> sa.ScalarSelect[int]:
+            rows_there = sa.func.coalesce(sa.func.sum(f.c.rows), 0)
+            of_hour = (f.c.batch == h.c.batch) & (f.c.hour == h.c.hour) & (f.c.kind == kind)
+            return sa.select(rows_there).where(of_hour).correlate(h).scalar_subquery()
+
+        final, dead = rows_of(FileKind.FINAL), rows_of(FileKind.DEAD_LETTER)
+        changed = {"records_final": final, "records_dead_letter": dead}
+        self._db.execute(sa.update(h).where(h.c.batch == batch).values(**changed))
 
 
 def _offsets_of(points: Mapping[Partition, int]) -> sa.Values:
