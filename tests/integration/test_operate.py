@@ -748,3 +748,13 @@ def test_a_revoked_lease_is_over_and_the_next_one_is_newer(world, driver):
     with pytest.raises(LeaseLost):
         world.ledger.renew(lease, 15)
     assert world.ledger.acquire(lease_name(driver.spike.name), "next", 15).token > lease.token
+
+
+def test_a_revoked_lease_does_not_come_back_with_a_clock_that_is_set_back(world, driver):
+    """The database may be another one by now, which is some seconds behind."""
+    lease = world.ledger.acquire(lease_name(driver.spike.name), "run", 15)
+    with world.ledger.begin() as tx:
+        tx.revoke_lease(lease_name(driver.spike.name))
+    world.execute("UPDATE leases SET expires_at = expires_at + interval '1 hour'")
+    with pytest.raises(LeaseLost), world.ledger.begin() as tx:
+        tx.require_lease(lease)

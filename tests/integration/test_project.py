@@ -195,6 +195,29 @@ def test_a_commit_that_comes_between_is_kept(ran):
     assert state.published == state.sequence
 
 
+def test_a_commit_that_one_table_shows_and_the_other_does_not_is_not_published(ran):
+    spike = ran.spikes["payouts"]
+    driver = ran.driver(spike, after=1)
+
+    class Racing:
+        def __getattr__(self, name):
+            return getattr(ran.catalog, name)
+
+        def files(self, table):
+            if table == "payouts_dead_letters" and ran.dataset(spike).sequence == 3:
+                driver.stage()
+                ran.promoter().promote(spike, limit=1)
+            return ran.catalog.files(table)
+
+    drop(ran)
+    done = project(ran, spike, catalog=Racing())
+    assert [table.sequence for table in done] == [3, 4]
+    assert ran.dataset(spike).published == 3
+    assert len(ran.keys("staging/")) == 3
+    ran.publisher.publish(spike, ran.dataset(spike))
+    clean(ran)
+
+
 def test_superseded_files_do_not_come_back(ran):
     spike = ran.spikes["payouts"]
     Operator(ran.ledger, ran.broker, ran.store).rewind(spike, Earliest(), REQUEST)
