@@ -711,6 +711,10 @@ REVIVE = """UPDATE files SET state = 'live', removed = NULL
 BREACHES = {
     "a rewind that is only a release": ("UPDATE operations SET kind = 'release'", "I5"),
     "a superseded file lives": (REVIVE, "I2"),
+    "a superseded range lives": (
+        "UPDATE batch_ranges SET live = true WHERE batch = (SELECT max(number) FROM batches)",
+        "I2",
+    ),
     "a staged end ran ahead": ("UPDATE positions SET staged_end = staged_end + 1", "I5"),
 }
 

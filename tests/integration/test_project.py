@@ -1,6 +1,7 @@
 """Tables redone from the ledger after whatever happened to them, and who may do it when."""
 
 import pytest
+from builders import HOUR
 
 from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, WrongNumber
 from spike_pipelines.domain.operations import Author, OperationKind
@@ -128,6 +129,32 @@ def test_a_table_ahead_of_its_ledger_takes_no_commit_until_it_is_redone(ran):
     assert ran.dataset(spike).published == 3
     project(ran, spike)
     assert len(ran.catalog.files("payouts")) == 8
+    clean(ran)
+
+
+def test_a_commit_that_was_given_the_number_of_a_lost_one_is_not_taken_for_published(ran):
+    """A failover lost the newest commit, which was published, and its batch: it was read again, as another."""
+    spike = ran.spikes["payouts"]
+    lost = LiveFile("s3://lake/final/payouts/lost", 4, 1, HOUR)
+    ran.driver(spike, after=1).stage()
+    ran.promoter().promote(spike, limit=1)
+    tables(ran).files[lost.uri] = lost
+    tables(ran).sequence = 4
+    with pytest.raises(WrongNumber, match=r"payouts is at #4 and lacks s3://lake/final/payouts/hour"):
+        ran.publisher.publish(spike, ran.dataset(spike))
+    assert ran.dataset(spike).published == 3
+    project(ran, spike)
+    assert lost.uri not in ran.catalog.files("payouts")
+    clean(ran)
+
+
+def test_a_publication_that_was_not_written_down_is_so_by_the_next(ran):
+    spike = ran.spikes["payouts"]
+    ran.driver(spike, after=1).stage()
+    ran.settle(spike)
+    ran.execute("UPDATE datasets SET published = 3")
+    ran.publisher.publish(spike, ran.dataset(spike))
+    assert ran.dataset(spike).published == 4
     clean(ran)
 
 
