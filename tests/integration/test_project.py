@@ -133,7 +133,7 @@ def test_a_table_ahead_of_its_ledger_takes_no_commit_until_it_is_redone(ran):
 
 
 def test_a_commit_that_was_given_the_number_of_a_lost_one_is_not_taken_for_published(ran):
-    """A failover lost the newest commit, which was published, and its batch: it was read again, as another."""
+    """A failover lost the newest commit, which was published, and its batch: that was read again."""
     spike = ran.spikes["payouts"]
     lost = LiveFile("s3://lake/final/payouts/lost", 4, 1, HOUR)
     ran.driver(spike, after=1).stage()
