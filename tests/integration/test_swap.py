@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 from builders import HOUR, empty, parquet, stage_file
 from dying import Dead, Trap, Trapped, expire_leases
-from waiting import until
+from waiting import until_it_waits_for_a_lock
 
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
@@ -311,26 +311,11 @@ def test_a_swap_waits_with_its_commit_for_a_decision_about_the_spike(world, ran)
 
     with contextlib.ExitStack() as decision, ThreadPoolExecutor(1) as pool:
         done = pool.submit(swapper(world, store=Counting()).finish, ran.spike, swap.number, produce)
-        wait_for_a_lock(world, done)
+        until_it_waits_for_a_lock(world.ledger, done)
         assert world.dataset(ran.spike).sequence == 2
         decision.close()
         assert done.result().state is SwapState.SWAPPED
     assert breaches(world) == {}
-
-
-def wait_for_a_lock(world, work):
-    """Until the work waits for somebody's lock; it may not end before."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-
-    def waits():
-        assert not work.done(), "it waited for nobody"
-        with world.ledger._engine.connect() as db:
-            return db.exec_driver_sql(query).scalar_one() > 0
-
-    until(waits)
 
 
 def test_a_holder_whose_lease_is_over_gives_nothing_up(world, ran):
