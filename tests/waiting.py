@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
+
+from spike_pipelines.adapters.ledger import SqlLedger
 
 T = TypeVar("T")
 _PAUSE_SECONDS = 0.05
@@ -29,3 +32,18 @@ def once_free_of(error: type[Exception], act: Callable[[], T], seconds: float = 
             if time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_SECONDS)
+
+
+def until_it_waits_for_a_lock(ledger: SqlLedger, work: Future[object]) -> None:
+    """Until somebody waits for a lock in the ledger's database; `work`, which should, may not end before."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+
+    def waits() -> bool:
+        assert not work.done(), "it waited for nobody"
+        with ledger._engine.connect() as db:
+            return bool(db.exec_driver_sql(query).scalar_one())
+
+    until(waits, what="it waits for a lock")

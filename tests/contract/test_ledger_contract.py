@@ -253,6 +253,19 @@ def test_ends_advance_only_from_where_they_are(opened, start):
     assert opened.all_positions()["payouts"][partition()].staged_end == 5
 
 
+def test_the_ends_of_another_spike_that_reads_the_same_topic_stay(opened):
+    with opened.begin() as tx:
+        tx.lock_spike("session", "session")
+        tx.add_positions("session", LIVE_LANE, {partition(): 4})
+    with pytest.raises(Conflict), opened.begin() as tx:
+        tx.advance_staged("payouts", LIVE_LANE, [r(4, 9)])
+    with opened.begin() as tx:
+        tx.advance_staged("payouts", LIVE_LANE, [r(0, 4)])
+        tx.move_ends("payouts", LIVE_LANE, {partition(): 2})
+    ends = {name: found[partition()].staged_end for name, found in opened.all_positions().items()}
+    assert ends == {"payouts": 2, "session": 4}
+
+
 def test_a_driver_that_could_not_be_let_in_hides_nothing_that_a_person_decides(opened):
     opened.note_unjudged("payouts", "who is it?")
     opened.note_unjudged("of no such spike", "who is it?")

@@ -186,6 +186,24 @@ def test_no_part_is_copied_to_a_key_that_is_taken(s3):
     assert set(asked) == {"HeadObject"}
 
 
+@pytest.mark.real
+def test_a_copy_in_parts_that_ends_after_another_leaves_that_one_alone(s3):
+    """Two appender runs copy the same file, and the slower one does not know that its lease is over."""
+    client = s3.client()
+    bench = s3_bench(client)
+    source = bench.put("large", b"0123456789abcdef" * (7 * MIB // 16))
+    faster = []
+
+    def before(model, **_):
+        if model.name == "CompleteMultipartUpload" and not faster:
+            faster.append(bench.put("copy", b"the faster one's"))
+
+    client.meta.events.register("before-call.s3", before)
+    with pytest.raises(AlreadyExists):
+        bench.copy("large", "copy", source.etag, size=source.size)
+    assert bench.store.head(BUCKET, bench.key("copy")).etag == faster[0].etag
+
+
 def test_footer_counts_rows(bench):
     body = parquet(rows=321)
     bench.put("f", body)

@@ -9,6 +9,7 @@ from threading import Barrier
 
 import pytest
 from builders import BUCKET, HOUR
+from waiting import until_it_waits_for_a_lock
 
 from spike_pipelines.domain.batch import LIVE_LANE, BatchState, FileState
 from spike_pipelines.domain.epochs import Phase
@@ -711,6 +712,10 @@ REVIVE = """UPDATE files SET state = 'live', removed = NULL
 BREACHES = {
     "a rewind that is only a release": ("UPDATE operations SET kind = 'release'", "I5"),
     "a superseded file lives": (REVIVE, "I2"),
+    "a superseded range lives": (
+        "UPDATE batch_ranges SET live = true WHERE batch = (SELECT max(number) FROM batches)",
+        "I2",
+    ),
     "a staged end ran ahead": ("UPDATE positions SET staged_end = staged_end + 1", "I5"),
 }
 
@@ -748,3 +753,31 @@ def test_a_revoked_lease_is_over_and_the_next_one_is_newer(world, driver):
     with pytest.raises(LeaseLost):
         world.ledger.renew(lease, 15)
     assert world.ledger.acquire(lease_name(driver.spike.name), "next", 15).token > lease.token
+
+
+def test_a_lease_is_revoked_once_what_was_begun_under_it_has_ended(world, driver):
+    """From then on nothing happens under it, whatever the operation does next."""
+    name = lease_name(driver.spike.name)
+    lease = world.ledger.acquire(name, "run", 15)
+
+    def revoke():
+        with world.ledger.begin() as tx:
+            tx.revoke_lease(name)
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.ledger.begin() as tx:
+            tx.require_lease(lease)
+            done = pool.submit(revoke)
+            until_it_waits_for_a_lock(world.ledger, done)
+        done.result()
+    assert world.ledger.lease_holder(name) is None
+
+
+def test_a_revoked_lease_does_not_come_back_with_a_clock_that_is_set_back(world, driver):
+    """The database may be another one by now, which is some seconds behind."""
+    lease = world.ledger.acquire(lease_name(driver.spike.name), "run", 15)
+    with world.ledger.begin() as tx:
+        tx.revoke_lease(lease_name(driver.spike.name))
+    world.execute("UPDATE leases SET expires_at = expires_at + interval '1 hour'")
+    with pytest.raises(LeaseLost), world.ledger.begin() as tx:
+        tx.require_lease(lease)

@@ -1,6 +1,7 @@
 """Tables redone from the ledger after whatever happened to them, and who may do it when."""
 
 import pytest
+from builders import HOUR
 
 from spike_pipelines.domain.errors import Conflict, InvariantBroken, TableAltered, WrongNumber
 from spike_pipelines.domain.operations import Author, OperationKind
@@ -131,6 +132,32 @@ def test_a_table_ahead_of_its_ledger_takes_no_commit_until_it_is_redone(ran):
     clean(ran)
 
 
+def test_a_commit_that_was_given_the_number_of_a_lost_one_is_not_taken_for_published(ran):
+    """A failover lost the newest commit, which was published, and its batch: that was read again."""
+    spike = ran.spikes["payouts"]
+    lost = LiveFile("s3://lake/final/payouts/lost", 4, 1, HOUR)
+    ran.driver(spike, after=1).stage()
+    ran.promoter().promote(spike, limit=1)
+    tables(ran).files[lost.uri] = lost
+    tables(ran).sequence = 4
+    with pytest.raises(WrongNumber, match=r"payouts is at #4 and lacks s3://lake/final/payouts/hour"):
+        ran.publisher.publish(spike, ran.dataset(spike))
+    assert ran.dataset(spike).published == 3
+    project(ran, spike)
+    assert lost.uri not in ran.catalog.files("payouts")
+    clean(ran)
+
+
+def test_a_publication_that_was_not_written_down_is_so_by_the_next(ran):
+    spike = ran.spikes["payouts"]
+    ran.driver(spike, after=1).stage()
+    ran.settle(spike)
+    ran.execute("UPDATE datasets SET published = 3")
+    ran.publisher.publish(spike, ran.dataset(spike))
+    assert ran.dataset(spike).published == 4
+    clean(ran)
+
+
 def test_a_table_that_lost_its_number_does_not_get_its_files_twice(ran):
     spike = ran.spikes["payouts"]
     lose_the_number(ran)
@@ -193,6 +220,29 @@ def test_a_commit_that_comes_between_is_kept(ran):
     clean(ran)
     state = ran.dataset(driver.spike)
     assert state.published == state.sequence
+
+
+def test_a_commit_that_one_table_shows_and_the_other_does_not_is_not_published(ran):
+    spike = ran.spikes["payouts"]
+    driver = ran.driver(spike, after=1)
+
+    class Racing:
+        def __getattr__(self, name):
+            return getattr(ran.catalog, name)
+
+        def files(self, table):
+            if table == "payouts_dead_letters" and ran.dataset(spike).sequence == 3:
+                driver.stage()
+                ran.promoter().promote(spike, limit=1)
+            return ran.catalog.files(table)
+
+    drop(ran)
+    done = project(ran, spike, catalog=Racing())
+    assert [table.sequence for table in done] == [3, 4]
+    assert ran.dataset(spike).published == 3
+    assert len(ran.keys("staging/")) == 3
+    ran.publisher.publish(spike, ran.dataset(spike))
+    clean(ran)
 
 
 def test_superseded_files_do_not_come_back(ran):

@@ -176,6 +176,27 @@ def test_a_final_object_that_is_not_ours_is_never_overwritten_and_holds_the_batc
     assert world.store.head(BUCKET, file.final_key) == before
 
 
+def test_an_object_of_another_size_is_not_ours_where_its_etag_tells_nothing(world, driver):
+    """As that of a copy in parts, or of one encrypted with a key of KMS."""
+    driver.stage()
+    file = intended(world, driver)
+    ours = {BATCH_METADATA: str(file.batch), ETAG_METADATA: file.staging_etag}
+    world.store.put(BUCKET, file.final_key, bytes(file.size - 1))
+    objects = world.store._bucket(BUCKET)
+    objects[file.final_key] = replace(objects[file.final_key], metadata=ours)
+
+    class Opaque:
+        def __getattr__(self, name):
+            return getattr(world.store, name)
+
+        def head(self, bucket, key):
+            found = world.store.head(bucket, key)
+            return found and replace(found, etag_is_md5=False)
+
+    assert world.promoter(store=Opaque()).promote(driver.spike, limit=1) == ()
+    assert "was not made by this batch" in held_reason(world, driver.spike)
+
+
 # dying
 
 

@@ -112,8 +112,9 @@ class Meanwhile:
         return call
 
 
+@pytest.mark.parametrize("over", [False, True])
 @pytest.mark.parametrize("nth", range(1, 8))
-def test_what_is_registered_while_retention_looks_stays(world, driver, nth):
+def test_what_is_registered_while_retention_looks_stays(world, driver, nth, over):
     """A driver had to wait with its batch for longer than the grace time: one before it was held."""
     prefix, batch = staging_prefix(driver.spike, 1), driver.write()
     moved = {f: f"000001-{UUID}/{f.key}" for f in batch.files}
@@ -121,8 +122,13 @@ def test_what_is_registered_while_retention_looks_stays(world, driver, nth):
         world.store.put(BUCKET, prefix + key, world.store._buckets[BUCKET].pop(prefix + f.key).body)
     batch = replace(batch, files=tuple(replace(f, key=key) for f, key in moved.items()))
     world.store.grow_old(2 * HOURS)
-    ledger = Meanwhile(world.ledger, nth, lambda: driver.register(batch))
-    tuple(retainer(world, ledger=ledger).run())
+
+    def act():
+        driver.register(batch)
+        if over:
+            world.execute("UPDATE epochs SET state = 'retired'")
+
+    tuple(retainer(world, ledger=Meanwhile(world.ledger, nth, act)).run())
     assert set(world.keys("staging/")) == {prefix + key for key in moved.values()}
     world.settle(driver.spike)
     assert breaches(world) == {}

@@ -8,6 +8,7 @@ from threading import Barrier
 import pytest
 from builders import HOUR, empty, parquet, stage_file
 from dying import Dead, Trap, Trapped, expire_leases
+from waiting import until_it_waits_for_a_lock
 
 from spike_pipelines.domain.batch import BatchState, FileKind, FileState, HourCounts, NewBatch
 from spike_pipelines.domain.errors import Conflict, InvalidSpec, LeaseLost, NothingStaged, Transient
@@ -273,6 +274,48 @@ def test_a_holder_whose_lease_is_over_swaps_nothing(world, ran):
     assert world.ledger.open_swaps("payouts")[0].state is SwapState.PLANNED
     with pytest.raises(SwapBusy, match="other has it"):
         swapper(world).finish(ran.spike, swap.number, produce)
+
+
+def test_a_holder_whose_lease_is_over_writes_no_final_keys_down(world, ran, monkeypatch):
+    swap = planned(world, ran.spike)
+
+    def slow(*_, **__):
+        """The last that is asked before the keys are written down."""
+        expire_leases(world)
+        world.ledger.acquire(f"swap:{swap.number}", "other", 30)
+
+    monkeypatch.setattr(world.catalog, "misfit", slow)
+    with pytest.raises(LeaseLost):
+        swapper(world).finish(ran.spike, swap.number, producing(world, ran.spike))
+    (open_,) = world.ledger.open_swaps("payouts")
+    with world.ledger.begin() as tx:
+        assert tx.batch(open_.batch).state is BatchState.STAGED
+
+
+def test_a_swap_waits_with_its_commit_for_a_decision_about_the_spike(world, ran):
+    """A rewind may have looked for swaps already: what this one replaces would be superseded by it alone."""
+    swap = planned(world, ran.spike)
+    produce = producing(world, ran.spike)
+
+    class Counting:
+        copied = 0
+
+        def __getattr__(self, name):
+            return getattr(world.store, name)
+
+        def copy(self, *arguments, **named):
+            self.copied += 1
+            if self.copied == 1:
+                decision.enter_context(world.ledger.begin()).lock_spike("payouts", "payouts")
+            return world.store.copy(*arguments, **named)
+
+    with contextlib.ExitStack() as decision, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(swapper(world, store=Counting()).finish, ran.spike, swap.number, produce)
+        until_it_waits_for_a_lock(world.ledger, done)
+        assert world.dataset(ran.spike).sequence == 2
+        decision.close()
+        assert done.result().state is SwapState.SWAPPED
+    assert breaches(world) == {}
 
 
 def test_a_holder_whose_lease_is_over_gives_nothing_up(world, ran):
