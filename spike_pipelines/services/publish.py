@@ -62,7 +62,7 @@ class Publisher:
         }
         if not wanted:
             return
-        table = tables(spike)[kind]
+        table = spike.dataset.tables[kind]
         there = self.catalog.files(table).keys()
         if (missing := wanted - there) and self.catalog.sequence(table) == at:
             raise WrongNumber(f"table {table} is at #{at} and lacks {min(missing)}")
