@@ -114,7 +114,8 @@ class Ledger(Protocol):
 
     def unreported(self, dataset: str) -> tuple[HourReport, ...]: ...
 
-    def mark_reported(self, dataset: str, sequence: int) -> None: ...
+    def mark_reported(self, dataset: str, sequence: int, *, since: int) -> None:
+        """What was committed in `(since, sequence]` was reported; not if more is to be reported meanwhile."""
 
     def forget_reported(self, dataset: str) -> None:
         """Every hour is to be reported again."""

@@ -220,4 +220,4 @@ class Drain:
                 reports = self.ledger.unreported(state.name)
                 yield from reports
                 told = max([state.published, *(report.sequence for report in reports)])
-                self.ledger.mark_reported(state.name, told)
+                self.ledger.mark_reported(state.name, told, since=state.reported)

@@ -368,8 +368,8 @@ def test_what_is_published_or_reported_never_goes_back(opened):
         commit(opened, add(opened, start, start + 10))
     opened.mark_published("payouts", 2)
     opened.mark_published("payouts", 1)
-    opened.mark_reported("payouts", 2)
-    opened.mark_reported("payouts", 1)
+    opened.mark_reported("payouts", 2, since=0)
+    opened.mark_reported("payouts", 1, since=0)
     (state,) = opened.datasets()
     assert (state.sequence, state.published, state.reported) == (2, 2, 2)
 
@@ -394,7 +394,7 @@ def test_reports_cover_what_was_published_since_the_last_one(opened):
     assert (report.sequence, report.rows, report.files, report.size) == (1, 10, 1, 100)
     assert (report.hour, report.batches, report.ranges) == (HOUR, (made[0].number,), (r(0, 10),))
     assert report.latency_seconds >= 0
-    opened.mark_reported("payouts", 1)
+    opened.mark_reported("payouts", 1, since=0)
     assert opened.unreported("payouts") == ()
 
 

@@ -253,6 +253,7 @@ def test_a_record_has_the_run_and_the_driver_and_a_file_leads_to_it(opened):
 def test_reports_are_forgotten_on_request(opened):
     committed(opened, 1)
     opened.mark_published("payouts", 1)
-    opened.mark_reported("payouts", 1)
+    opened.mark_reported("payouts", 1, since=0)
     opened.forget_reported("payouts")
+    opened.mark_reported("payouts", 1, since=1)  # of a run that did not know of it
     assert len(opened.unreported("payouts")) == 1

@@ -255,7 +255,7 @@ def test_superseded_files_do_not_come_back(ran):
 
 def test_events_are_told_again_on_request(ran):
     spike = ran.spikes["payouts"]
-    ran.ledger.mark_reported("payouts", 3)
+    ran.ledger.mark_reported("payouts", 3, since=0)
     project(ran, spike)
     assert ran.dataset(spike).reported == 3
     project(ran, spike, events=True)

@@ -64,7 +64,7 @@ def test_the_api_can_do_all_that_drivers_ask_and_the_worker_all_that_follows(wor
     state = worker.dataset(spike)
     assert state.sequence == state.published == 2
     assert len(worker.ledger.unreported(state.name)) == 2
-    worker.ledger.mark_reported(state.name, 2)
+    worker.ledger.mark_reported(state.name, 2, since=0)
     with worker.ledger.begin() as tx:
         tx.retire_epoch(spike.name, "a")
         tx.add_recovery(Recovery(spike.name, tx.now(), "restart", "it died", "DEAD"))

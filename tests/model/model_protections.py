@@ -648,7 +648,7 @@ def report_at_most_once(self):
     for state in self.ledger.datasets():
         if state.reported < state.published:
             reports = self.ledger.unreported(state.name)
-            self.ledger.mark_reported(state.name, state.published)
+            self.ledger.mark_reported(state.name, state.published, since=state.reported)
             yield from reports
 
 

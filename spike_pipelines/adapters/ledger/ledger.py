@@ -176,21 +176,20 @@ class SqlLedger(
     def mark_published(self, dataset: str, sequence: int) -> None:
         self._raise_to(s.datasets.c.published, dataset, sequence)
 
-    def mark_reported(self, dataset: str, sequence: int) -> None:
-        self._raise_to(s.datasets.c.reported, dataset, sequence)
+    def mark_reported(self, dataset: str, sequence: int, *, since: int) -> None:
+        self._raise_to(s.datasets.c.reported, dataset, sequence, since)
 
     def forget_reported(self, dataset: str) -> None:
         d = s.datasets
         with translated(), self._engine.begin() as db:
             db.execute(sa.update(d).where(d.c.name == dataset).values(reported=0))
 
-    def _raise_to(self, column: sa.Column[int], dataset: str, sequence: int) -> None:
-        """Never lowers: two projections may finish in the wrong order."""
+    def _raise_to(self, column: sa.Column[int], dataset: str, sequence: int, since: int = 0) -> None:
+        """Never lowers: two projections may finish in the wrong order. Nothing where it is below `since`."""
         d = s.datasets
+        mine = sa.update(d).where(d.c.name == dataset, column >= since)
         with translated(), self._engine.begin() as db:
-            db.execute(
-                sa.update(d).where(d.c.name == dataset).values({column: sa.func.greatest(column, sequence)})
-            )
+            db.execute(mine.values({column: sa.func.greatest(column, sequence)}))
 
     # cleaning staging up
 
