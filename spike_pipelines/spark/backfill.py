@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import reduce
 from pathlib import Path
 from threading import Event
@@ -39,9 +39,9 @@ from spike_pipelines.driver.staging import new_attempt, staged_files
 from spike_pipelines.ports import BackfillOrder, ObjectStore, Surveyed, SurveyOrder
 from spike_pipelines.spark import classify as c
 from spike_pipelines.spark.batch import Plan, classified, counted, write
-from spike_pipelines.spark.config import BOUNDED_READS, kafka_consumer
+from spike_pipelines.spark.config import BOUNDED_READS, fetch_bytes, kafka_consumer
 from spike_pipelines.spark.environment import SparkEnvironment
-from spike_pipelines.spark.session import start_spark, tasks_of
+from spike_pipelines.spark.session import memory_of, start_spark, tasks_of
 
 log = logging.getLogger("spike_pipelines.spark")
 
@@ -109,7 +109,7 @@ def reread(
 ) -> NewBatch:
     """Count, and write below `order.prefix` if there is one. Errors: those of PySpark, `SpikeError`."""
     scan = Observation("scan")
-    records = _read(spark, order.pieces, bootstrap).observe(scan, expr("count(*)").alias("records"))
+    records = _read(spark, spike, order.pieces, bootstrap).observe(scan, expr("count(*)").alias("records"))
     mine = _of_hour(records, _dead(spark, spike, order.dead), hour_number(order.hour))
     with classified(mine, plan, order.planned_at) as rows:
         read, hours = counted(rows)
@@ -121,12 +121,12 @@ def reread(
     return NewBatch((), files, read, hours, spike.version, scan.get["records"] - read)
 
 
-def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Surveyed:
+def survey(spark: SparkSession, spike: Spike, order: SurveyOrder, *, bootstrap: str) -> Surveyed:
     """Nothing of a record but its place is looked at. Errors: those of PySpark."""
     since, until = hour_number(order.since), hour_number(order.until)
     number = c.hour_number("timestamp")
     wanted = f"CASE WHEN {number} >= {since} AND {number} < {until} THEN {number} END AS hour"
-    places = _read(spark, order.pieces, bootstrap).selectExpr(wanted, "partition", "offset")
+    places = _read(spark, spike, order.pieces, bootstrap).selectExpr(wanted, "partition", "offset")
     found = (
         places.groupBy("hour", "partition")
         .agg(*map(expr, ("min(offset) AS first", "max(offset) AS last", "count(*) AS records")))
@@ -146,11 +146,11 @@ def survey(spark: SparkSession, order: SurveyOrder, *, bootstrap: str) -> Survey
     return Surveyed(tuple(ordered), sum(row["records"] for row in found))
 
 
-def _read(spark: SparkSession, pieces: Iterable[OffsetRange], bootstrap: str) -> DataFrame:
+def _read(spark: SparkSession, spike: Spike, pieces: Collection[OffsetRange], bootstrap: str) -> DataFrame:
     """One bounded read takes one piece of each partition: as many reads as that needs."""
+    consumer = kafka_consumer(bootstrap, fetch_bytes(memory_of(spike), len({p.partition for p in pieces})))
     reads = [
-        spark.read.format("kafka").options(**kafka_consumer(bootstrap), **_bounds(group)).load()
-        for group in rounds(pieces)
+        spark.read.format("kafka").options(**consumer, **_bounds(group)).load() for group in rounds(pieces)
     ]
     return reduce(DataFrame.unionAll, reads)
 
@@ -219,7 +219,7 @@ def take_orders(spike: Spike, env: BackfillEnvironment, store: ObjectStore, box:
         so_far.begin()
         order = told_order(told)
         if isinstance(order, SurveyOrder):
-            found = survey(spark, order, bootstrap=env.kafka_bootstrap)
+            found = survey(spark, spike, order, bootstrap=env.kafka_bootstrap)
             return SurveyAnswerFile.of(found).model_dump_json()
         done = reread(spark, spike, plan, order, store, bootstrap=env.kafka_bootstrap)
         return HourAnswerFile.of(done).model_dump_json()

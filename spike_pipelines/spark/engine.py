@@ -23,9 +23,10 @@ from spike_pipelines.driver.staging import new_attempt, staged_files
 from spike_pipelines.driver.vitals import VitalsBoard
 from spike_pipelines.ports import ObjectStore
 from spike_pipelines.spark.batch import Plan, classified, counted, write
-from spike_pipelines.spark.config import checkpoint_root, kafka_source
+from spike_pipelines.spark.config import checkpoint_root, fetch_bytes, kafka_source
 from spike_pipelines.spark.environment import Environment
 from spike_pipelines.spark.progress import measured
+from spike_pipelines.spark.session import memory_of
 from spike_pipelines.wire import EpochGrant, PartitionOffset
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ class SparkEngine:
         most = self._pace.max_offsets(len(grant.offsets))
         if self._pace.limit is not None:
             log.warning("reading at most %d offsets at once: the last batch was too large", most)
-        options = kafka_source(self._spike, self._env, starting_offsets(grant), max_offsets=most)
+        fetch = fetch_bytes(memory_of(self._spike), len(grant.offsets))
+        options = kafka_source(self._spike, self._env, starting_offsets(grant), max_offsets=most, fetch=fetch)
         records = self._spark().readStream.format("kafka").options(**options).load()
         return (
             records.writeStream.queryName(QUERY)

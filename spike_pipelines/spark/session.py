@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
+from spike_pipelines.domain.overlays import mebibytes
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.spark import config
 from spike_pipelines.spark.environment import SparkEnvironment
@@ -32,3 +33,9 @@ def submitted() -> bool:
 def tasks_of(spike: Spike) -> int:
     """How many tasks of a batch run at once."""
     return spike.executor.instances * spike.executor.cores if submitted() else spike.driver.cores
+
+
+def memory_of(spike: Spike) -> int:
+    """Bytes that the tasks of a batch have together, by the application file."""
+    pods = spike.executor if submitted() else spike.driver
+    return mebibytes(pods.memory) * 1024**2 * (pods.instances if submitted() else 1)

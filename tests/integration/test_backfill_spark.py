@@ -180,7 +180,8 @@ def test_where_older_hours_lie_is_told_by_partition_and_counted(stack):
         (0, second, b"x"), (1, second, b"x"), (1, second, b"x"), (1, first, b"not looked at"),
     ])  # fmt: skip
     looked = pieces(topic, (0, 0, 6), (1, 0, 2))
-    found = survey(stack.spark, SurveyOrder(topic, looked, first, third), bootstrap=stack.bootstrap)
+    order = SurveyOrder(topic, looked, first, third)
+    found = survey(stack.spark, what(topic), order, bootstrap=stack.bootstrap)
     assert found.scanned == 8
     places = [(p.hour, p.range, p.records) for p in found.places]
     one, two, three = pieces(topic, (0, 0, 4), (0, 1, 6), (1, 0, 2))
@@ -193,7 +194,8 @@ def test_how_many_records_were_read_is_known_while_they_are(stack):
     so_far = SoFar(stack.spark)
     so_far.begin()
     slow = "reflect('java.lang.Thread', 'sleep', 400L + offset - offset) IS NOT NULL"
-    job = Thread(target=_read(stack.spark, pieces(topic, (0, 0, 50)), stack.bootstrap).where(slow).count)
+    found = _read(stack.spark, what(topic), pieces(topic, (0, 0, 50)), stack.bootstrap)
+    job = Thread(target=found.where(slow).count)
     job.start()
     until(lambda: so_far() == 50)
     assert job.is_alive(), "Spark itself knows at the end only"

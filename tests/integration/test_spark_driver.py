@@ -74,8 +74,9 @@ def spike(topic: str, **changes) -> Spike:
     return replace(base, **changes)
 
 
-@pytest.fixture(scope="module")
-def stack(kafka, s3, tmp_path_factory) -> Iterator[SimpleNamespace]:
+@contextlib.contextmanager
+def engine_parts(kafka, s3, state_dir, resources: Resources) -> Iterator[SimpleNamespace]:
+    """What an engine needs: a JVM of this size, Kafka, S3, and where it keeps what."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
         patch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
@@ -86,12 +87,18 @@ def stack(kafka, s3, tmp_path_factory) -> Iterator[SimpleNamespace]:
             kafka_bootstrap=kafka.bootstrap,
             s3_endpoint=s3.endpoint,
             spark_jars=",".join(str(jar) for jar in spark_jars()),
-            state_dir=tmp_path_factory.mktemp("state"),
+            state_dir=state_dir,
         )
-        with own_jvm(lambda: start_spark(spike("none"), env)) as spark:
+        with own_jvm(lambda: start_spark(spike("none", driver=resources), env)) as spark:
             yield SimpleNamespace(
                 env=env, spark=spark, store=S3ObjectStore(connect(s3.endpoint)), s3=s3, kafka=kafka
             )
+
+
+@pytest.fixture(scope="module")
+def stack(kafka, s3, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    with engine_parts(kafka, s3, tmp_path_factory.mktemp("state"), Resources(2, "768m")) as parts:
+        yield parts
 
 
 @contextlib.contextmanager
