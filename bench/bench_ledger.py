@@ -329,6 +329,9 @@ INSERT INTO files (batch, kind, hour, rows, size, state, staging_key, staging_et
     md5(i::text), 'final/years/hour=' || (i / 3000) || '/' || i || '-' || md5((-i)::text) || '.parquet',
     md5((i + 1)::text), 'years', (i - 1) / 100 + 1
   FROM generate_series(({first} / 100) * 100 + 1, ({last} / 100) * 100) i;
+INSERT INTO batch_hours (batch, hour, records_final, records_dead_letter, records_filtered)
+  SELECT batch, hour, sum(rows), 0, 0 FROM files WHERE added > {first} / 100 AND added <= {last} / 100
+  GROUP BY batch, hour;
 UPDATE datasets SET sequence = {last} / 100, published = {last} / 100, reported = {last} / 100
   WHERE name = 'years';
 INSERT INTO positions (spike, lane, topic_id, partition, topic, baseline, committed_end, staged_end)
