@@ -162,4 +162,8 @@ def _reached(kept: _Kept, moment: Moment) -> bool:
 
 
 def _aware(time: datetime) -> datetime:
+    if not isinstance(time, datetime):
+        raise InvalidSpec(
+            f"{time!r} is no time: give a datetime, as in datetime(2026, 11, 22, 21, tzinfo=UTC)"
+        )
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -45,7 +45,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SpikeError as error:
-            Console(stderr=True).print(
+            Console(stderr=True, emoji=False).print(  # topic:a:1 is no picture
                 f"spike: {error}", style="red", highlight=False, markup=False, soft_wrap=True
             )
             raise typer.Exit(1) from error

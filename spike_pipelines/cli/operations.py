@@ -157,7 +157,8 @@ def operations(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
 ) -> None:
     """Who did what to the ledger, when and why, newest first."""
-    wide().print(operations_table(Platform().ledger.operations(name, limit)))
+    ledger = Platform().ledger
+    wide().print(operations_table(ledger.operations(name, limit), ledger.swaps(name, limit), limit))
 
 
 def request(who: str | None, why: str) -> Request:

@@ -11,6 +11,7 @@ from spike_pipelines.domain.batch import Batch, FileState, hour_text
 from spike_pipelines.domain.operations import Operation
 from spike_pipelines.domain.promotion import LedgerFile
 from spike_pipelines.domain.spike import Spike
+from spike_pipelines.domain.swap import Swap
 from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import BatchRecord
 
@@ -48,15 +49,26 @@ def batches_table(batches: Iterable[Batch]) -> Table:
     return shown
 
 
-def operations_table(operations: Iterable[Operation]) -> Table:
+def operations_table(operations: Iterable[Operation], swaps: Iterable[Swap], limit: int) -> Table:
+    """The newest of both. Swaps (replays and backfills) have numbers of their own."""
     shown = Table(box=box.SIMPLE)
     shown.add_column("", justify="right")
     for heading in ("at", "spike", "what", "who", "why", "summary"):
         shown.add_column(heading, overflow="fold")
-    for o in operations:
-        cells = (f"{o.at:%Y-%m-%d %H:%M:%S}", o.spike, o.kind, o.author.who, o.author.why, o.summary)
-        shown.add_row(str(o.id), *map(Text, cells))
+    rows = [
+        (o.at, str(o.id), o.spike, str(o.kind), o.author.who, o.author.why, o.summary) for o in operations
+    ]
+    rows += [
+        (w.planned_at, f"swap {w.number}", w.spike, str(w.kind), w.who, w.why, _of_swap(w)) for w in swaps
+    ]
+    for at, number, *cells in sorted(rows, key=lambda row: row[0], reverse=True)[:limit]:
+        shown.add_row(number, *map(Text, (f"{at:%Y-%m-%d %H:%M:%S}", *cells)))
     return shown
+
+
+def _of_swap(swap: Swap) -> str:
+    hour = hour_text(swap.scope.since) if swap.scope.since else None
+    return ", ".join(part for part in (swap.state, hour, swap.scope.reason, swap.problem) if part)
 
 
 def describe(record: BatchRecord, spike: Spike | None) -> str:

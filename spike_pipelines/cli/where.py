@@ -25,8 +25,8 @@ def where(
 
 
 def _offset(text: str) -> None:
-    platform = Platform()
-    answer = platform.finder.offset(*parse_place(text))
+    place, platform = parse_place(text), Platform()
+    answer = platform.finder.offset(*place)
     for sentence in answer.sentences:
         typer.echo(f"{text}: {sentence}")
     for found in answer.found:

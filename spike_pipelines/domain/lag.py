@@ -162,9 +162,10 @@ class LagReport:
     `sentence` is what a person reads: how far behind, the trend, what comes, what to do. `lag` counts
     offsets, `lag_seconds` is the worst partition's; None: not known. `observed` is False where the
     broker's side is missing: then the figures say nothing. `topic_changed`: the topic that was read is
-    gone, whether or not there is another one. `unread_problem` is why an age is not known. `restarts` are
-    the last hour's causes. `lasts`: the look before found the same verdict. `by_size`: Kafka deletes what
-    is beyond a size. `ends` and `watermarks` are for the next looks.
+    gone, whether or not there is another one; `read_topic` is its name if the application file has another.
+    `unread_problem` is why an age is not known. `restarts` are the last hour's causes. `lasts`: the look
+    before found the same verdict. `by_size`: Kafka deletes what is beyond a size. `ends` and `watermarks`
+    are for the next looks.
     """
 
     verdict: LagVerdict
@@ -176,6 +177,7 @@ class LagReport:
     at: datetime | None = None
     topic_id: str | None = None
     topic_changed: bool = False
+    read_topic: str | None = None
     staged_lag: int = 0
     read_lag: int | None = None
     time_to_loss_seconds: float | None = None
@@ -248,6 +250,12 @@ def topic_changed(facts: LagFacts) -> bool:
     if facts.topic is None:
         return facts.unobserved is None and bool(facts.positions)
     return bool(facts.positions) and all(p.topic_id != facts.topic.topic_id for p in facts.positions)
+
+
+def read_topic(facts: LagFacts) -> str | None:
+    """The topic that was read, where the application file names another one."""
+    read = {p.topic for p in facts.positions}
+    return min(read) if read and facts.spike.topic not in read else None
 
 
 def measure(facts: LagFacts, topic: TopicOffsets, now: datetime) -> tuple[PartitionLag, ...]:

@@ -20,6 +20,7 @@ from spike_pipelines.domain.lag import (
     human,
     measure,
     missing,
+    read_topic,
     setting,
     topic_changed,
     within,
@@ -167,6 +168,7 @@ def judge(facts: LagFacts, now: datetime) -> LagReport:
         at=now,
         topic_id=facts.topic.topic_id if facts.topic else None,
         topic_changed=topic_changed(facts),
+        read_topic=read_topic(facts),
         staged_lag=sum(p.staged_lag for p in sight.partitions),
         read_lag=sum(read) if read and len(read) == len(sight.partitions) else None,
         time_to_loss_seconds=sight.time_to_loss_seconds,
@@ -280,9 +282,18 @@ def _read_again(name: str, loss: Loss) -> str:
     )
 
 
+def named_otherwise(topic: str, read: str) -> str:
+    return (
+        f"the application file names topic {topic}, and {read} was read: put {read} back, or describe a "
+        "spike of another name"
+    )
+
+
 def _topic_changed(s: Sight) -> tuple[LagVerdict, str] | None:
     if not topic_changed(s.facts):
         return None
+    if (other := read_topic(s.facts)) is not None:
+        return LagVerdict.TOPIC_CHANGED, named_otherwise(s.spike.topic, other)
     if s.facts.topic is None:
         return LagVerdict.TOPIC_CHANGED, (
             f"topic {s.spike.topic} was deleted: what was staged of it is safe, what was not read is gone: "

@@ -55,6 +55,10 @@ def parse_target(text: str) -> Target:
         if time.tzinfo is None:
             raise InvalidSpec(f"--to {text}: say the zone, as in {text}Z")
         return time
+    if ":" not in text:
+        raise InvalidSpec(
+            f"--to {text}: say earliest, a time as in 2026-11-22T21:00Z, or topic:partition:offset,…"
+        )
     places = [parse_place(place) for place in text.split(",")]
     topics = {topic for topic, _, _ in places}
     offsets = {index: offset for _, index, offset in places}

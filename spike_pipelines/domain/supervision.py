@@ -63,7 +63,8 @@ class SpikeFacts:
     last hour's, oldest first; `appender_since` is when the appender began to answer, None while it does
     not: a driver cannot be blamed for a silence that is the listener's. `unread` is how many records
     Kafka has that the driver has not read, None if nobody asked or Kafka did not answer. `obstacle` is why
-    no driver can be started until a person has done something."""
+    no driver can be started until a person has done something; `version` that of the application file now,
+    None where the file alone changes nothing."""
 
     spike: str
     objectives: Objectives
@@ -74,6 +75,7 @@ class SpikeFacts:
     refusal: Refusal | None = None
     unread: int | None = None
     obstacle: str | None = None
+    version: str | None = None
 
     @property
     def listened_since(self) -> datetime | None:
@@ -138,7 +140,7 @@ _MEANINGS: Mapping[int, str] = {
     Exit.STOPPED: "STOPPED: it was asked to",
     Exit.GAVE_UP: "GAVE_UP: failures without an end, see its log",
     Exit.INVALID: "INVALID: application file, environment or transform is wrong",
-    Exit.FENCED: "FENCED: another driver has the spike",
+    Exit.FENCED: "FENCED: its epoch is over: another driver has the spike, or a person took it back",
     Exit.REFUSED: "REFUSED: the topic changed or records are lost",
 }
 
@@ -309,14 +311,23 @@ def _with_epoch(facts: SpikeFacts, driver: ObservedDriver, epoch: Epoch, silent:
     if epoch.phase is Phase.WAITING:
         return Decision(facts.spike, Verdict.WAITING, epoch.problem or "the appender is behind")
     if epoch.phase is Phase.RETRYING:
-        return Decision(facts.spike, Verdict.RETRYING, epoch.problem or "the driver tries again")
+        return _retrying(facts, driver, epoch, epoch.problem or "the driver tries again")
     if cause := _hung(facts, epoch):
         return _restart(facts, driver, cause)
     if epoch.problem:  # told until the first success after it
-        return Decision(facts.spike, Verdict.RETRYING, epoch.problem)
+        return _retrying(facts, driver, epoch, epoch.problem)
     if epoch.phase is Phase.STARTING:
         return Decision(facts.spike, Verdict.STARTING, "the query starts")
     return Decision(facts.spike, Verdict.RUNNING, epoch.phase or "running")
+
+
+def _retrying(facts: SpikeFacts, driver: ObservedDriver, epoch: Epoch, problem: str) -> Decision:
+    """A driver reads its application file once: what it stumbles over may be mended in the file since."""
+    if facts.version in {None, epoch.application_version}:
+        return Decision(facts.spike, Verdict.RETRYING, problem)
+    restart = Action(ActionKind.RESTART, facts.spike, stop=(driver.driver,))
+    cause = f"{problem}; the application file is another one since this driver began"
+    return Decision(facts.spike, Verdict.DRIFTED, cause, restart)
 
 
 def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:

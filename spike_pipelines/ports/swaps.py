@@ -48,8 +48,8 @@ class SwapTransaction(LedgerTransaction, Protocol):
 class SwapLedger(Ledger, Protocol):
     def begin(self) -> AbstractContextManager[SwapTransaction]: ...
 
-    def swaps(self, spike: str, limit: int) -> tuple[Swap, ...]:
-        """Newest first."""
+    def swaps(self, spike: str | None, limit: int) -> tuple[Swap, ...]:
+        """Newest first; None: of all spikes."""
 
     def open_swaps(self, spike: str) -> tuple[Swap, ...]: ...
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from spike_pipelines.domain.batch import hour_text
 from spike_pipelines.domain.lag import GOOD, LagReport, LagVerdict, human, setting, within
-from spike_pipelines.domain.lag_verdict import danger, stall_limit
+from spike_pipelines.domain.lag_verdict import danger, named_otherwise, stall_limit
 from spike_pipelines.domain.offsets import Break
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.words import count_of
@@ -158,6 +158,8 @@ def topic_identity(seen: Seen) -> Judgement:
     report = seen.report
     figures = _known(topic_id=report.topic_id)
     topic, resume = seen.spike.topic, f"`spike resume {seen.spike.name} --accept-loss`"
+    if report.read_topic is not None:
+        return Judgement(Grade.ERROR, "RENAMED", named_otherwise(topic, report.read_topic), figures)
     if report.topic_changed and report.topic_id is None:
         sentence = f"topic {topic} was deleted: create it again, then {resume} begins with the new one"
         return Judgement(Grade.ERROR, "MISSING", sentence, figures)

@@ -49,7 +49,7 @@ from spike_pipelines.domain.rewind import (
 from spike_pipelines.domain.spike import Spike
 from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, ObjectStore
-from spike_pipelines.services.bound import lock_bound
+from spike_pipelines.services.bound import lock_bound, require_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,8 @@ class Operator:
     # rewind
 
     def plan(self, spike: Spike, target: Target) -> RewindPlan:
-        """What `rewind` would do now; changes nothing. Errors: `Refused`, `Transient`."""
+        """What `rewind` would do now; changes nothing. Errors: `Refused`, `SpecChanged`, `Transient`."""
+        require_bound(self.ledger, spike)
         topic, at_time = self._topic(spike), self._at_time(spike, target)
         with self.ledger.begin() as tx:
             return _plan(tx, spike, target, topic, at_time)

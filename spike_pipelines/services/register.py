@@ -18,6 +18,7 @@ from spike_pipelines.domain.starting import check_ends, check_identity, starting
 from spike_pipelines.domain.supervision import BLOCKING, TOKEN_REFUSED
 from spike_pipelines.domain.words import count_of
 from spike_pipelines.ports import Broker, Ledger, LedgerTransaction, Refusal
+from spike_pipelines.services.bound import require_bound
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ class Registrar:
     def _topic(self, spike: Spike) -> TopicOffsets:
         topic = self.broker.topics([spike.topic]).get(spike.topic)
         if topic is None:
+            require_bound(self.ledger, spike)  # a slip in the file is no topic to be created
             raise TopicMissing(
                 f"topic {spike.topic} of spike {spike.name} does not exist: create it, and it is read"
             )

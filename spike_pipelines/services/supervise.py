@@ -63,6 +63,7 @@ class Supervisor:
                 refusal=refusals.get(spike.name),
                 unread=unread.get(spike.name),
                 obstacle=self.cluster.obstacle(spike),
+                version=spike.version,
             )
             decisions.append(supervise(facts, now))
         return tuple(decisions)

@@ -79,6 +79,26 @@ def test_a_batch_that_cannot_be_released_says_why_and_is_discarded(world, run):
     assert states(world, driver.spike) == ["aborted"]
 
 
+def test_replays_and_backfills_are_listed_among_what_people_did(world, run):
+    driver = world.driver(world.spike())
+    run("batch", "release", "payouts", str(hold(world, driver)), "--why", "INC-42", "--who", "ann")
+    plan_swap(world, driver.spike)
+    for listed in (run("operations", "payouts"), run("operations")):
+        newest, release = [line.split() for line in listed.splitlines() if "ann" in line or "ada" in line]
+        assert {"swap", "replay", "ada", "mended", "planned,", "2026-11-22T21"} <= {*newest}
+        assert {"release", "ann", "INC-42"} <= {*release}
+    assert "swap" not in run("operations", "other")
+    newest = run("operations", "--limit", "1")
+    assert "mended" in newest
+    assert "INC-42" not in newest
+
+
+def plan_swap(world, spike) -> None:
+    asked = NewSwap(spike.name, spike.dataset.name, SwapKind.REPLAY, "ada", "mended", "1.0", Scope(HOUR), ())
+    with world.ledger.begin() as tx:
+        tx.add_swap(asked)
+
+
 def test_who_is_the_user_and_the_host_unless_said(world, run, monkeypatch):
     monkeypatch.setenv("LOGNAME", "bob")
     number = hold(world, world.driver(world.spike()))

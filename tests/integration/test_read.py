@@ -159,6 +159,11 @@ def test_an_unknown_dataset_lists_what_exists(dataset):
         read.read("nothing_here")
 
 
+def test_an_hour_that_is_a_text_is_refused(dataset):
+    with pytest.raises(InvalidSpec, match="'2026-11-22T21' is no time: give a datetime"):
+        read.read(dataset, "2026-11-22T21")
+
+
 def test_an_unknown_column_lists_what_exists(dataset):
     with pytest.raises(InvalidSpec, match="no column idd; it has: id, kafka_partition"):
         read.read(dataset, columns=["idd"])

@@ -17,6 +17,7 @@ from spike_pipelines.domain.errors import (
     Lost,
     Overlap,
     Refused,
+    SpecChanged,
     TooManyStaged,
     TopicChanged,
     TopicMissing,
@@ -215,6 +216,16 @@ def test_a_replica_that_is_behind_is_asked_again_and_not_blamed(world):
     slow.left = 2
     with pytest.raises(Truncated):
         registrar.open_epoch(spike, "a", 2, "1.0")
+
+
+def test_a_slip_in_the_topic_of_the_file_is_told_as_one_not_as_a_topic_to_create(world):
+    spike = world.spike()
+    driver = world.driver(spike)
+    batch = driver.write()
+    driver.register(batch)
+    slip = replace(spike, topic="payouts-tpoic")
+    with pytest.raises(SpecChanged, match=f"put {spike.topic} back"):
+        world.driver(slip, after=1)
 
 
 def test_a_topic_made_again_refuses_epochs_and_batches(world):

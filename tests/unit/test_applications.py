@@ -291,6 +291,12 @@ def test_spike_new_refuses_with_exit_code_1_and_the_reason_on_stderr(cli):
     assert "exists already" in told.stderr
 
 
+def test_an_error_is_printed_as_it_is(cli):
+    """Rich has pictures for words between colons."""
+    told = cli("where", "--offset", "crt.payout:a:1")
+    assert "'crt.payout:a:1' is not topic:partition:offset" in told.stderr
+
+
 def test_spike_applications_lists_them_or_says_what_is_wrong(cli, edit):
     assert "crt.payout" in cli("applications").stdout
     edit(("trigger:", "triger:"))

@@ -24,7 +24,9 @@ from spike_pipelines.domain.losses import Missing
 from spike_pipelines.domain.offsets import OffsetRange, Position, RecordTime
 from spike_pipelines.domain.spike import Start
 
-SPIKE = spike()  # objectives: lag 30 s, warn 20 s, hang 60 s; trigger 5 s; at most 4 staged batches
+SPIKE = spike(
+    topic="events"
+)  # objectives: lag 30 s, warn 20 s, hang 60 s; trigger 5 s; at most 4 staged batches
 RUNS = Life(running=True, opened_at=HOUR - timedelta(hours=5))
 HOURS = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -453,6 +455,15 @@ def test_a_topic_that_was_never_there_is_unknown_and_says_what_to_do():
     assert "create it" in judge(facts(topic=None, positions={}), HOUR).sentence
 
 
+@pytest.mark.parametrize("there", [None, topic(100, topic_id="id-2", name="evnets")])
+def test_a_slip_in_the_topic_of_the_file_is_told_as_one(there):
+    """Nobody is to declare records lost for it."""
+    report = judge(facts(spike=replace(SPIKE, topic="evnets"), topic=there), HOUR)
+    assert (report.verdict, report.read_topic) == (LagVerdict.TOPIC_CHANGED, "events")
+    assert "the application file names topic evnets, and events was read: put events back" in report.sentence
+    assert "accept-loss" not in report.sentence
+
+
 def test_a_topic_that_was_read_and_is_gone_is_topic_changed_and_says_what_to_do():
     report = judge(facts(topic=None), HOUR)
     assert (report.verdict, report.topic_changed, report.observed) == (LagVerdict.TOPIC_CHANGED, True, False)
@@ -474,7 +485,7 @@ def test_one_partition_of_unknown_age_makes_the_whole_unknown():
 def test_a_shortened_retention_is_a_risk_before_anything_is_lost():
     report = judge(facts(90, age=35, retention=timedelta(seconds=60)), HOUR)
     assert report.verdict is LagVerdict.RETENTION_RISK
-    assert "in 25 s, the topic keeps 1 min 0 s: raise retention.ms of payouts-topic" in report.sentence
+    assert "in 25 s, the topic keeps 1 min 0 s: raise retention.ms of events" in report.sentence
 
 
 def test_a_retention_below_three_objectives_is_no_risk_to_a_spike_that_reads_at_once():
@@ -563,7 +574,7 @@ def test_a_spike_that_stands_still_before_a_start_that_moves_will_lose():
     report = judge(by_size(60_000, start=40_000, age=7200, looks=looks, history=history), HOUR)
     assert report.verdict is LagVerdict.WILL_LOSE
     assert "Kafka deletes unread records in 1 h 50 min" in report.sentence
-    assert "raise retention.bytes of payouts-topic now" in report.sentence
+    assert "raise retention.bytes of events now" in report.sentence
 
 
 def test_a_spike_that_reads_what_came_a_moment_ago_never_will_lose_however_its_margin_shrinks():

@@ -147,6 +147,11 @@ def test_a_target_that_is_none_is_refused(text):
         parse_target(text)
 
 
+def test_what_is_no_target_at_all_is_told_what_is_one():
+    with pytest.raises(InvalidSpec, match=r"say earliest, a time as in .*, or topic:partition:offset"):
+        parse_target("yesterday")
+
+
 POSITIONS = {P: Position(P, 0, 40, 30)}
 
 

@@ -183,6 +183,20 @@ TABLE = {
     "a problem is told until the first success after it": (
         facts(driver(), epoch=owned(problem="S3 hiccup", progress_at=ago(2))), Verdict.RETRYING, None,
     ),
+    "its file is another one since it began, which may mend what it sees: another driver reads it": (
+        facts(driver(), epoch=owned(phase=Phase.RETRYING, problem="no such column"), version="mended"),
+        Verdict.DRIFTED, RESTART_A,
+    ),
+    "also where it goes on between two failures": (
+        facts(driver(), epoch=owned(problem="no such column", progress_at=ago(2)), version="mended"),
+        Verdict.DRIFTED, RESTART_A,
+    ),
+    "one that works is left alone, whatever its file says by now": (
+        facts(driver(), epoch=owned(progress_at=ago(2)), version="newer"), Verdict.RUNNING, None,
+    ),
+    "one that waits for the appender too": (
+        facts(driver(), epoch=owned(phase=Phase.WAITING), version="newer"), Verdict.WAITING, None,
+    ),
     "an old problem does not excuse a batch that takes hours": (
         facts(driver(), epoch=owned(phase=Phase.STAGING, problem="S3 hiccup", batch_started_at=ago(9999))),
         Verdict.HUNG, RESTART_A,

@@ -131,6 +131,13 @@ def test_topic_identity_fails_when_the_topic_was_made_again():
     assert "its id is new now" in made.sentence
 
 
+def test_topic_identity_fails_when_the_file_names_another_topic():
+    made = judged("topic_identity", replace(FINE, topic_changed=True, topic_id=None, read_topic="before"))
+    assert (made.grade, made.state) == (Grade.ERROR, "RENAMED")
+    assert "put before back" in made.sentence
+    assert "accept-loss" not in made.sentence
+
+
 def test_topic_identity_fails_when_the_topic_is_gone():
     gone = replace(DARK, verdict=LagVerdict.TOPIC_CHANGED, topic_changed=True)
     made = judged("topic_identity", gone)

@@ -220,11 +220,11 @@ class SwapQueries(ABC):
     @abstractmethod
     def _read(self) -> AbstractContextManager[sa.Connection]: ...
 
-    def swaps(self, spike: str, limit: int) -> tuple[Swap, ...]:
-        """Newest first."""
+    def swaps(self, spike: str | None, limit: int) -> tuple[Swap, ...]:
+        """Newest first; None: of all spikes."""
         w = s.swaps
-        query = sa.select(w).where(w.c.spike == spike).order_by(w.c.number.desc()).limit(limit)
-        return self._swaps(query)
+        query = sa.select(w).order_by(w.c.number.desc()).limit(limit)
+        return self._swaps(query if spike is None else query.where(w.c.spike == spike))
 
     def open_swaps(self, spike: str) -> tuple[Swap, ...]:
         w = s.swaps
