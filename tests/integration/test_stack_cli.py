@@ -278,7 +278,13 @@ class Terminal:
         while expected not in self.text:
             assert time.monotonic() < deadline, self.text
             if select.select([self.descriptor], [], [], 1)[0]:
-                self.text += os.read(self.descriptor, 65536).decode(errors="replace")
+                self.text += self._read()
+
+    def _read(self) -> str:
+        try:
+            return os.read(self.descriptor, 65536).decode(errors="replace")
+        except OSError as error:  # its process has ended
+            raise AssertionError(self.text) from error
 
 
 @pytest.mark.parametrize("command", ["status", "env"])
