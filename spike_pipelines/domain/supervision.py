@@ -325,9 +325,8 @@ def _retrying(facts: SpikeFacts, driver: ObservedDriver, epoch: Epoch, problem: 
     """A driver reads its application file once: what it stumbles over may be mended in the file since."""
     if facts.version in {None, epoch.application_version}:
         return Decision(facts.spike, Verdict.RETRYING, problem)
-    restart = Action(ActionKind.RESTART, facts.spike, stop=(driver.driver,))
     cause = f"{problem}; the application file is another one since this driver began"
-    return Decision(facts.spike, Verdict.DRIFTED, cause, restart)
+    return _restart(facts, driver, cause, Verdict.DRIFTED)
 
 
 def _hung(facts: SpikeFacts, epoch: Epoch) -> str | None:
@@ -352,7 +351,8 @@ def batch_allowance(facts: SpikeFacts) -> timedelta:
     return longest
 
 
-def _restart(facts: SpikeFacts, driver: ObservedDriver, cause: str) -> Decision:
-    return Decision(
-        facts.spike, Verdict.HUNG, cause, Action(ActionKind.RESTART, facts.spike, stop=(driver.driver,))
-    )
+def _restart(
+    facts: SpikeFacts, driver: ObservedDriver, cause: str, verdict: Verdict = Verdict.HUNG
+) -> Decision:
+    action = Action(ActionKind.RESTART, facts.spike, stop=(driver.driver,))
+    return Decision(facts.spike, verdict, cause, action)

@@ -29,7 +29,7 @@ class Publisher:
             if current > state.sequence:
                 self._check_not_ahead(spike, table, current)
             elif current > state.published:
-                self._check_shows(spike, kind, current, state)
+                self._check_shows(spike, kind, table, current, state)
             self.ensure_table(spike, kind, table, current=current, target=state.sequence)
             changed = self.ledger.changed_files(
                 spike.dataset.name, kind, current=current, target=state.sequence
@@ -53,18 +53,15 @@ class Publisher:
         if at > now:
             raise WrongNumber(f"table {table} is at #{at}, its ledger at #{now} only")
 
-    def _check_shows(self, spike: Spike, kind: FileKind, at: int, state: DatasetState) -> None:
+    def _check_shows(self, spike: Spike, kind: FileKind, table: str, at: int, state: DatasetState) -> None:
         """A publication was not written down: its process died, another one is at it, or the ledger has lost
         those commits and given their numbers to others, whose files the table lacks."""
         changed = self.ledger.changed_files(spike.dataset.name, kind, current=state.published, target=at)
-        wanted = {
-            live_file(spike, f).uri for f in publication(changed, current=state.published, target=at).add
-        }
-        if not wanted:
+        plan = publication(changed, current=state.published, target=at)
+        if not plan.add:
             return
-        table = spike.dataset.tables[kind]
-        there = self.catalog.files(table).keys()
-        if (missing := wanted - there) and self.catalog.sequence(table) == at:
+        missing = {live_file(spike, f).uri for f in plan.add} - self.catalog.files(table).keys()
+        if missing and self.catalog.sequence(table) == at:
             raise WrongNumber(f"table {table} is at #{at} and lacks {min(missing)}")
 
     def _check_not_there(

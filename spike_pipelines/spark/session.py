@@ -37,5 +37,6 @@ def tasks_of(spike: Spike) -> int:
 
 def memory_of(spike: Spike) -> int:
     """Bytes that the tasks of a batch have together, by the application file."""
-    pods = spike.executor if submitted() else spike.driver
-    return mebibytes(pods.memory) * 1024**2 * (pods.instances if submitted() else 1)
+    if submitted():
+        return spike.executor.instances * mebibytes(spike.executor.memory) * 1024**2
+    return mebibytes(spike.driver.memory) * 1024**2
