@@ -97,6 +97,18 @@ def test_a_hung_driver_is_fenced_first_ended_second_and_replaced_third(world, cl
         hung.stage()
 
 
+def test_a_driver_that_fails_over_its_file_is_replaced_once_the_file_is_another(world, cluster, supervisor):
+    spike = world.spikes["payouts"]
+    world.driver(spike, "a")
+    world.execute("UPDATE epochs SET phase = 'retrying', problem = 'no such column'")
+    runs(cluster, "a")
+    assert supervisor.recover("payouts") is None, "its file is the one it read"
+    world.spikes["payouts"] = replace(spike, version="mended")
+    done = supervisor.recover("payouts")
+    assert (done.decision.verdict, done.action.kind) == (Verdict.DRIFTED, ActionKind.RESTART)
+    assert cluster.calls == ["stop a, epoch retired", "start"]
+
+
 def test_a_recovery_is_noted_before_it_acts_and_holds_the_next_one_back(world, cluster, supervisor):
     runs(cluster, "a")
     world.driver(world.spikes["payouts"], "a")
