@@ -20,6 +20,7 @@ from spike_pipelines.domain.errors import (
     LeaseLost,
     Lost,
     Refused,
+    SpecChanged,
     Transient,
 )
 from spike_pipelines.domain.operations import Author, OperationKind
@@ -280,6 +281,13 @@ def test_superseded_files_stay_known_and_are_no_longer_live(world):
     assert {f.state for f in record.files} == {FileState.SUPERSEDED}
     assert {f.removed for f in record.files} == {record.batch.removed} == {2}
     assert world.audit()["I4"].ok
+
+
+def test_a_look_at_a_rewind_tells_a_slip_in_the_topic_of_the_file_as_one(world):
+    """Not that the topic is gone, which may be found at once by the name that was read."""
+    slip = replace(committed(world).spike, topic="payouts-tpoic")
+    with pytest.raises(SpecChanged, match="put payouts-topic back"):
+        operator(world).plan(slip, Earliest())
 
 
 def test_the_same_rewind_twice_is_a_rewind_once(world):
